@@ -1,0 +1,2 @@
+//! The `ironband` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The verbs-shaped `Fabric` trait and its fabrics.

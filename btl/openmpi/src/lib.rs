@@ -1,0 +1,1 @@
+//! `mca_btl_ironband`: the Open MPI component.

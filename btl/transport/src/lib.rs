@@ -1,0 +1,1 @@
+//! Ironband: a byte transfer layer on RDMA verbs and shared memory.
