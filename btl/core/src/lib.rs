@@ -1,2 +1,10 @@
-//! Pure protocol: types, limits, configuration, errors and wire formats. No I/O, no clock, no threads.
+//! Pure protocol of Ironband: limits, configuration, wire formats and decisions.
+//!
+//! No I/O, no clock, no threads, no unsafe code: everything here is a function of its arguments, so everything here is
+//! tested without hardware.
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod limits;
+pub mod path;
+pub mod wire;

@@ -1,0 +1,402 @@
+//! The one table of run-time parameters.
+//!
+//! It is the single source of the MCA parameters (`btl_ironband_NAME`), of the environment variables
+//! (`IRONBAND_NAME`, upper case) and of what `ironband info` prints. Each entry has a type, a range, a unit, a default
+//! and a sentence. A value that does not fit is refused with the value, the range and the parameter's name.
+
+use crate::limits::{RING_BYTES_MAX, RING_BYTES_MIN, ring_message_bytes_max};
+
+/// What kind of value a parameter takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number from `min` to `max`, both included. Lengths accept the suffixes `K`, `M` and `G` (1024-based).
+    Number {
+        /// Smallest accepted.
+        min: u64,
+        /// Largest accepted.
+        max: u64,
+        /// Used when nothing is said.
+        default: u64,
+    },
+    /// One of these words.
+    Word {
+        /// All accepted words.
+        of: &'static [&'static str],
+        /// Used when nothing is said.
+        default: &'static str,
+    },
+}
+
+/// One entry of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameter {
+    /// Without prefix: `eager_bytes`.
+    pub name: &'static str,
+    /// Type, range and default.
+    pub kind: Kind,
+    /// `bytes`, `seconds`, or empty for a plain count or a word.
+    pub unit: &'static str,
+    /// One sentence that a user understands.
+    pub help: &'static str,
+}
+
+impl Parameter {
+    /// The name as an environment variable.
+    pub fn environment_name(&self) -> String {
+        format!("IRONBAND_{}", self.name.to_ascii_uppercase())
+    }
+
+    /// The accepted values, for a message: `1024 to 65536 bytes` or `auto, cma, ring`.
+    pub fn range(&self) -> String {
+        match self.kind {
+            Kind::Number { min, max, .. } => format!("{min} to {max} {}", self.unit).trim_end().to_owned(),
+            Kind::Word { of, .. } => of.join(", "),
+        }
+    }
+
+    /// The default, as a user would write it.
+    pub fn default_text(&self) -> String {
+        match self.kind {
+            Kind::Number { default, .. } => default.to_string(),
+            Kind::Word { default, .. } => default.to_owned(),
+        }
+    }
+}
+
+/// A value was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No parameter has this name.
+    #[error("there is no parameter {0:?}; the parameters are: {known}", known = names())]
+    Unknown(String),
+    /// The value does not fit.
+    #[error("{name} = {value:?} is refused: it must be {range}")]
+    Refused {
+        /// The parameter.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What is accepted.
+        range: String,
+    },
+    /// Two values do not fit together.
+    #[error("{name} = {value} is refused with {other} = {other_value}: {rule}")]
+    Conflict {
+        /// The parameter to change.
+        name: &'static str,
+        /// Its value.
+        value: u64,
+        /// The one it conflicts with.
+        other: &'static str,
+        /// Its value.
+        other_value: u64,
+        /// What must hold.
+        rule: &'static str,
+    },
+}
+
+/// How large transfers between processes of one node move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SingleCopy {
+    /// Measure and choose, per peer and message size.
+    Auto,
+    /// One copy, by the kernel (`process_vm_readv`), where it is permitted.
+    Cma,
+    /// Two copies, through the ring, both processors at once.
+    Ring,
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// The table. At most 12 entries: a parameter that nobody can choose well is a decision we did not make.
+pub const PARAMETERS: [Parameter; 9] = [
+    Parameter {
+        name: "exclusivity",
+        kind: Kind::Number { min: 0, max: 1 << 20, default: 65_535 },
+        unit: "",
+        help: "Rank among Open MPI's transports: the highest that reaches a peer carries it alone (vader has 65536, tcp 100).",
+    },
+    Parameter {
+        name: "eager_bytes",
+        kind: Kind::Number { min: KIB, max: 256 * KIB, default: 8 * KIB + 64 },
+        unit: "bytes",
+        help: "Messages up to this length, header included, are sent at once; longer ones wait for the receiver.",
+    },
+    Parameter {
+        name: "fragment_bytes",
+        kind: Kind::Number { min: KIB, max: MIB, default: 32 * KIB },
+        unit: "bytes",
+        help: "Longest piece of a long message that must be packed because its data type is not contiguous.",
+    },
+    Parameter {
+        name: "ring_bytes",
+        kind: Kind::Number { min: RING_BYTES_MIN as u64, max: RING_BYTES_MAX as u64, default: 256 * KIB },
+        unit: "bytes",
+        help: "Shared memory from one process to one peer, made on first use; a power of two.",
+    },
+    Parameter {
+        name: "memory_bytes",
+        kind: Kind::Number { min: MIB, max: 1 << 40, default: 32 * MIB },
+        unit: "bytes",
+        help: "Shared memory that one process may use for all its peers together; rings are made smaller to stay below it.",
+    },
+    Parameter {
+        name: "single_copy",
+        kind: Kind::Word { of: &["auto", "cma", "ring"], default: "auto" },
+        unit: "",
+        help: "How long messages move: auto measures and chooses, cma lets the kernel copy once, ring copies twice through shared memory.",
+    },
+    Parameter {
+        name: "share_bytes",
+        kind: Kind::Number { min: 64 * KIB, max: 1 << 50, default: 128 * KIB },
+        unit: "bytes",
+        help: "From this length on both processes copy a part of a long message when both wait for it.",
+    },
+    Parameter {
+        name: "spin_polls",
+        kind: Kind::Number { min: 0, max: 1 << 30, default: 2_000 },
+        unit: "",
+        help: "Empty polls before a waiting process offers its processor to others, when there are more processes than processors.",
+    },
+    Parameter {
+        name: "connect_seconds",
+        kind: Kind::Number { min: 1, max: 3_600, default: 60 },
+        unit: "seconds",
+        help: "A peer that does not answer a connection request for so long is reported as failed.",
+    },
+];
+
+fn names() -> String {
+    PARAMETERS.map(|parameter| parameter.name).join(", ")
+}
+
+/// Looks a parameter up by its name without prefix.
+pub fn parameter(name: &str) -> Option<&'static Parameter> {
+    PARAMETERS.iter().find(|parameter| parameter.name == name)
+}
+
+/// The values in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// See the table, as for all fields.
+    pub exclusivity: u32,
+    /// In bytes.
+    pub eager_bytes: usize,
+    /// In bytes.
+    pub fragment_bytes: usize,
+    /// In bytes, a power of two.
+    pub ring_bytes: usize,
+    /// In bytes.
+    pub memory_bytes: usize,
+    /// Mechanism for long messages.
+    pub single_copy: SingleCopy,
+    /// In bytes.
+    pub share_bytes: usize,
+    /// Polls.
+    pub spin_polls: u32,
+    /// Seconds.
+    pub connect_seconds: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let mut config = Self {
+            exclusivity: 0,
+            eager_bytes: 0,
+            fragment_bytes: 0,
+            ring_bytes: 0,
+            memory_bytes: 0,
+            single_copy: SingleCopy::Auto,
+            share_bytes: 0,
+            spin_polls: 0,
+            connect_seconds: 0,
+        };
+        for parameter in &PARAMETERS {
+            config
+                .set(parameter.name, &parameter.default_text())
+                .expect("defaults are in range: a test checks it");
+        }
+        config
+    }
+}
+
+impl Config {
+    /// Sets one value from its text.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unknown`] or [`ConfigError::Refused`]; the configuration is unchanged then.
+    pub fn set(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
+        let parameter = parameter(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))?;
+        let refused = || ConfigError::Refused {
+            name: parameter.name,
+            value: text.to_owned(),
+            range: parameter.range(),
+        };
+        match parameter.kind {
+            Kind::Number { min, max, .. } => {
+                let value = parse_number(text).filter(|v| (min..=max).contains(v)).ok_or_else(refused)?;
+                self.set_number(parameter.name, value)
+            }
+            Kind::Word { of, .. } => {
+                let word = of.iter().find(|word| **word == text).ok_or_else(refused)?;
+                self.single_copy = match *word {
+                    "cma" => SingleCopy::Cma,
+                    "ring" => SingleCopy::Ring,
+                    _ => SingleCopy::Auto,
+                };
+                Ok(())
+            }
+        }
+    }
+
+    /// `value` is inside the range of the table, which keeps the narrowing conversions exact.
+    fn set_number(&mut self, name: &'static str, value: u64) -> Result<(), ConfigError> {
+        let narrow = |v: u64| usize::try_from(v).unwrap_or(usize::MAX);
+        match name {
+            "exclusivity" => self.exclusivity = value as u32,
+            "eager_bytes" => self.eager_bytes = narrow(value),
+            "fragment_bytes" => self.fragment_bytes = narrow(value),
+            "ring_bytes" if !value.is_power_of_two() => {
+                return Err(ConfigError::Refused {
+                    name,
+                    value: value.to_string(),
+                    range: format!("a power of two, {RING_BYTES_MIN} to {RING_BYTES_MAX} bytes"),
+                });
+            }
+            "ring_bytes" => self.ring_bytes = narrow(value),
+            "memory_bytes" => self.memory_bytes = narrow(value),
+            "share_bytes" => self.share_bytes = narrow(value),
+            "spin_polls" => self.spin_polls = value as u32,
+            "connect_seconds" => self.connect_seconds = value,
+            _ => unreachable!("every number of the table is listed here: a test sets each"),
+        }
+        Ok(())
+    }
+
+    /// Checks the rules between values.
+    ///
+    /// # Errors
+    /// [`ConfigError::Conflict`] naming both parameters.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let message_max = ring_message_bytes_max(self.ring_bytes);
+        for (name, value) in [("eager_bytes", self.eager_bytes), ("fragment_bytes", self.fragment_bytes)] {
+            if value > message_max {
+                return Err(ConfigError::Conflict {
+                    name,
+                    value: value as u64,
+                    other: "ring_bytes",
+                    other_value: self.ring_bytes as u64,
+                    rule: "one message takes at most a quarter of the ring",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The defaults, overridden by `IRONBAND_*` from `lookup` (the environment, or a test's table), then checked.
+    ///
+    /// # Errors
+    /// The first value that is refused.
+    pub fn from_environment(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        for parameter in &PARAMETERS {
+            if let Some(text) = lookup(&parameter.environment_name()) {
+                config.set(parameter.name, &text)?;
+            }
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The ring that each of `local_ranks` processes makes per peer, so that all of one process's rings together
+    /// stay below `memory_bytes`; never below [`RING_BYTES_MIN`].
+    pub fn ring_bytes_for(&self, local_ranks: u32) -> usize {
+        let peers = (local_ranks.max(2) - 1) as usize;
+        let mut ring = self.ring_bytes;
+        while ring > RING_BYTES_MIN && ring.saturating_mul(peers) > self.memory_bytes {
+            ring /= 2;
+        }
+        ring
+    }
+}
+
+/// `4096`, `64K`, `1M`, `2G`; nothing else.
+fn parse_number(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'K' | b'k' => (&text[..text.len() - 1], 10),
+        b'M' | b'm' => (&text[..text.len() - 1], 20),
+        b'G' | b'g' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_short_and_complete() {
+        assert!(PARAMETERS.len() <= 12);
+        for parameter in &PARAMETERS {
+            assert!(parameter.help.ends_with('.'), "{} has no sentence", parameter.name);
+            let mut config = Config::default();
+            config.set(parameter.name, &parameter.default_text()).expect("default");
+            if let Kind::Number { min, max, .. } = parameter.kind {
+                config.set(parameter.name, &min.to_string()).expect("smallest");
+                config.set(parameter.name, &max.to_string()).expect("largest");
+            }
+        }
+        Config::default().check().expect("the defaults fit together");
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_name_value_and_range() {
+        let mut config = Config::default();
+        let before = config.clone();
+        let message = config.set("eager_bytes", "12").expect_err("too small").to_string();
+        assert_eq!(message, "eager_bytes = \"12\" is refused: it must be 1024 to 262144 bytes");
+        let message = config.set("single_copy", "knem").expect_err("no such word").to_string();
+        assert_eq!(message, "single_copy = \"knem\" is refused: it must be auto, cma, ring");
+        assert!(
+            config.set("ring_bytes", "100000").expect_err("not a power").to_string().contains("power of two")
+        );
+        assert!(config.set("rings", "1").expect_err("no such name").to_string().contains("ring_bytes"));
+        for text in ["", "K", "-1", "1.5", "0x10", "99999999999999999999", "18446744073709551615G"] {
+            assert!(config.set("spin_polls", text).is_err(), "{text:?} was accepted");
+        }
+        assert_eq!(config, before);
+    }
+
+    #[test]
+    fn suffixes_are_binary() {
+        let mut config = Config::default();
+        config.set("ring_bytes", "1M").expect("fits");
+        assert_eq!(config.ring_bytes, 1 << 20);
+    }
+
+    #[test]
+    fn the_environment_overrides_and_conflicts_are_named() {
+        let config = Config::from_environment(|name| (name == "IRONBAND_SPIN_POLLS").then(|| "7".to_owned()))
+            .expect("fits");
+        assert_eq!(config.spin_polls, 7);
+        let conflict =
+            Config::from_environment(|name| (name == "IRONBAND_RING_BYTES").then(|| "32K".to_owned()))
+                .expect_err("the default eager limit does not fit in a quarter of 32 KiB");
+        assert!(conflict.to_string().starts_with("eager_bytes = 8256 is refused with ring_bytes = 32768"));
+    }
+
+    #[test]
+    fn rings_shrink_to_stay_within_the_budget() {
+        let config = Config::default();
+        assert_eq!(config.ring_bytes_for(1), 256 << 10);
+        assert_eq!(config.ring_bytes_for(128), 256 << 10);
+        assert_eq!(config.ring_bytes_for(130), 128 << 10);
+        assert_eq!(config.ring_bytes_for(100_000), RING_BYTES_MIN);
+    }
+}

@@ -1,0 +1,283 @@
+//! Chooses how a long message moves between two processes of one node, by measuring it.
+//!
+//! Three ways exist and none is best everywhere. Reading the sender's pages through the kernel costs a system call
+//! and page pinning but copies once; it is fast while the source's cache lines are shared and three times slower when the
+//! sender has just written them. Copying through the ring costs two copies, but both processors work and the data crosses
+//! in the order the caches like. When both ends wait, each can also copy a half by itself. Which one wins depends on the
+//! processor, the message length and on whether the program writes its buffer between sends, and no table knows
+//! that: so each transfer is timed by its receiver, and the fastest way by recent median is used, while the others
+//! are tried again now and then. Trials become rarer while nothing changes.
+//!
+//! The source is the multi-armed bandit with forced exploration (Robbins, "Some aspects of the sequential design of
+//! experiments", 1952), with a median of the last few samples in place of a mean, because one sample in a hundred on a busy
+//! machine is a scheduling accident.
+
+/// A way for a long message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// The owner copies into the ring, the reader out of it, piece by piece.
+    Pull,
+    /// The reader copies it all through the kernel.
+    Read,
+    /// Both ends copy pieces through the kernel until all are taken.
+    Share,
+}
+
+const PATHS: [Path; 3] = [Path::Pull, Path::Read, Path::Share];
+const SAMPLES: usize = 5;
+/// Length classes: one per power of two, from 1 KiB (class 0) to 4 MiB and above.
+const CLASSES: usize = 13;
+const SMALLEST_CLASS_BITS: u32 = 10;
+const TRIAL_INTERVAL_MIN: u32 = 32;
+const TRIAL_INTERVAL_MAX: u32 = 1024;
+
+/// The last few costs of one path, for one length class.
+#[derive(Debug, Clone, Copy, Default)]
+struct Record {
+    /// In units of 2^-16 ns per byte.
+    costs: [u64; SAMPLES],
+    seen: usize,
+}
+
+impl Record {
+    fn add(&mut self, cost: u64) {
+        self.costs[self.seen % SAMPLES] = cost;
+        self.seen += 1;
+    }
+
+    /// `None` until all samples have been taken.
+    fn median(&self) -> Option<u64> {
+        (self.seen >= SAMPLES).then(|| {
+            let mut sorted = self.costs;
+            sorted.sort_unstable();
+            sorted[SAMPLES / 2]
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Class {
+    records: [Record; PATHS.len()],
+    best: usize,
+    /// Transfers until the next trial of another path.
+    countdown: u32,
+    interval: u32,
+    /// Which path is tried next.
+    trial: usize,
+    /// Samples still wanted of the path under trial.
+    trial_left: usize,
+}
+
+impl Default for Class {
+    fn default() -> Self {
+        Self {
+            records: Default::default(),
+            best: 0,
+            countdown: TRIAL_INTERVAL_MIN,
+            interval: TRIAL_INTERVAL_MIN,
+            trial: 0,
+            trial_left: 0,
+        }
+    }
+}
+
+/// The paths that a transfer may take: a set, by position in [`Path`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowed {
+    /// Through the ring.
+    pub pull: bool,
+    /// By the reader, through the kernel.
+    pub read: bool,
+    /// By both, through the kernel.
+    pub share: bool,
+}
+
+impl Allowed {
+    fn has(self, index: usize) -> bool {
+        [self.pull, self.read, self.share][index]
+    }
+}
+
+/// The choice for one peer.
+#[derive(Debug, Clone)]
+pub struct PathChooser {
+    classes: [Class; CLASSES],
+}
+
+impl Default for PathChooser {
+    fn default() -> Self {
+        Self { classes: [Class::default(); CLASSES] }
+    }
+}
+
+/// The class of a length, for [`PathChooser`].
+fn class_of(len_bytes: usize) -> usize {
+    let bits = usize::BITS - len_bytes.leading_zeros();
+    (bits.saturating_sub(SMALLEST_CLASS_BITS + 1) as usize).min(CLASSES - 1)
+}
+
+impl PathChooser {
+    /// Says which way the next transfer of `len_bytes` takes. `allowed` must have at least one path.
+    pub fn choose(&mut self, len_bytes: usize, allowed: Allowed) -> Path {
+        let class = &mut self.classes[class_of(len_bytes)];
+        // Every path is measured before one is preferred.
+        if let Some(unknown) =
+            (0..PATHS.len()).find(|&index| allowed.has(index) && class.records[index].seen < SAMPLES)
+        {
+            return PATHS[unknown];
+        }
+        if class.trial_left > 0 && allowed.has(class.trial) {
+            class.trial_left -= 1;
+            return PATHS[class.trial];
+        }
+        class.countdown = class.countdown.saturating_sub(1);
+        if class.countdown == 0 {
+            class.countdown = class.interval;
+            class.interval = (class.interval * 2).min(TRIAL_INTERVAL_MAX);
+            class.next_trial(allowed);
+        }
+        PATHS[class.best_allowed(allowed)]
+    }
+
+    /// Tells how long a transfer took, from the request (or from the end of the one before it, whichever came later) to
+    /// its completion.
+    pub fn observe(&mut self, path: Path, len_bytes: usize, elapsed_ns: u64) {
+        let class = &mut self.classes[class_of(len_bytes)];
+        let index = PATHS.iter().position(|p| *p == path).unwrap_or(0);
+        let cost = (elapsed_ns << 16) / (len_bytes.max(1) as u64);
+        let before = class.records[index].median();
+        class.records[index].add(cost);
+        let after = class.records[index].median();
+        // The world has changed: look at the other paths again soon.
+        if let (Some(before), Some(after)) = (before, after)
+            && index == class.best
+            && after > before + before / 2
+        {
+            class.interval = TRIAL_INTERVAL_MIN;
+            class.countdown = class.countdown.min(TRIAL_INTERVAL_MIN);
+        }
+        class.rank();
+    }
+
+    /// The path now preferred for a length, if all allowed ones have been measured.
+    pub fn preferred(&self, len_bytes: usize, allowed: Allowed) -> Option<Path> {
+        let class = &self.classes[class_of(len_bytes)];
+        let known =
+            (0..PATHS.len()).all(|index| !allowed.has(index) || class.records[index].median().is_some());
+        known.then(|| PATHS[class.best_allowed(allowed)])
+    }
+}
+
+impl Class {
+    fn rank(&mut self) {
+        let cost = |index: usize| self.records[index].median().unwrap_or(u64::MAX);
+        self.best = (0..PATHS.len()).min_by_key(|&index| cost(index)).unwrap_or(0);
+    }
+
+    fn best_allowed(&self, allowed: Allowed) -> usize {
+        if allowed.has(self.best) {
+            return self.best;
+        }
+        (0..PATHS.len())
+            .filter(|&index| allowed.has(index))
+            .min_by_key(|&index| self.records[index].median().unwrap_or(u64::MAX))
+            .unwrap_or(0)
+    }
+
+    /// Starts a trial of the next allowed path that is not the best one. A path that was far behind gets one sample only.
+    fn next_trial(&mut self, allowed: Allowed) {
+        for _ in 0..PATHS.len() {
+            self.trial = (self.trial + 1) % PATHS.len();
+            if self.trial != self.best && allowed.has(self.trial) {
+                let best = self.records[self.best].median().unwrap_or(0);
+                let far = self.records[self.trial].median().is_some_and(|cost| cost > best.saturating_mul(2));
+                self.trial_left = if far { 1 } else { SAMPLES / 2 + 1 };
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ALL: Allowed = Allowed { pull: true, read: true, share: true };
+
+    /// Runs `count` transfers against fixed costs and returns how often each path was taken.
+    fn run(
+        chooser: &mut PathChooser,
+        len: usize,
+        costs_ns: [u64; 3],
+        allowed: Allowed,
+        count: usize,
+    ) -> [usize; 3] {
+        let mut taken = [0; 3];
+        for _ in 0..count {
+            let path = chooser.choose(len, allowed);
+            let index = PATHS.iter().position(|p| *p == path).expect("listed");
+            taken[index] += 1;
+            chooser.observe(path, len, costs_ns[index]);
+        }
+        taken
+    }
+
+    #[test]
+    fn the_fastest_path_gets_nearly_all_transfers() {
+        for best in 0..3 {
+            let mut costs = [9_000, 9_000, 9_000];
+            costs[best] = 3_000;
+            let taken = run(&mut PathChooser::default(), 65_536, costs, ALL, 10_000);
+            assert!(taken[best] > 9_850, "{taken:?} with path {best} three times faster");
+        }
+    }
+
+    #[test]
+    fn a_change_of_the_program_is_noticed() {
+        let mut chooser = PathChooser::default();
+        run(&mut chooser, 32_768, [4_000, 2_000, 9_000], ALL, 5_000);
+        assert_eq!(chooser.preferred(32_768, ALL), Some(Path::Read));
+        // The program starts to write its buffer between sends.
+        let taken = run(&mut chooser, 32_768, [4_000, 11_000, 9_000], ALL, 500);
+        assert_eq!(chooser.preferred(32_768, ALL), Some(Path::Pull));
+        assert!(taken[0] > 300, "{taken:?}");
+        // And stops: the path that became fast again is found by the trials.
+        run(&mut chooser, 32_768, [4_000, 2_000, 9_000], ALL, 5_000);
+        assert_eq!(chooser.preferred(32_768, ALL), Some(Path::Read));
+    }
+
+    #[test]
+    fn outliers_do_not_sway_it() {
+        let mut chooser = PathChooser::default();
+        run(&mut chooser, 1 << 20, [50_000, 40_000, 20_000], ALL, 1_000);
+        chooser.observe(Path::Share, 1 << 20, 50_000_000);
+        assert_eq!(chooser.preferred(1 << 20, ALL), Some(Path::Share));
+    }
+
+    #[test]
+    fn classes_cover_all_lengths() {
+        assert_eq!(class_of(0), 0);
+        assert_eq!(class_of(2047), 0);
+        assert_eq!(class_of(2048), 1);
+        assert_eq!(class_of(usize::MAX), CLASSES - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn only_allowed_paths_are_chosen(
+            pull: bool, read: bool, share: bool,
+            transfers in proptest::collection::vec((0usize..1 << 24, 0u64..1 << 40), 1..300),
+        ) {
+            prop_assume!(pull || read || share);
+            let allowed = Allowed { pull, read, share };
+            let mut chooser = PathChooser::default();
+            for (len, elapsed) in transfers {
+                let path = chooser.choose(len, allowed);
+                let index = PATHS.iter().position(|p| *p == path).expect("listed");
+                prop_assert!(allowed.has(index));
+                chooser.observe(path, len, elapsed);
+            }
+        }
+    }
+}
