@@ -1,0 +1,78 @@
+//! What can go wrong, each with the value and what to do about it.
+
+/// A benchmark that cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// Started with a number of ranks it is not made for.
+    #[error(
+        "{program} needs {needed} ranks and was started with {started}; run it as `mpirun -np {example} {program}`"
+    )]
+    Ranks {
+        /// Which benchmark.
+        program: &'static str,
+        /// The condition in words.
+        needed: &'static str,
+        /// A number that would do.
+        example: i32,
+        /// How many there are.
+        started: i32,
+    },
+    /// An option that only this benchmark can judge.
+    #[error("{option} {value}: {reason}")]
+    Option {
+        /// As it is typed.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// The range, or what it conflicts with.
+        reason: String,
+    },
+    /// The MPI library does not offer the thread level.
+    #[error(
+        "MPI_THREAD_MULTIPLE is needed and the MPI library offers {provided}; \
+         use an MPI library built with thread support"
+    )]
+    ThreadLevel {
+        /// What `MPI_Init_thread` returned.
+        provided: String,
+    },
+    /// Buffers do not fit.
+    #[error("cannot map {bytes} bytes for {purpose}: {source}; lower -m or -W")]
+    Memory {
+        /// How much was wanted.
+        bytes: usize,
+        /// What for.
+        purpose: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A size beyond what one MPI call or one address space takes.
+    #[error("{slots} messages of {size_bytes} bytes exceed the address space; lower -m or -W")]
+    Overflow {
+        /// Bytes of one message.
+        size_bytes: usize,
+        /// Messages in flight.
+        slots: usize,
+    },
+    /// Threads that could not be started.
+    #[error("cannot start thread {thread} of {threads}: {source}; lower -t")]
+    Thread {
+        /// Which one.
+        thread: usize,
+        /// Of how many.
+        threads: usize,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Another rank failed; its own message.
+    #[error("rank {rank}: {message}")]
+    Peer {
+        /// Who.
+        rank: i32,
+        /// What it said.
+        message: String,
+    },
+    /// Standard output is gone.
+    #[error("cannot write the results: {0}")]
+    Output(#[from] std::io::Error),
+}

@@ -1,0 +1,257 @@
+//! The raw two-sided calls that the timed loops make.
+//!
+//! rsmpi's own `send`, `receive_into` and request scopes are not used here. Each of them looks up a datatype
+//! and measures a slice per call, a receive builds a `Status`, and a request in a scope costs a counter and a
+//! drop: a few nanoseconds that a C benchmark does not pay, in a latency of about a hundred. Here every call is
+//! one C call and one compare of its result, with the handles held in registers.
+
+use std::{cell::Cell, ffi::c_int, marker::PhantomData};
+
+use mpi::ffi;
+
+use crate::{memory::Span, session::Session};
+
+/// Message tags, one per use, so that no message can be taken for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag(c_int);
+
+impl Tag {
+    /// What is measured.
+    pub const DATA: Tag = Tag(1);
+    /// The answer of a ping-pong among threads.
+    pub const REPLY: Tag = Tag(2);
+    /// Closes a window.
+    pub const ACKNOWLEDGE: Tag = Tag(3);
+    /// Both sides' buffers are prepared.
+    pub const READY: Tag = Tag(4);
+    /// The timed round is over.
+    pub const DONE: Tag = Tag(5);
+
+    /// Rounds told apart by a numbered tag. MPI promises tags up to 32767, so with five uses the number wraps
+    /// at this; far fewer rounds are in flight.
+    const NUMBERS: u64 = 6000;
+
+    /// The same use, for round `number` alone.
+    #[inline]
+    pub fn numbered(self, number: u64) -> Tag {
+        Tag(self.0 * Self::NUMBERS as c_int + (number % Self::NUMBERS) as c_int)
+    }
+}
+
+/// One other rank and all that a call needs besides the buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Channel<'session> {
+    communicator: ffi::MPI_Comm,
+    byte: ffi::MPI_Datatype,
+    peer: c_int,
+    session: PhantomData<&'session Session>,
+}
+
+/// A [`Channel`] that threads may share, which needs `MPI_THREAD_MULTIPLE`.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedChannel<'session>(Channel<'session>);
+
+// SAFETY: `Session::shared_channel` makes one only if MPI granted MPI_THREAD_MULTIPLE; handles are plain values.
+unsafe impl Send for SharedChannel<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedChannel<'_> {}
+
+impl<'session> SharedChannel<'session> {
+    /// For [`Session::shared_channel`], which checks the thread level.
+    pub(crate) fn new(channel: Channel<'session>) -> Self {
+        Self(channel)
+    }
+
+    /// The channel, in the calling thread.
+    pub fn get(self) -> Channel<'session> {
+        self.0
+    }
+}
+
+/// Ends the job if MPI reports an error. `MPI_COMM_WORLD` keeps its fatal error handler, so this is a second
+/// line of defence that costs one predicted branch.
+#[inline]
+pub(crate) fn check(code: c_int, call: &'static str) {
+    if code != ffi::MPI_SUCCESS as c_int {
+        fail(code, call);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn fail(code: c_int, call: &'static str) -> ! {
+    eprintln!("{call} failed with MPI error {code}");
+    abort()
+}
+
+/// Ends every rank of the job: the only way out when one rank cannot go on and others may wait for it.
+#[cold]
+pub fn abort() -> ! {
+    // SAFETY: called while MPI is initialised; the handle is MPI's own constant.
+    unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, 1) };
+    std::process::abort()
+}
+
+/// Ends the job if dropped by a panic: MPI still owns buffers then, which unwinding would free.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        abort();
+    }
+}
+
+/// Runs `body` and ends the job if it panics.
+#[inline]
+pub(crate) fn without_unwinding<R>(body: impl FnOnce() -> R) -> R {
+    let guard = AbortOnUnwind;
+    let result = body();
+    std::mem::forget(guard);
+    result
+}
+
+/// The clock of the benchmarks, in seconds.
+#[inline]
+pub fn now() -> f64 {
+    // SAFETY: MPI_Wtime has no precondition once MPI is initialised, which every caller's channel implies.
+    unsafe { ffi::MPI_Wtime() }
+}
+
+/// `-m` refuses larger messages, so the cast keeps the value.
+#[inline]
+pub(crate) fn count_of(message: Span<'_>) -> c_int {
+    debug_assert!(c_int::try_from(message.length_bytes()).is_ok());
+    message.length_bytes() as c_int
+}
+
+impl<'session> Channel<'session> {
+    /// A channel to `peer` in `MPI_COMM_WORLD`.
+    pub fn new(session: &'session Session, peer: i32) -> Self {
+        assert!((0..session.ranks()).contains(&peer), "rank {peer} is not in this job");
+        // SAFETY: MPI is initialised while the session lives, and then these constants are set.
+        let (communicator, byte) = unsafe { (ffi::RSMPI_COMM_WORLD, ffi::RSMPI_UINT8_T) };
+        Self { communicator, byte, peer, session: PhantomData }
+    }
+
+    /// `MPI_Send`.
+    #[inline]
+    pub fn send(self, message: Span<'_>, tag: Tag) {
+        let (data, count) = (message.as_ptr(), count_of(message));
+        // SAFETY: the span is valid for `count` bytes until this blocking call returns.
+        let code = unsafe { ffi::MPI_Send(data, count, self.byte, self.peer, tag.0, self.communicator) };
+        check(code, "MPI_Send");
+    }
+
+    /// `MPI_Recv`.
+    #[inline]
+    pub fn receive(self, message: Span<'_>, tag: Tag) {
+        let (data, count) = (message.as_mut_ptr(), count_of(message));
+        // SAFETY: the span is valid for `count` bytes until this blocking call returns; the status is ignored.
+        let code = unsafe {
+            let ignore = ffi::RSMPI_STATUS_IGNORE;
+            ffi::MPI_Recv(data, count, self.byte, self.peer, tag.0, self.communicator, ignore)
+        };
+        check(code, "MPI_Recv");
+    }
+
+    /// Sends a message of no bytes.
+    #[inline]
+    pub fn signal(self, tag: Tag) {
+        // SAFETY: a count of zero reads nothing, so the pointer may be null.
+        let code =
+            unsafe { ffi::MPI_Send(std::ptr::null(), 0, self.byte, self.peer, tag.0, self.communicator) };
+        check(code, "MPI_Send");
+    }
+
+    /// Receives a message of no bytes.
+    #[inline]
+    pub fn await_signal(self, tag: Tag) {
+        // SAFETY: a count of zero writes nothing, so the pointer may be null; the status is ignored.
+        let code = unsafe {
+            let ignore = ffi::RSMPI_STATUS_IGNORE;
+            ffi::MPI_Recv(std::ptr::null_mut(), 0, self.byte, self.peer, tag.0, self.communicator, ignore)
+        };
+        check(code, "MPI_Recv");
+    }
+}
+
+/// Room for the requests of one window, allocated once.
+#[derive(Debug)]
+pub struct Requests {
+    handles: Vec<ffi::MPI_Request>,
+}
+
+impl Requests {
+    /// Room for `count` requests.
+    pub fn new(count: usize) -> Self {
+        // SAFETY: the constant is set once MPI is initialised; the value is only compared and overwritten.
+        let null = unsafe { ffi::RSMPI_REQUEST_NULL };
+        Self { handles: vec![null; count] }
+    }
+
+    /// Runs `post`, which starts operations, then waits for all of them (`MPI_Waitall`).
+    ///
+    /// Messages borrow memory for `'memory`, which outlives this call, so the memory outlives the operations.
+    #[inline]
+    pub fn window<'memory>(&mut self, post: impl FnOnce(&Posting<'memory, '_>)) {
+        without_unwinding(|| {
+            let posting = Posting {
+                free: Cell::new(self.handles.as_mut_ptr()),
+                end: self.handles.as_mut_ptr_range().end,
+                requests: PhantomData,
+                memory: PhantomData,
+            };
+            post(&posting);
+            let started = (posting.free.get() as usize - self.handles.as_ptr() as usize)
+                / size_of::<ffi::MPI_Request>();
+            // SAFETY: the first `started` handles were written by MPI_Isend or MPI_Irecv just above.
+            let code = unsafe {
+                let ignore = ffi::RSMPI_STATUSES_IGNORE;
+                ffi::MPI_Waitall(started as c_int, self.handles.as_mut_ptr(), ignore)
+            };
+            check(code, "MPI_Waitall");
+        });
+    }
+}
+
+/// Starts the operations of one window.
+#[derive(Debug)]
+pub struct Posting<'memory, 'requests> {
+    free: Cell<*mut ffi::MPI_Request>,
+    end: *mut ffi::MPI_Request,
+    requests: PhantomData<&'requests mut Requests>,
+    /// Invariant: messages must live as long as the caller of [`Requests::window`] promised, not shorter.
+    memory: PhantomData<Cell<&'memory ()>>,
+}
+
+impl<'memory> Posting<'memory, '_> {
+    #[inline]
+    fn next(&self) -> *mut ffi::MPI_Request {
+        let handle = self.free.get();
+        assert!(handle < self.end, "more operations than the window has requests");
+        self.free.set(handle.wrapping_add(1));
+        handle
+    }
+
+    /// `MPI_Isend`.
+    #[inline]
+    pub fn send(&self, channel: Channel<'_>, message: Span<'memory>, tag: Tag) {
+        let (data, count, request) = (message.as_ptr(), count_of(message), self.next());
+        // SAFETY: the memory outlives the wait in `Requests::window`, as does the request `next` handed out.
+        let code = unsafe {
+            ffi::MPI_Isend(data, count, channel.byte, channel.peer, tag.0, channel.communicator, request)
+        };
+        check(code, "MPI_Isend");
+    }
+
+    /// `MPI_Irecv`.
+    #[inline]
+    pub fn receive(&self, channel: Channel<'_>, message: Span<'memory>, tag: Tag) {
+        let (data, count, request) = (message.as_mut_ptr(), count_of(message), self.next());
+        // SAFETY: as in `send`; that several receives may share memory is the benchmark's business.
+        let code = unsafe {
+            ffi::MPI_Irecv(data, count, channel.byte, channel.peer, tag.0, channel.communicator, request)
+        };
+        check(code, "MPI_Irecv");
+    }
+}

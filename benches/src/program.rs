@@ -1,0 +1,139 @@
+//! The way from `main` to an exit status that every benchmark takes.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use mpi::Threading;
+use serde::Serialize;
+
+use crate::{
+    error::BenchError,
+    options::Common,
+    point_to_point::abort,
+    report::{Metric, Report, Style},
+    session::Session,
+};
+
+/// The end of every benchmark's help.
+pub const EXIT_STATUS_HELP: &str = "The table goes to standard output, errors and progress to standard error. \
+Exit status: 0; 1 if the run or the validation failed; 2 if the command line or the number of ranks is wrong.";
+
+/// The command line was wrong, as clap itself says it.
+const USAGE_STATUS: u8 = 2;
+
+/// How many ranks a benchmark runs with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ranks {
+    /// Exactly two.
+    Two,
+    /// The first half talks to the second half.
+    Pairs,
+}
+
+impl Ranks {
+    fn check(self, program: &'static str, started: i32) -> Result<(), BenchError> {
+        let (suits, needed, example) = match self {
+            Ranks::Two => (started == 2, "exactly 2", 2),
+            Ranks::Pairs => (started >= 2 && started % 2 == 0, "an even number of at least 2", 4),
+        };
+        if suits { Ok(()) } else { Err(BenchError::Ranks { program, needed, example, started }) }
+    }
+}
+
+/// What sets one benchmark apart from the others before it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Benchmark {
+    /// Name of the binary.
+    pub name: &'static str,
+    /// How many ranks it needs.
+    pub ranks: Ranks,
+    /// Whether several threads call MPI.
+    pub threaded: bool,
+    /// What it measures; statistics are of the first.
+    pub metrics: &'static [Metric],
+}
+
+/// Options of a benchmark, which contain those of all.
+pub trait Options: Parser + Serialize {
+    /// The options that all benchmarks have.
+    fn common(&self) -> &Common;
+}
+
+/// Runs a benchmark: the whole of its `main`.
+///
+/// Only rank 0 prints errors, and every rank exits with the same status: 0, 1 when the run or the validation
+/// failed, 2 when the command line is wrong.
+pub fn run<O: Options>(
+    benchmark: &Benchmark,
+    body: impl FnOnce(&Session, &O, &mut Report<'_>) -> Result<(), BenchError>,
+) -> ExitCode {
+    let threading = if benchmark.threaded { Threading::Multiple } else { Threading::Single };
+    let session = Session::start(threading);
+    let speaks = session.rank() == 0;
+    let options = match O::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            if speaks {
+                // Nothing can be told to anybody when even this cannot be printed.
+                let _ = error.print();
+            }
+            return if error.use_stderr() { ExitCode::from(USAGE_STATUS) } else { ExitCode::SUCCESS };
+        }
+    };
+    // Finalising MPI while unwinding would wait for ranks that have not panicked.
+    match catch_unwind(AssertUnwindSafe(|| run_parsed(benchmark, &session, &options, body))) {
+        Ok(Ok(true)) => ExitCode::SUCCESS,
+        Ok(Ok(false)) => ExitCode::FAILURE,
+        Ok(Err(error)) => {
+            if speaks {
+                eprintln!("{}: {error}", benchmark.name);
+            }
+            let is_usage = matches!(error, BenchError::Ranks { .. } | BenchError::Option { .. });
+            if is_usage { ExitCode::from(USAGE_STATUS) } else { ExitCode::FAILURE }
+        }
+        Err(_) => abort(),
+    }
+}
+
+fn run_parsed<O: Options>(
+    benchmark: &Benchmark,
+    session: &Session,
+    options: &O,
+    body: impl FnOnce(&Session, &O, &mut Report<'_>) -> Result<(), BenchError>,
+) -> Result<bool, BenchError> {
+    benchmark.ranks.check(benchmark.name, session.ranks())?;
+    let common = options.common();
+    let style = Style { json: common.json, full: common.full, validate: common.validate };
+    let described = serde_json::to_value(options).map_err(std::io::Error::from)?;
+    let mut report = Report::new(session, benchmark.name, benchmark.metrics, style, described);
+    body(session, options, &mut report)?;
+    report.close()
+}
+
+/// The line about `-c` and `--touch` above a table.
+pub fn staging_note(common: &Common) -> Option<String> {
+    let what = match (common.validate, common.touch) {
+        (false, false) => return None,
+        (true, _) => "every message is written anew before its round and checked after it",
+        (false, true) => "every cache line of a message is written before its round",
+    };
+    Some(format!("Each round is timed by itself; {what}, outside the measured time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_ranks_are_judged() {
+        let fits = |ranks: Ranks| -> Vec<i32> { (1..=6).filter(|n| ranks.check("x", *n).is_ok()).collect() };
+        assert_eq!(fits(Ranks::Two), [2]);
+        assert_eq!(fits(Ranks::Pairs), [2, 4, 6]);
+        let message = Ranks::Two.check("osu_bw", 3).expect_err("three").to_string();
+        assert!(message.contains("exactly 2") && message.contains("started with 3"), "{message}");
+        assert!(message.contains("mpirun -np 2 osu_bw"), "{message}");
+    }
+}
