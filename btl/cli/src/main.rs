@@ -1,2 +1,60 @@
-//! The `ironband` command.
-fn main() {}
+//! The `ironband` command: looks at a machine before a job runs on it (`doctor`), and measures one transport
+//! against others (`compare`).
+//!
+//! Every subcommand is a room of its own; what they share is what they know about the machine
+//! ([`machine`]) and about Open MPI ([`open_mpi`]).
+
+mod compare;
+mod cross_memory;
+mod doctor;
+mod machine;
+mod open_mpi;
+mod quantity;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A byte transfer layer for MPI: check a machine, compare transports.
+#[derive(Debug, Parser)]
+#[command(name = "ironband", version, propagate_version = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check that this machine can run MPI programs over Ironband, and say how to fix what cannot.
+    Doctor(doctor::Arguments),
+    /// Run benchmarks over several transports, interleaved, and print medians and ratios.
+    Compare(compare::Arguments),
+    /// The process whose memory `doctor` tries to reach (started by `doctor` itself).
+    #[command(hide = true)]
+    CrossMemoryTarget(cross_memory::TargetArguments),
+    /// The process that tries to reach it (started by `doctor` itself).
+    #[command(hide = true)]
+    CrossMemoryPeer(cross_memory::PeerArguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match CommandLine::parse().command {
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::CrossMemoryTarget(arguments) => cross_memory::run_target(&arguments),
+        Command::CrossMemoryPeer(arguments) => cross_memory::run_peer(&arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("ironband: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::CommandLine::command().debug_assert();
+    }
+}

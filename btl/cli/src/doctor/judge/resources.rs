@@ -1,0 +1,183 @@
+//! Checks on what the kernel and the administrator allow.
+
+use crate::cross_memory::Attempt;
+use crate::doctor::facts::{Facts, Limit, Reservation};
+use crate::doctor::report::Check;
+use crate::quantity::bytes_text;
+
+/// What one rank of Open MPI's own shared-memory transport puts into `/dev/shm` (`btl_vader_segment_size`).
+const DEV_SHM_PER_RANK_BYTES: u64 = 4 << 20;
+
+/// Below this, RDMA registration of ordinary buffers fails early.
+const MEMLOCK_MIN_BYTES: u64 = 1 << 30;
+
+/// Files that the runtime opens in a rank whatever its neighbours, and per neighbour on the node: a segment, its
+/// handshake, and the sockets of `mpirun` itself.
+const OPEN_FILES_FIXED: u64 = 128;
+const OPEN_FILES_PER_RANK: u64 = 6;
+
+pub(super) fn reservation(facts: &Facts) -> Check {
+    const ID: &str = "shared-memory";
+    match &facts.reservation {
+        Reservation::Worked { bytes } => {
+            Check::ok(ID, format!("memfd_create works; {} reserved", bytes_text(*bytes)))
+        }
+        Reservation::Failed { call, message, .. } if call == "memfd_create" => Check::failure(
+            ID,
+            format!("memfd_create is refused: {message}"),
+            "allow memfd_create (Linux 3.17) in the container's seccomp profile: local ranks share memory through it",
+        ),
+        Reservation::Failed { call, bytes, message } => Check::failure(
+            ID,
+            format!("{} could not be reserved: {call}: {message}", bytes_text(*bytes)),
+            "free memory, or raise the memory limit of the container or job",
+        ),
+    }
+}
+
+pub(super) fn dev_shm(facts: &Facts) -> Check {
+    const ID: &str = "dev-shm";
+    let space = match &facts.dev_shm {
+        Err(reason) => {
+            let fix =
+                "mount a tmpfs there if other transports shall run too; ironband itself puts nothing there";
+            return Check::warning(ID, reason, fix);
+        }
+        Ok(space) => space,
+    };
+    let value = format!("{} free of {}", bytes_text(space.free_bytes), bytes_text(space.size_bytes));
+    let wanted_bytes = DEV_SHM_PER_RANK_BYTES * facts.ranks as u64;
+    if space.free_bytes < wanted_bytes {
+        let fix = format!(
+            "raise it to {} for Open MPI's own parts (container: --shm-size); ironband itself puts nothing there",
+            bytes_text((2 * wanted_bytes).max(64 << 20))
+        );
+        return Check::warning(
+            ID,
+            format!("{value}; {} ranks may want {}", facts.ranks, bytes_text(wanted_bytes)),
+            fix,
+        );
+    }
+    Check::ok(ID, value)
+}
+
+pub(super) fn cross_memory(facts: &Facts) -> Check {
+    const ID: &str = "cross-memory";
+    let slower = "without it ironband copies large messages through its ring: correct, and often slower";
+    let scope = facts.cross_memory.ptrace_scope;
+    match (&facts.cross_memory.plain, &facts.cross_memory.with_consent) {
+        (Attempt::Worked, _) => Check::ok(ID, "one process read and wrote another's memory"),
+        (Attempt::Refused { .. }, Some(Attempt::Worked)) => {
+            Check::ok(ID, "permitted to processes that agree (yama ptrace_scope = 1), as ranks do")
+        }
+        (Attempt::Refused { call, errno, message }, _) => Check::warning(
+            ID,
+            format!("{call} is refused: {message}"),
+            format!("{}; {slower}", remedy(scope, *errno)),
+        ),
+        (Attempt::Wrong { message }, _) => {
+            Check::failure(ID, message, "do not trust this kernel with MPI jobs")
+        }
+        (Attempt::NotTried { message }, _) => {
+            Check::warning(ID, format!("could not be tried: {message}"), slower)
+        }
+    }
+}
+
+fn remedy(ptrace_scope: Option<u8>, errno: i32) -> &'static str {
+    match (errno, ptrace_scope) {
+        (libc::ENOSYS, _) => "this kernel has no cross-memory attach (CONFIG_CROSS_MEMORY_ATTACH)",
+        (_, Some(1)) => "allow it with: sysctl kernel.yama.ptrace_scope=0",
+        (_, Some(2)) => {
+            "yama ptrace_scope = 2 wants CAP_SYS_PTRACE: sysctl kernel.yama.ptrace_scope=0 (container: --cap-add=SYS_PTRACE)"
+        }
+        (_, Some(3)) => {
+            "yama ptrace_scope = 3 forbids it until the next boot: lower the setting and boot again"
+        }
+        _ => "a container's seccomp profile or user namespace forbids it: start it with --cap-add=SYS_PTRACE",
+    }
+}
+
+pub(super) fn namespaces(facts: &Facts) -> Check {
+    const ID: &str = "pid-namespace";
+    let users = if facts.namespaces.own_users { " and its own users" } else { "" };
+    if facts.namespaces.own_pids || facts.namespaces.own_users {
+        let pids = if facts.namespaces.own_pids {
+            "its own process numbers"
+        } else {
+            "the machine's process numbers"
+        };
+        return Check::ok(
+            ID,
+            format!("this container has {pids}{users}: all ranks of this node must run inside it"),
+        );
+    }
+    Check::ok(ID, "the machine's own")
+}
+
+pub(super) fn memlock(facts: &Facts) -> Check {
+    const ID: &str = "memlock";
+    let limit = &facts.limits.memlock_bytes;
+    let value = limit.soft.map_or_else(|| "unlimited".to_owned(), bytes_text);
+    if limit.soft.is_none_or(|soft| soft >= MEMLOCK_MIN_BYTES) {
+        return Check::ok(ID, value);
+    }
+    if facts.rdma_devices.is_empty() {
+        return Check::ok(
+            ID,
+            format!("{value}; enough, because only RDMA devices lock memory and there is none"),
+        );
+    }
+    let value = format!("{value}, with RDMA devices {}", facts.rdma_devices.join(", "));
+    let fix = "raise it: ulimit -l unlimited, `* - memlock unlimited` in /etc/security/limits.conf, \
+               LimitMEMLOCK=infinity for a service, --ulimit memlock=-1 for a container";
+    Check::warning(ID, value, fix)
+}
+
+pub(super) fn open_files(facts: &Facts) -> Check {
+    const ID: &str = "open-files";
+    let wanted = OPEN_FILES_FIXED + OPEN_FILES_PER_RANK * facts.ranks as u64;
+    let Limit { soft, hard } = facts.limits.open_files;
+    let Some(soft) = soft else { return Check::ok(ID, "unlimited") };
+    if soft >= wanted {
+        return Check::ok(ID, format!("{soft}; {} ranks may want {wanted}", facts.ranks));
+    }
+    let fix = match hard {
+        Some(hard) if hard < wanted => {
+            format!(
+                "ask the administrator to raise the hard limit of {hard} (`* - nofile` in /etc/security/limits.conf)"
+            )
+        }
+        _ => format!("ulimit -n {wanted}"),
+    };
+    Check::warning(ID, format!("{soft}; {} ranks may want {wanted}", facts.ranks), fix)
+}
+
+pub(super) fn cores(facts: &Facts) -> Check {
+    const ID: &str = "cores";
+    let (ranks, cores) = (facts.ranks, &facts.cores);
+    let quota = cores.quota.map_or(String::new(), |quota| format!(", a quota of {quota:.1} processors"));
+    let value =
+        format!("{} cores, {} hardware threads{quota}; {ranks} ranks", cores.cores, cores.hardware_threads);
+    if let Some(quota) = cores.quota
+        && quota < ranks.min(cores.cores) as f64
+    {
+        let fix = format!(
+            "raise the processor quota to {ranks} (container: --cpus), or run fewer ranks: \
+                           ranks that poll use it up and are then stopped"
+        );
+        return Check::warning(ID, value, fix);
+    }
+    if ranks <= cores.cores {
+        Check::ok(ID, value)
+    } else if ranks <= cores.hardware_threads {
+        Check::warning(
+            ID,
+            value,
+            "mpirun counts cores: add --use-hwthread-cpus; ranks that share a core slow each other",
+        )
+    } else {
+        let fix = "mpirun wants --oversubscribe; ranks then take turns on the cores, and waiting ones yield";
+        Check::warning(ID, value, fix)
+    }
+}
