@@ -1,1 +1,41 @@
 //! Ironband: a byte transfer layer on RDMA verbs and shared memory.
+//!
+//! A [`Device`] is one open device of one fabric, shared by all threads of a process. It sends, puts and gets, and
+//! [`Device::progress`] tells a [`Handler`] what arrived and what is done. Everything is dispatched statically over the
+//! [`Fabric`](ironband_fabric::Fabric).
+//!
+//! ```
+//! use ironband::{Completion, Config, Device, Endpoint, Handler, Job, Payload, Posted, Threads, WorkId};
+//! use ironband_fabric::shm::Shm;
+//! use std::cell::Cell;
+//!
+//! struct Count(Cell<usize>);
+//! impl Handler for Count {
+//!     fn received(&self, _from: Endpoint, imm: u32, payload: Payload) {
+//!         assert_eq!((imm, payload.len()), (7, 5));
+//!         self.0.set(self.0.get() + 1);
+//!     }
+//! }
+//!
+//! // One process sends to itself; another process would publish its address through its launcher.
+//! let job = Job { local_ranks: 1, rank: 0 };
+//! let device = Device::<Shm>::open("memfd", &Config::default(), &job, Threads::Single)?;
+//! let peer = device.connect(device.address())?;
+//! assert_eq!(device.send_short(peer, 7, b"head", b"!"), Posted::Complete);
+//! let count = Count(Cell::new(0));
+//! while count.0.get() == 0 {
+//!     device.progress(&count);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod device;
+mod lock;
+mod patience;
+
+pub use device::{Device, Endpoint, Handler, Registration, Threads};
+pub use ironband_core::config::{self, Config};
+pub use ironband_fabric::{
+    Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, CompletionStatus, DeviceError, Job,
+    Limits, Payload, Posted, ReadHint, RegisterError, RemoteMemory, Unreachable, WorkId,
+};

@@ -1,0 +1,44 @@
+//! What a device says of itself.
+
+/// Against what an atomic operation of the device is atomic (verbs: `ibv_atomic_cap`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtomicScope {
+    /// The device has no atomics.
+    None,
+    /// Atomic against other operations of the same device only (`IBV_ATOMIC_HCA`).
+    Device,
+    /// Atomic against everything, the target's processor included (`IBV_ATOMIC_GLOB`).
+    Global,
+}
+
+/// Sizes and counts. All lengths are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// A message up to this length travels with its header in one unit of the device: one cache line, or one inline
+    /// work request.
+    pub inline_bytes_max: usize,
+    /// The longest message that the copying sends take, header included.
+    pub send_copy_bytes_max: usize,
+    /// The longest RDMA operation.
+    pub rdma_bytes_max: usize,
+    /// Atomics and emulated RDMA that one queue pair keeps under way; beyond that posts are `Busy`.
+    pub outstanding_max: usize,
+}
+
+/// What one device can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Sizes and counts.
+    pub limits: Limits,
+    /// Atomicity of fetch-and-add, compare-and-swap and the others.
+    pub atomics: AtomicScope,
+    /// RDMA write can notify the target with 32 bits.
+    pub write_with_immediate: bool,
+    /// A queue pair to the own process can be made.
+    pub loopback: bool,
+    /// RDMA proceeds without the target's process polling. It may differ by peer: then this says what the device can
+    /// do at best, and the report line what was found.
+    pub one_sided: bool,
+    /// How large transfers move, and why it was chosen: one clause for the report line.
+    pub single_copy: String,
+}

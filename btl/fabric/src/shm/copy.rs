@@ -1,0 +1,259 @@
+//! Raw copies: into and out of memory that a peer can write, between processes through the kernel, and atomics on the
+//! memory of the layers above.
+
+use std::ptr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use ironband_core::wire::AtomicCode;
+
+use crate::AtomicWidth;
+
+/// Copies up to 48 bytes without a call: two overlapping moves of a fixed length cover every length of a size class.
+///
+/// # Safety
+/// `source` is readable and `target` writable for `len_bytes`, they do not overlap, and `len_bytes` is at most 48.
+#[inline(always)]
+pub(crate) unsafe fn copy_short(target: *mut u8, source: *const u8, len_bytes: usize) {
+    type Quad = [u64; 2];
+    debug_assert!(len_bytes <= 48);
+    // SAFETY: each move below stays inside the first or the last `n` bytes of both ranges, where `n` is a length that the
+    // branch knows to be at most `len_bytes`.
+    unsafe {
+        macro_rules! ends {
+            ($type:ty) => {{
+                let n = size_of::<$type>();
+                let first = source.cast::<$type>().read_unaligned();
+                let last = source.add(len_bytes - n).cast::<$type>().read_unaligned();
+                target.cast::<$type>().write_unaligned(first);
+                target.add(len_bytes - n).cast::<$type>().write_unaligned(last);
+            }};
+        }
+        if len_bytes >= 16 {
+            if len_bytes > 32 {
+                let middle = source.add(16).cast::<Quad>().read_unaligned();
+                target.add(16).cast::<Quad>().write_unaligned(middle);
+            }
+            ends!(Quad);
+        } else if len_bytes >= 8 {
+            ends!(u64);
+        } else if len_bytes >= 4 {
+            ends!(u32);
+        } else if len_bytes > 0 {
+            *target = *source;
+            *target.add(len_bytes - 1) = *source.add(len_bytes - 1);
+            *target.add(len_bytes / 2) = *source.add(len_bytes / 2);
+        }
+    }
+}
+
+/// Copies into ring memory that the peer read last: asks for the ownership of all lines first, so that the
+/// transfers overlap instead of each store waiting for its own.
+///
+/// # Safety
+/// `source` is readable and `target` writable for `len_bytes`, and they do not overlap.
+#[inline]
+pub(crate) unsafe fn copy_into_ring(target: *mut u8, source: *const u8, len_bytes: usize) {
+    prefetch_for_write(target, len_bytes);
+    // SAFETY: as promised by the caller.
+    unsafe { ptr::copy_nonoverlapping(source, target, len_bytes) };
+}
+
+/// How far ahead of the copy lines are requested; more than the processor can have in flight is wasted.
+const PREFETCH_BYTES_MAX: usize = 8192;
+
+/// Requests cache lines in the exclusive state. Only a hint: it cannot fault.
+#[inline]
+pub(crate) fn prefetch_for_write(target: *mut u8, len_bytes: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for offset in (0..len_bytes.min(PREFETCH_BYTES_MAX)).step_by(64) {
+        let line = target.wrapping_add(offset);
+        // SAFETY: PREFETCHW is a hint that never faults, whatever the address (Intel SDM volume 2B); processors
+        // without it treat the opcode as a no-op.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly))
+        };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = (target, len_bytes);
+}
+
+/// Why a copy through the kernel failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CrossMemoryError {
+    /// One of the ranges is not mapped.
+    Unmapped,
+    /// The process has ended.
+    Gone,
+    /// The kernel does not allow it, or another error: the raw number.
+    Refused(i32),
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Read,
+    Write,
+}
+
+/// Copies from another process (`process_vm_readv`).
+///
+/// # Safety
+/// `local` is writable for `len_bytes`. The remote range may be anything: the kernel checks it.
+pub(crate) unsafe fn read_process(
+    pid: u32,
+    local: *mut u8,
+    remote: u64,
+    len_bytes: usize,
+) -> Result<(), CrossMemoryError> {
+    // SAFETY: as promised by the caller.
+    unsafe { cross_memory(Direction::Read, pid, local, remote, len_bytes) }
+}
+
+/// Copies to another process (`process_vm_writev`).
+///
+/// # Safety
+/// `local` is readable for `len_bytes`. The peer asked for the remote range to be written.
+pub(crate) unsafe fn write_process(
+    pid: u32,
+    local: *const u8,
+    remote: u64,
+    len_bytes: usize,
+) -> Result<(), CrossMemoryError> {
+    // SAFETY: as promised by the caller; the pointer is not written through in this direction.
+    unsafe { cross_memory(Direction::Write, pid, local.cast_mut(), remote, len_bytes) }
+}
+
+/// One call moves at most this much (`MAX_RW_COUNT` is 2 GiB less a page).
+const CALL_BYTES_MAX: usize = 1 << 30;
+
+/// # Safety
+/// As [`read_process`] or [`write_process`].
+unsafe fn cross_memory(
+    direction: Direction,
+    pid: u32,
+    local: *mut u8,
+    remote: u64,
+    len_bytes: usize,
+) -> Result<(), CrossMemoryError> {
+    let mut done = 0;
+    while done < len_bytes {
+        let want = (len_bytes - done).min(CALL_BYTES_MAX);
+        let local = libc::iovec { iov_base: local.wrapping_add(done).cast(), iov_len: want };
+        let remote = libc::iovec { iov_base: (remote.wrapping_add(done as u64)) as *mut _, iov_len: want };
+        // SAFETY: one local vector inside the caller's range; the kernel checks the remote one.
+        let moved = unsafe {
+            match direction {
+                Direction::Read => libc::process_vm_readv(pid.cast_signed(), &local, 1, &remote, 1, 0),
+                Direction::Write => libc::process_vm_writev(pid.cast_signed(), &local, 1, &remote, 1, 0),
+            }
+        };
+        match usize::try_from(moved) {
+            Ok(0) => return Err(CrossMemoryError::Unmapped),
+            Ok(moved) => done += moved,
+            Err(_) => match std::io::Error::last_os_error().raw_os_error().unwrap_or(0) {
+                libc::EFAULT => return Err(CrossMemoryError::Unmapped),
+                libc::ESRCH => return Err(CrossMemoryError::Gone),
+                libc::EINTR | libc::EAGAIN => {}
+                other => return Err(CrossMemoryError::Refused(other)),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Runs one atomic on memory of this process and returns the old value.
+///
+/// # Safety
+/// `target` is mapped, writable, aligned to `width`, and other threads access it only atomically while this runs.
+pub(crate) unsafe fn run_atomic(
+    code: AtomicCode,
+    width: AtomicWidth,
+    target: *mut u8,
+    operand: u64,
+    compare: u64,
+) -> u64 {
+    macro_rules! run {
+        ($atomic:ty, $unsigned:ty, $signed:ty) => {{
+            // SAFETY: aligned and mapped, as promised by the caller.
+            let cell = unsafe { <$atomic>::from_ptr(target.cast()) };
+            let operand = operand as $unsigned;
+            let order = Ordering::AcqRel;
+            let choose = |keep: fn($signed, $signed) -> $signed| {
+                cell.fetch_update(order, Ordering::Acquire, |old| {
+                    Some(keep(old.cast_signed(), operand.cast_signed()).cast_unsigned())
+                })
+                .unwrap_or_else(|old| old)
+            };
+            u64::from(match code {
+                AtomicCode::FetchAdd => cell.fetch_add(operand, order),
+                AtomicCode::FetchAnd => cell.fetch_and(operand, order),
+                AtomicCode::FetchOr => cell.fetch_or(operand, order),
+                AtomicCode::FetchXor => cell.fetch_xor(operand, order),
+                AtomicCode::FetchMin => choose(std::cmp::min),
+                AtomicCode::FetchMax => choose(std::cmp::max),
+                AtomicCode::Swap => cell.swap(operand, order),
+                AtomicCode::CompareSwap => cell
+                    .compare_exchange(compare as $unsigned, operand, order, Ordering::Acquire)
+                    .unwrap_or_else(|old| old),
+            })
+        }};
+    }
+    match width {
+        AtomicWidth::Four => run!(AtomicU32, u32, i32),
+        AtomicWidth::Eight => run!(AtomicU64, u64, i64),
+    }
+}
+
+/// Stores the old value of an atomic.
+///
+/// # Safety
+/// `result` is writable and aligned for the width.
+pub(crate) unsafe fn store_result(result: *mut u8, width: AtomicWidth, old: u64) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        match width {
+            AtomicWidth::Four => result.cast::<u32>().write(old as u32),
+            AtomicWidth::Eight => result.cast::<u64>().write(old),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_copies_move_every_length_and_nothing_else() {
+        let source: Vec<u8> = (1..=48).collect();
+        for len in 0..=48 {
+            let mut target = [0xee_u8; 50];
+            // SAFETY: 48 bytes on both sides.
+            unsafe { copy_short(target.as_mut_ptr().wrapping_add(1), source.as_ptr(), len) };
+            assert_eq!(target[0], 0xee);
+            assert_eq!(target[1..=len], source[..len]);
+            assert!(target[len + 1..].iter().all(|b| *b == 0xee), "length {len} wrote too far");
+        }
+    }
+
+    #[test]
+    fn atomics_return_the_old_value() {
+        let mut cell = [5_u64, 0xffff_ffff_ffff_fff0];
+        let mut run = |index: usize, code, width, operand, compare| {
+            let target = std::ptr::from_mut(&mut cell[index]).cast();
+            // SAFETY: an aligned u64 of this thread.
+            unsafe { run_atomic(code, width, target, operand, compare) }
+        };
+        use AtomicCode as C;
+        use AtomicWidth::{Eight, Four};
+        assert_eq!(run(0, C::FetchAdd, Eight, 3, 0), 5);
+        assert_eq!(run(0, C::FetchXor, Eight, 1, 0), 8);
+        assert_eq!(run(0, C::FetchOr, Eight, 6, 0), 9);
+        assert_eq!(run(0, C::FetchAnd, Eight, 0xc, 0), 15);
+        assert_eq!(run(0, C::FetchMin, Eight, (-4_i64).cast_unsigned(), 0), 12);
+        assert_eq!(run(0, C::FetchMax, Eight, 7, 0), (-4_i64).cast_unsigned());
+        assert_eq!(run(0, C::CompareSwap, Eight, 9, 1), 7);
+        assert_eq!(run(0, C::CompareSwap, Eight, 9, 7), 7);
+        assert_eq!(run(0, C::Swap, Eight, 1, 0), 9);
+        assert_eq!(run(1, C::FetchAdd, Four, 0x20, 0), 0xffff_fff0);
+        assert_eq!(cell, [1, 0xffff_ffff_0000_0010], "the upper half is untouched");
+    }
+}

@@ -1,0 +1,102 @@
+//! What this process is, to others on the same machine.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::AtomicU64;
+
+use ironband_core::wire::{Card, HostIdentity};
+
+use super::copy::{self, CrossMemoryError};
+use crate::DeviceError;
+
+/// Two words that peers may read and write to find out whether the kernel lets them.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Probe {
+    value: AtomicU64,
+    scratch: AtomicU64,
+}
+
+impl Probe {
+    pub(crate) fn new(value: u64) -> Box<Self> {
+        Box::new(Self { value: AtomicU64::new(value), scratch: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        std::ptr::from_ref(self) as u64
+    }
+}
+
+/// The kernel, namespace and user of this process.
+pub(crate) fn identity() -> Result<HostIdentity, DeviceError> {
+    let system = |path: &str, error: &dyn std::fmt::Display| DeviceError::System {
+        call: format!("reading {path}"),
+        reason: error.to_string(),
+        fix: "mount /proc".to_owned(),
+    };
+    let boot_path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(boot_path).map_err(|e| system(boot_path, &e))?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let boot_id = u128::from_str_radix(&digits, 16).map_err(|e| system(boot_path, &e))?.to_be_bytes();
+    let namespace_path = "/proc/self/ns/pid";
+    let namespace = std::fs::metadata(namespace_path).map_err(|e| system(namespace_path, &e))?;
+    Ok(HostIdentity { boot_id, pid_namespace: namespace.ino(), uid: rustix::process::geteuid().as_raw() })
+}
+
+/// `N` random bytes from the kernel.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], DeviceError> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| DeviceError::System {
+                call: "getrandom for the job key".to_owned(),
+                reason: errno.to_string(),
+                fix: "allow getrandom in the container's seccomp profile".to_owned(),
+            })?;
+    }
+    Ok(bytes)
+}
+
+/// Tries a real copy from and to a peer; the error is the reason for a person.
+pub(crate) fn probe_cross_memory(card: &Card) -> Result<(), String> {
+    let mut value = 0_u64;
+    let local = std::ptr::from_mut(&mut value).cast::<u8>();
+    // SAFETY: 8 writable bytes of this frame.
+    let read = unsafe { copy::read_process(card.pid, local, card.probe_address, 8) };
+    read.map_err(|error| refusal("process_vm_readv", error))?;
+    if value != card.probe_value {
+        return Err("process_vm_readv reached another process than the peer".to_owned());
+    }
+    // SAFETY: 8 readable bytes of this frame; the peer offers its scratch word for this.
+    let written = unsafe { copy::write_process(card.pid, local, card.probe_address + 8, 8) };
+    written.map_err(|error| refusal("process_vm_writev", error))
+}
+
+fn refusal(call: &str, error: CrossMemoryError) -> String {
+    match error {
+        CrossMemoryError::Refused(number) => {
+            let reason = std::io::Error::from_raw_os_error(number);
+            let hint = match yama_scope() {
+                Some(scope) if scope > 0 => format!("kernel.yama.ptrace_scope is {scope}; 0 allows it"),
+                _ => {
+                    "a seccomp profile or a user namespace forbids it; a container needs --cap-add=SYS_PTRACE"
+                        .to_owned()
+                }
+            };
+            format!("{call} is refused: {reason} ({hint})")
+        }
+        CrossMemoryError::Gone => format!("{call} found no such process"),
+        CrossMemoryError::Unmapped => format!("{call} found no memory at the peer's probe address"),
+    }
+}
+
+/// Yama's setting, if the kernel has it: above 0 it forbids copies between processes that are not parent and child.
+pub(crate) fn yama_scope() -> Option<u32> {
+    std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?.trim().parse().ok()
+}
+
+/// True while a process with this number exists.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    rustix::process::Pid::from_raw(pid.cast_signed())
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}

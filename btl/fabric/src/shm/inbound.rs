@@ -1,0 +1,199 @@
+//! The rings that peers send to this process through, and which of them to look at.
+//!
+//! A few rings are *hot*: each poll looks at them. All others are *asleep*: their producers are told (by `bell` in the ring
+//! head) to set a bit in this process's doorbell, and a poll looks at one word that sums the doorbell up. So a poll costs the
+//! same with 4 peers and with 400. A producer reads `bell` without a fence, so one message sent at the very moment when
+//! its ring falls asleep may ring nothing; that is why sleeping rings are also looked at one by one, at each
+//! [`SCAN_INTERVAL`]th empty poll. The doorbell makes it fast, the scan makes it certain.
+
+use std::sync::atomic::Ordering;
+
+use super::layout::{BELL_WORDS, Control, MappedRing};
+use super::ring::{Consumer, Corrupt, Record};
+use crate::QueuePairNumber;
+
+/// Rings looked at by each poll. Their next headers stay in the first-level cache.
+const HOT_MAX: usize = 8;
+/// Records taken from one ring before the others get their turn.
+const BURST_MAX: u32 = 16;
+/// Empty polls between looks at one sleeping ring.
+pub(crate) const SCAN_INTERVAL: u32 = 16;
+
+/// One inbound ring.
+#[derive(Debug)]
+pub(crate) struct InboundRing {
+    pub(crate) consumer: Consumer<MappedRing>,
+    pub(crate) qp: QueuePairNumber,
+    /// Poll number of its last message, for choosing who falls asleep.
+    last_used: u64,
+    hot: bool,
+    /// Nothing more comes: to be removed when the last record is released.
+    pub(crate) closing: bool,
+}
+
+/// Number of an inbound ring; also its bit in the doorbell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RingIndex(pub(crate) u32);
+
+/// All inbound rings.
+#[derive(Debug, Default)]
+pub(crate) struct Inbound {
+    rings: Vec<Option<InboundRing>>,
+    hot: [u32; HOT_MAX],
+    hot_len: usize,
+    cursor: usize,
+    burst: u32,
+    scan: usize,
+    /// Counts polls that found something.
+    clock: u64,
+}
+
+impl Inbound {
+    /// Adds a ring; `None` when [`BELL_WORDS`] x 64 peers are connected.
+    pub(crate) fn add(&mut self, memory: MappedRing, qp: QueuePairNumber) -> Option<RingIndex> {
+        let ring = InboundRing {
+            consumer: Consumer::new(memory),
+            qp,
+            last_used: self.clock,
+            hot: false,
+            closing: false,
+        };
+        let index = match self.rings.iter().position(Option::is_none) {
+            Some(index) => index,
+            None if self.rings.len() < BELL_WORDS * 64 => {
+                self.rings.push(None);
+                self.rings.len() - 1
+            }
+            None => return None,
+        };
+        self.rings[index] = Some(ring);
+        let index = RingIndex(index as u32);
+        self.wake(index);
+        Some(index)
+    }
+
+    /// Takes a ring away as soon as none of its records is held.
+    pub(crate) fn close(&mut self, index: RingIndex) {
+        let Some(ring) = self.get_mut(index) else { return };
+        ring.closing = true;
+        if !ring.consumer.is_held() {
+            self.remove(index);
+        }
+    }
+
+    /// Takes a ring away. Must not be called while one of its records is held.
+    pub(crate) fn remove(&mut self, index: RingIndex) {
+        if let Some(at) = self.hot[..self.hot_len].iter().position(|hot| *hot == index.0) {
+            self.hot_len -= 1;
+            self.hot[at] = self.hot[self.hot_len];
+        }
+        self.rings[index.0 as usize] = None;
+    }
+
+    pub(crate) fn get_mut(&mut self, index: RingIndex) -> Option<&mut InboundRing> {
+        self.rings.get_mut(index.0 as usize)?.as_mut()
+    }
+
+    /// The ring of a queue pair.
+    pub(crate) fn of(&self, qp: QueuePairNumber) -> Option<RingIndex> {
+        let is =
+            |ring: &Option<InboundRing>| ring.as_ref().is_some_and(|ring| ring.qp == qp && !ring.closing);
+        self.rings.iter().position(is).map(|index| RingIndex(index as u32))
+    }
+
+    /// Makes a ring hot; the one that was silent for longest falls asleep if there are too many.
+    #[cold]
+    pub(crate) fn wake(&mut self, index: RingIndex) {
+        let clock = self.clock;
+        let Some(ring) = self.get_mut(index) else { return };
+        if ring.hot {
+            return;
+        }
+        ring.hot = true;
+        ring.last_used = clock;
+        ring.consumer.memory.head().bell.store(0, Ordering::Release);
+        if self.hot_len == HOT_MAX {
+            self.put_to_sleep();
+        }
+        self.hot[self.hot_len] = index.0;
+        self.hot_len += 1;
+    }
+
+    fn put_to_sleep(&mut self) {
+        let silent_since =
+            |at: &usize| self.rings[self.hot[*at] as usize].as_ref().map_or(0, |ring| ring.last_used);
+        let Some(at) = (0..self.hot_len).min_by_key(silent_since) else { return };
+        let index = self.hot[at];
+        self.hot_len -= 1;
+        self.hot[at] = self.hot[self.hot_len];
+        if let Some(ring) = self.get_mut(RingIndex(index)) {
+            ring.hot = false;
+            ring.consumer.memory.head().bell.store(index + 1, Ordering::Release);
+        }
+    }
+
+    /// Takes the next record of a hot ring. An error names the ring that is corrupt.
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> Result<Option<(RingIndex, Record)>, (RingIndex, Corrupt)> {
+        for _ in 0..self.hot_len {
+            if self.cursor >= self.hot_len {
+                self.cursor = 0;
+            }
+            let index = self.hot[self.cursor];
+            let Some(ring) = self.rings[index as usize].as_mut().filter(|ring| !ring.closing) else {
+                self.cursor += 1;
+                continue;
+            };
+            match ring.consumer.take() {
+                Ok(Some(record)) => {
+                    self.clock += 1;
+                    ring.last_used = self.clock;
+                    self.burst += 1;
+                    if self.burst == BURST_MAX {
+                        self.burst = 0;
+                        self.cursor += 1;
+                    }
+                    return Ok(Some((RingIndex(index), record)));
+                }
+                Ok(None) => {
+                    self.burst = 0;
+                    self.cursor += 1;
+                }
+                Err(corrupt) => return Err((RingIndex(index), corrupt)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Wakes the rings whose bells rang.
+    #[cold]
+    pub(crate) fn answer(&mut self, control: &Control) {
+        let mut words = control.summary.swap(0, Ordering::Acquire);
+        while words != 0 {
+            let word = words.trailing_zeros() as usize;
+            words &= words - 1;
+            let mut bits = control.bells[word].swap(0, Ordering::Acquire);
+            while bits != 0 {
+                self.wake(RingIndex((word * 64) as u32 + bits.trailing_zeros()));
+                bits &= bits - 1;
+            }
+        }
+    }
+
+    /// Looks at the next sleeping ring.
+    pub(crate) fn scan_one(&mut self) {
+        if self.rings.len() <= self.hot_len {
+            return;
+        }
+        self.scan = (self.scan + 1) % self.rings.len();
+        if self.rings[self.scan].as_ref().is_some_and(|ring| !ring.hot && ring.consumer.has_record()) {
+            self.wake(RingIndex(self.scan as u32));
+        }
+    }
+
+    /// How many rings are connected, and how many of them each poll looks at.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.rings.iter().flatten().count(), self.hot_len)
+    }
+}

@@ -1,0 +1,313 @@
+//! One queue pair: the ring to a peer, and how it came about.
+//!
+//! Connecting takes no round trip. The asker makes a ring in its own segment, writes a request into a free slot of
+//! the peer's control block and may send at once; the peer finds messages in the ring when it accepts. Each direction has its
+//! own ring and is connected by its own sender, so two processes that connect at the same moment do not collide.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use ironband_core::limits::{CONNECT_SLOTS, SHARED_COPIES_MAX};
+use ironband_core::path::PathChooser;
+use ironband_core::wire::{CARD_VERSION, Card, RecordKind};
+
+use super::host;
+use super::layout::{
+    CONTROL_BYTES, ConnectSlot, Control, MAGIC, MappedRing, connect_state, ring_region_bytes,
+};
+use super::ring::{Corrupt, INLINE_BODY_BYTES, Producer};
+use super::segment::{Mapping, PeerSegment, Segment};
+use super::{copy, segment::PAGE_BYTES};
+use crate::{Posted, Unreachable};
+
+/// What is known of copies through the kernel to a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CrossMemory {
+    /// Not tried yet: there is no connection.
+    Unknown,
+    /// A probe went through.
+    Permitted,
+    /// The user turned it off, or the probe was refused.
+    Unavailable,
+}
+
+/// An answer that had no room in the ring.
+type Reply = (RecordKind, [u8; INLINE_BODY_BYTES], usize);
+
+/// Answers that may wait for room. A correct peer has at most `outstanding_max` requests under way.
+const REPLIES_MAX: usize = 4 * super::OUTSTANDING_MAX;
+
+#[derive(Debug)]
+pub(crate) struct QueuePair {
+    /// First, because the small-message path touches nothing else: the ring to the peer, once connected.
+    pub(crate) tx: Option<Producer<MappedRing>>,
+    pub(crate) peer: Option<Mapping>,
+    pub(crate) card: Card,
+    pub(crate) address: Vec<u8>,
+    /// Set when the queue pair is in the error state.
+    pub(crate) failure: Option<String>,
+    /// Set by `destroy_qp`, cleared by the next `create_qp` for the same peer.
+    pub(crate) closed: bool,
+    pub(crate) cross_memory: CrossMemory,
+    pub(crate) chooser: PathChooser,
+    /// Requests of this side that the peer has not answered.
+    pub(crate) outstanding: usize,
+    pub(crate) replies: VecDeque<Reply>,
+    /// Free tickets of the ring, one bit each.
+    pub(crate) tickets: u16,
+    /// Reuse count of each ticket; goes into its claims so that a late look at an old transfer takes nothing of a new one.
+    pub(crate) ticket_uses: [u16; SHARED_COPIES_MAX],
+    /// When the last transfer from this peer ended, for timing those that queue up.
+    pub(crate) last_end: Option<Instant>,
+    /// The connection request: slot and time, until it is answered.
+    pub(crate) request: Option<(usize, Instant)>,
+    ring_range: Option<(u64, usize)>,
+}
+
+const _: () = assert!(SHARED_COPIES_MAX == 16, "`tickets` has a bit for each");
+
+impl QueuePair {
+    pub(crate) fn new(card: Card, address: &[u8]) -> Self {
+        Self {
+            tx: None,
+            peer: None,
+            card,
+            address: address.to_vec(),
+            failure: None,
+            closed: false,
+            cross_memory: CrossMemory::Unknown,
+            chooser: PathChooser::default(),
+            outstanding: 0,
+            replies: VecDeque::new(),
+            tickets: u16::MAX,
+            ticket_uses: [0; SHARED_COPIES_MAX],
+            last_end: None,
+            request: None,
+            ring_range: None,
+        }
+    }
+
+    /// How messages to the user call the peer.
+    pub(crate) fn peer_name(&self) -> String {
+        format!("rank {} (process {})", self.card.rank, self.card.pid)
+    }
+
+    /// Makes the ring and asks the peer to look at it. `Ok(false)`: all request slots of the peer are taken, try later.
+    pub(crate) fn connect(
+        &mut self,
+        own: &Card,
+        segment: &mut Segment,
+        ring_bytes: usize,
+    ) -> Result<bool, Unreachable> {
+        if self.peer.is_none() {
+            let mapping = PeerSegment::open(&self.card)?.map(0, CONTROL_BYTES)?;
+            // SAFETY: `Control` is made of atomics, and all processes use it so.
+            let control = unsafe { mapping.shared::<Control>(0) };
+            let (magic, version) =
+                (control.magic.load(Ordering::Acquire), control.version.load(Ordering::Acquire));
+            if magic != MAGIC || version != u64::from(CARD_VERSION) {
+                return Err(Unreachable::because(format!(
+                    "its segment has magic {magic:#018x} and version {version}, expected {MAGIC:#018x} and {CARD_VERSION}"
+                )));
+            }
+            self.peer = Some(mapping);
+        }
+        let Some(slot) = self.claim_slot(own.pid) else { return Ok(false) };
+        let region_bytes = ring_region_bytes(ring_bytes);
+        let what = format!("the ring from rank {} to {}", own.rank, self.peer_name());
+        let (offset, mapping) = match segment.allocate(region_bytes, &what) {
+            Ok(ring) => ring,
+            Err(error) => {
+                self.slot(slot).state.store(connect_state::FREE, Ordering::Release);
+                return Err(Unreachable::because(error.to_string()));
+            }
+        };
+        self.ring_range = Some((offset, region_bytes));
+        self.tx = Some(Producer::new(MappedRing::new(mapping, ring_bytes)));
+        self.submit(slot, own, offset, ring_bytes);
+        self.request = Some((slot, Instant::now()));
+        Ok(true)
+    }
+
+    /// The peer's control block.
+    ///
+    /// # Panics
+    /// Before `connect` has mapped it.
+    #[inline(always)]
+    pub(crate) fn control(&self) -> &Control {
+        let mapping = self.peer.as_ref().expect("connect maps the control block before anything uses it");
+        // SAFETY: `Control` is made of atomics, and all processes use it so.
+        unsafe { mapping.shared(0) }
+    }
+
+    fn slot(&self, index: usize) -> &ConnectSlot {
+        &self.control().connect[index]
+    }
+
+    /// Claims a free request slot of the peer; slots whose claimer died are taken over.
+    fn claim_slot(&self, own_pid: u32) -> Option<usize> {
+        let start = own_pid as usize;
+        (0..CONNECT_SLOTS).map(|i| (start + i) % CONNECT_SLOTS).find(|&index| {
+            let slot = self.slot(index);
+            let state = slot.state.load(Ordering::Acquire);
+            let free = match state {
+                connect_state::FREE => true,
+                connect_state::CLAIMED | connect_state::ACCEPTED | connect_state::REFUSED => {
+                    let claimer = slot.claimer.load(Ordering::Acquire);
+                    claimer != 0 && !host::is_alive(claimer)
+                }
+                _ => false,
+            };
+            let order = (Ordering::AcqRel, Ordering::Relaxed);
+            let won =
+                free && slot.state.compare_exchange(state, connect_state::CLAIMED, order.0, order.1).is_ok();
+            if won {
+                slot.claimer.store(own_pid, Ordering::Release);
+            }
+            won
+        })
+    }
+
+    fn submit(&self, index: usize, own: &Card, ring_offset: u64, ring_bytes: usize) {
+        let slot = self.slot(index);
+        let words = |bytes: &[u8]| -> Vec<u64> {
+            bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect()
+        };
+        for (cell, word) in slot.key.iter().zip(words(&self.card.key)) {
+            cell.store(word, Ordering::Relaxed);
+        }
+        for (cell, word) in slot.card.iter().zip(words(&own.encode())) {
+            cell.store(word, Ordering::Relaxed);
+        }
+        slot.ring_offset.store(ring_offset, Ordering::Relaxed);
+        slot.ring_bytes.store(ring_bytes as u64, Ordering::Relaxed);
+        slot.state.store(connect_state::READY, Ordering::Release);
+        self.control().requests.fetch_add(1, Ordering::Release);
+    }
+
+    /// Looks whether the peer has answered the connection request. An error is the reason for the error state.
+    pub(crate) fn check_request(&mut self, deadline: Duration) -> Result<(), String> {
+        let Some((index, since)) = self.request else { return Ok(()) };
+        let slot = self.slot(index);
+        match slot.state.load(Ordering::Acquire) {
+            connect_state::ACCEPTED => {
+                slot.state.store(connect_state::FREE, Ordering::Release);
+                self.request = None;
+                Ok(())
+            }
+            connect_state::REFUSED => {
+                slot.state.store(connect_state::FREE, Ordering::Release);
+                self.request = None;
+                Err("it refused the connection: either it could not map the ring (its own message says why) or this \
+                     process has the address of another job"
+                    .to_owned())
+            }
+            _ if !host::is_alive(self.card.pid) => {
+                Err("the process ended before it accepted the connection".to_owned())
+            }
+            _ if since.elapsed() > deadline => Err(format!(
+                "it did not accept the connection within {} s: it makes no MPI calls, is stopped, or has no processor; \
+                 btl_ironband_connect_seconds is the limit",
+                deadline.as_secs()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets the peer's doorbell.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn ring_bell(&self, bit: u32) {
+        let control = self.control();
+        let (word, mask) = ((bit / 64) as usize % super::layout::BELL_WORDS, 1 << (bit % 64));
+        if control.bells[word].load(Ordering::Acquire) & mask == 0 {
+            control.bells[word].fetch_or(mask, Ordering::AcqRel);
+        }
+        if control.summary.load(Ordering::Acquire) & (1 << word) == 0 {
+            control.summary.fetch_or(1 << word, Ordering::AcqRel);
+        }
+    }
+
+    /// Tells the peer, if it sleeps, that a record has been published.
+    #[inline(always)]
+    pub(crate) fn notify(&self) {
+        if let Some(tx) = &self.tx {
+            let bell = tx.memory.head().bell.load(Ordering::Acquire);
+            if bell != 0 {
+                self.ring_bell(bell - 1);
+            }
+        }
+    }
+
+    /// Sends one record of this fabric's own protocol.
+    pub(crate) fn send_record(
+        &mut self,
+        kind: RecordKind,
+        imm: u32,
+        head: &[u8],
+        data: (*const u8, usize),
+    ) -> Result<Posted, Corrupt> {
+        let Some(tx) = &mut self.tx else { return Ok(Posted::Failed) };
+        let len = head.len() + data.1;
+        let Some(claim) = tx.claim(len)? else { return Ok(Posted::Busy) };
+        let body = tx.memory.body(claim.place).as_ptr();
+        // SAFETY: the claim gives `len` bytes at `body`; the caller passes a readable range.
+        unsafe {
+            std::ptr::copy_nonoverlapping(head.as_ptr(), body, head.len());
+            copy::copy_into_ring(body.add(head.len()), data.0, data.1);
+        }
+        tx.publish(claim, kind as u8, len, imm);
+        self.notify();
+        Ok(Posted::Complete)
+    }
+
+    /// Sends an answer, or keeps it until there is room. An error is the reason for the error state.
+    pub(crate) fn reply(&mut self, kind: RecordKind, body: &[u8]) -> Result<(), String> {
+        if self.replies.is_empty()
+            && self.send_record(kind, 0, body, (std::ptr::null(), 0)).map_err(corrupt)? == Posted::Complete
+        {
+            return Ok(());
+        }
+        if self.replies.len() >= REPLIES_MAX {
+            return Err(format!("it asked for {REPLIES_MAX} things without reading the answers"));
+        }
+        let mut bytes = [0; INLINE_BODY_BYTES];
+        bytes[..body.len()].copy_from_slice(body);
+        self.replies.push_back((kind, bytes, body.len()));
+        Ok(())
+    }
+
+    /// Sends kept answers as far as there is room.
+    pub(crate) fn flush_replies(&mut self) -> Result<(), String> {
+        while let Some((kind, bytes, len)) = self.replies.front().copied() {
+            match self.send_record(kind, 0, &bytes[..len], (std::ptr::null(), 0)).map_err(corrupt)? {
+                Posted::Busy => break,
+                _ => drop(self.replies.pop_front()),
+            }
+        }
+        Ok(())
+    }
+
+    /// True when the peer has taken everything that was sent.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.request.is_none() && self.replies.is_empty() && self.tx.as_ref().is_none_or(Producer::is_drained)
+    }
+
+    /// Gives the ring's memory back.
+    pub(crate) fn drop_ring(&mut self, segment: &mut Segment) {
+        self.tx = None;
+        self.request = None;
+        self.replies.clear();
+        if let Some((offset, len_bytes)) = self.ring_range.take() {
+            segment.free(offset, len_bytes);
+        }
+    }
+}
+
+/// A peer's nonsense as a reason.
+pub(crate) fn corrupt(corrupt: Corrupt) -> String {
+    format!("it broke the protocol: {}", corrupt.0)
+}
+
+const _: () = assert!(CONTROL_BYTES.is_multiple_of(PAGE_BYTES));

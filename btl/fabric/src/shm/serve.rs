@@ -1,0 +1,563 @@
+//! The fabric's own protocol: requests of peers, answers to own requests, and transfers done bit by bit.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use ironband_core::path::Path;
+use ironband_core::wire::{
+    AtomicCode, AtomicReply, AtomicRequest, PullRequest, PushAck, PushHeader, RecordKind, ShareRequest,
+    WireStatus,
+};
+
+use super::copy::{self, CrossMemoryError};
+use super::device::ShmDevice;
+use super::inbound::RingIndex;
+use super::layout::Ticket;
+use super::queue_pair::{CrossMemory, corrupt};
+use super::regions::Want;
+use super::ring::{INLINE_BODY_BYTES, Record};
+use super::transfer::{
+    Claims, JobKind, ReadShare, Task, Timed, claim_back, claim_front, piece, pieces, share_chunk_bytes,
+    split_ticket_word, ticket_word,
+};
+use crate::{
+    AtomicWidth, Completion, CompletionStatus, Operation, Posted, QueuePairNumber, RemoteMemory, WorkId,
+};
+
+/// Bytes fed into one ring by one poll, so that receiving goes on in between.
+const FEED_BYTES_PER_POLL: usize = 64 << 10;
+/// Transfers that a peer may have this process work on at once.
+const PEER_TASKS_MAX: usize = 4 * super::OUTSTANDING_MAX;
+
+const BAD_LENGTH: &str = "it broke the protocol: a record has the wrong length";
+const BAD_JOB: &str = "it broke the protocol: it answered a request that was never made";
+
+/// A record's body, for the duration of its handling. In shared memory: copied before it is looked at.
+#[derive(Clone, Copy)]
+struct Body {
+    start: *const u8,
+    len_bytes: usize,
+}
+
+impl Body {
+    /// Copies out a fixed-size body.
+    fn fixed<const N: usize>(self) -> Result<[u8; N], String> {
+        if self.len_bytes < N {
+            return Err(BAD_LENGTH.to_owned());
+        }
+        let mut bytes = [0; N];
+        // SAFETY: the ring checked that `len_bytes` bytes are mapped at `start`; a peer that writes them meanwhile changes
+        // only what is found in the copy.
+        unsafe { std::ptr::copy_nonoverlapping(self.start, bytes.as_mut_ptr(), N) };
+        Ok(bytes)
+    }
+}
+
+impl ShmDevice {
+    /// Handles one record that is not a user message.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn handle(&mut self, ring: RingIndex, record: Record) -> Option<Completion> {
+        let entry = self.inbound.get_mut(ring)?;
+        let qp = entry.qp;
+        let body =
+            Body { start: entry.consumer.memory.body(record.place).as_ptr(), len_bytes: record.len_bytes };
+        let kind = RecordKind::from_u8(record.kind);
+        let result = self.act(qp, kind, record.imm, body);
+        if let Some(entry) = self.inbound.get_mut(ring) {
+            entry.consumer.release();
+        }
+        match result {
+            Ok(completion) => {
+                if kind == Some(RecordKind::Goodbye) {
+                    self.inbound.close(ring);
+                }
+                completion
+            }
+            Err(reason) => {
+                self.fail(qp, reason);
+                None
+            }
+        }
+    }
+
+    fn act(
+        &mut self,
+        qp: QueuePairNumber,
+        kind: Option<RecordKind>,
+        imm: u32,
+        body: Body,
+    ) -> Result<Option<Completion>, String> {
+        match kind {
+            Some(RecordKind::PullData) => self.take_pull_data(qp, imm, body)?,
+            Some(RecordKind::PullRequest) => self.serve_pull(qp, body)?,
+            Some(RecordKind::PullRefused) => self.take_ack(qp, body, Operation::Read)?,
+            Some(RecordKind::ShareRequest) => self.serve_share(qp, body)?,
+            Some(RecordKind::Push) => return self.serve_push(qp, imm, body),
+            Some(RecordKind::PushAck) => self.take_ack(qp, body, Operation::Write)?,
+            Some(RecordKind::AtomicRequest) => self.serve_atomic(qp, body)?,
+            Some(RecordKind::AtomicReply) => self.take_atomic_reply(qp, body)?,
+            Some(RecordKind::Written) => {
+                let len_bytes = u64::from_le_bytes(body.fixed()?) as usize;
+                return Ok(Some(Completion::WrittenWithImmediate { qp, imm, len_bytes }));
+            }
+            Some(RecordKind::Goodbye) => {}
+            Some(RecordKind::Send) | None => {
+                return Err("it broke the protocol: a record is of an unknown kind".to_owned());
+            }
+        }
+        Ok(None)
+    }
+
+    /// Ends a job and counts it off.
+    fn end_job(&mut self, qp: QueuePairNumber, number: u32) -> Result<(WorkId, JobKind), String> {
+        let job = self.jobs.remove(number, qp).ok_or(BAD_JOB)?;
+        self.qps[qp.index()].outstanding -= 1;
+        Ok((job.id, job.kind))
+    }
+
+    fn take_pull_data(&mut self, qp: QueuePairNumber, number: u32, body: Body) -> Result<(), String> {
+        let job = self.jobs.get_mut(number, qp).ok_or(BAD_JOB)?;
+        let JobKind::Pull { local, len_bytes, received, start } = &mut job.kind else {
+            return Err(BAD_JOB.to_owned());
+        };
+        if body.len_bytes > *len_bytes - *received {
+            return Err("it sent more than was asked for".to_owned());
+        }
+        // SAFETY: the poster keeps `local` writable for `len_bytes`; the piece ends inside, as just checked.
+        unsafe { std::ptr::copy_nonoverlapping(body.start, local.add(*received), body.len_bytes) };
+        *received += body.len_bytes;
+        if *received == *len_bytes {
+            let timed = Timed { path: Path::Pull, len_bytes: *len_bytes, start: *start };
+            let (id, _) = self.end_job(qp, number)?;
+            self.observe(qp, timed);
+            self.finish(qp, id, Operation::Read, CompletionStatus::Success);
+        }
+        Ok(())
+    }
+
+    fn take_ack(&mut self, qp: QueuePairNumber, body: Body, operation: Operation) -> Result<(), String> {
+        let ack = PushAck::decode(&body.fixed::<{ PushAck::BYTES }>()?).ok_or(BAD_LENGTH)?;
+        let status = match WireStatus::from_u32(ack.status) {
+            Some(WireStatus::Success) => CompletionStatus::Success,
+            _ => CompletionStatus::RemoteAccess,
+        };
+        let (id, kind) = self.end_job(qp, ack.job)?;
+        let fits = match kind {
+            JobKind::Push => operation == Operation::Write,
+            JobKind::Pull { .. } => operation == Operation::Read && status != CompletionStatus::Success,
+            JobKind::Atomic { .. } => false,
+        };
+        // A refused push may still have pieces to send.
+        self.tasks
+            .retain(|task| !matches!(task, Task::Push { qp: of, job, .. } if *of == qp && *job == ack.job));
+        self.finish(qp, id, operation, if fits { status } else { CompletionStatus::Flushed });
+        if fits { Ok(()) } else { Err(BAD_JOB.to_owned()) }
+    }
+
+    fn take_atomic_reply(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
+        let reply = AtomicReply::decode(&body.fixed::<{ AtomicReply::BYTES }>()?).ok_or(BAD_LENGTH)?;
+        let (id, kind) = self.end_job(qp, reply.job)?;
+        let JobKind::Atomic { result, width } = kind else {
+            self.finish(qp, id, Operation::Read, CompletionStatus::Flushed);
+            return Err(BAD_JOB.to_owned());
+        };
+        let status = if WireStatus::from_u32(reply.status) == Some(WireStatus::Success) {
+            // SAFETY: the poster keeps `result` writable and aligned until this completion.
+            unsafe { copy::store_result(result, width, reply.old) };
+            CompletionStatus::Success
+        } else {
+            CompletionStatus::RemoteAccess
+        };
+        self.finish(qp, id, Operation::Atomic, status);
+        Ok(())
+    }
+
+    /// Takes on work for a peer.
+    fn take_on(&mut self, task: Task) -> Result<(), String> {
+        if self.tasks.len() >= PEER_TASKS_MAX
+            && self.tasks.iter().filter(|other| other.qp() == task.qp()).count() >= PEER_TASKS_MAX
+        {
+            return Err(format!("it asked for more than {PEER_TASKS_MAX} transfers at once"));
+        }
+        self.tasks.push_back(task);
+        Ok(())
+    }
+
+    fn serve_pull(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
+        let request = PullRequest::decode(&body.fixed::<{ PullRequest::BYTES }>()?).ok_or(BAD_LENGTH)?;
+        self.answering(qp)?;
+        let Some(start) = self.regions.check(request.key, request.address, request.len_bytes, Want::Read)
+        else {
+            let refusal = PushAck { job: request.job, status: WireStatus::RemoteAccess as u32 };
+            return self.qps[qp.index()].reply(RecordKind::PullRefused, &refusal.encode());
+        };
+        let longest = self.send_copy_bytes_max();
+        self.take_on(Task::Feed {
+            qp,
+            job: request.job,
+            next: start,
+            left_bytes: request.len_bytes as usize,
+            chunk_bytes: (request.chunk_bytes as usize).clamp(64, longest),
+        })
+    }
+
+    fn serve_share(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
+        let request = ShareRequest::decode(&body.fixed::<{ ShareRequest::BYTES }>()?).ok_or(BAD_LENGTH)?;
+        let (ticket, _) = split_ticket_word(request.ticket).ok_or("it named a ticket that no ring has")?;
+        let source = self.regions.check(request.key, request.source, request.len_bytes, Want::Read);
+        let permitted = self.qps[qp.index()].cross_memory == CrossMemory::Permitted;
+        let (Some(source), true, true) = (source, permitted, request.chunk_bytes > 0) else {
+            // The asker reads everything by itself.
+            if let Some(ticket) = self.inbound_ticket(qp, ticket) {
+                ticket.failed.store(1, Ordering::Release);
+            }
+            return Ok(());
+        };
+        self.take_on(Task::WriteShare {
+            qp,
+            ticket: request.ticket,
+            source,
+            target: request.target,
+            len_bytes: request.len_bytes as usize,
+            chunk_bytes: request.chunk_bytes as usize,
+        })
+    }
+
+    fn serve_push(
+        &mut self,
+        qp: QueuePairNumber,
+        imm: u32,
+        body: Body,
+    ) -> Result<Option<Completion>, String> {
+        let header = PushHeader::decode(&body.fixed::<{ PushHeader::BYTES }>()?).ok_or(BAD_LENGTH)?;
+        self.answering(qp)?;
+        let len_bytes = body.len_bytes - PushHeader::BYTES;
+        let target = self.regions.check(header.key, header.address, len_bytes as u64, Want::Write);
+        let last = header.flags & PushHeader::LAST != 0;
+        let Some(target) = target else {
+            // Refused once: with the last piece, or the writer would find its job gone while it still sends.
+            let refusal = PushAck { job: header.job, status: WireStatus::RemoteAccess as u32 };
+            return if last {
+                self.qps[qp.index()].reply(RecordKind::PushAck, &refusal.encode()).map(|()| None)
+            } else {
+                Ok(None)
+            };
+        };
+        // SAFETY: the range lies in a region that this process registered for remote writing; the source is mapped.
+        unsafe { std::ptr::copy_nonoverlapping(body.start.add(PushHeader::BYTES), target, len_bytes) };
+        if !last {
+            return Ok(None);
+        }
+        let done = PushAck { job: header.job, status: WireStatus::Success as u32 };
+        self.qps[qp.index()].reply(RecordKind::PushAck, &done.encode())?;
+        let notify = header.flags & PushHeader::NOTIFY != 0;
+        Ok(notify.then_some(Completion::WrittenWithImmediate {
+            qp,
+            imm,
+            len_bytes: header.total_bytes as usize,
+        }))
+    }
+
+    fn serve_atomic(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
+        let request = AtomicRequest::decode(&body.fixed::<{ AtomicRequest::BYTES }>()?).ok_or(BAD_LENGTH)?;
+        self.answering(qp)?;
+        let width = match request.width {
+            4 => AtomicWidth::Four,
+            8 => AtomicWidth::Eight,
+            _ => return Err("it broke the protocol: an atomic is neither 4 nor 8 bytes wide".to_owned()),
+        };
+        let code = AtomicCode::from_u16(request.code).ok_or("it broke the protocol: an unknown atomic")?;
+        let target = self
+            .regions
+            .check(request.key, request.address, u64::from(request.width), Want::Atomic)
+            .filter(|target| (*target as usize).is_multiple_of(width.bytes()));
+        let reply = match target {
+            Some(target) => {
+                // SAFETY: in a region registered for remote atomics, aligned as just checked.
+                let old = unsafe { copy::run_atomic(code, width, target, request.operand, request.compare) };
+                AtomicReply { job: request.job, status: WireStatus::Success as u32, old }
+            }
+            None => AtomicReply { job: request.job, status: WireStatus::RemoteAccess as u32, old: 0 },
+        };
+        self.qps[qp.index()].reply(RecordKind::AtomicReply, &reply.encode())
+    }
+
+    /// Makes sure that there is a ring to answer through: the peer may have connected first.
+    fn answering(&mut self, qp: QueuePairNumber) -> Result<(), String> {
+        let entry = &mut self.qps[qp.index()];
+        if entry.tx.is_some() {
+            return Ok(());
+        }
+        entry.closed = false;
+        match entry.connect(&self.card, &mut self.segment, self.ring_bytes) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("it has no free slot for a connection back".to_owned()),
+            Err(unreachable) => Err(unreachable.reason),
+        }
+    }
+
+    /// The asker's ticket, in the ring that it sends through.
+    fn inbound_ticket(&mut self, qp: QueuePairNumber, ticket: usize) -> Option<&Ticket> {
+        let ring = self.inbound.of(qp)?;
+        self.inbound.get_mut(ring)?.consumer.memory.head().tickets.get(ticket)
+    }
+
+    fn send_copy_bytes_max(&self) -> usize {
+        ironband_core::limits::ring_message_bytes_max(self.ring_bytes)
+    }
+
+    /// Starts a read that both ends work on. `None`: no ticket is free, or the ring is full.
+    pub(super) fn share(
+        &mut self,
+        qp: QueuePairNumber,
+        id: WorkId,
+        local: *mut u8,
+        remote: RemoteMemory,
+        len_bytes: usize,
+    ) -> Option<Posted> {
+        let start = Instant::now();
+        let entry = &mut self.qps[qp.index()];
+        let number = entry.tickets.trailing_zeros() as usize;
+        let tx = entry.tx.as_ref().filter(|_| entry.tickets != 0)?;
+        let use_number = entry.ticket_uses[number].wrapping_add(1);
+        let chunk_bytes = share_chunk_bytes(len_bytes);
+        let ticket = &tx.memory.head().tickets[number];
+        ticket.written.store(0, Ordering::Relaxed);
+        ticket.failed.store(0, Ordering::Relaxed);
+        let claims = Claims { use_number, back: pieces(len_bytes, chunk_bytes), front: 0 };
+        ticket.claims.store(claims.pack(), Ordering::Release);
+        let request = ShareRequest {
+            ticket: ticket_word(number, use_number),
+            chunk_bytes: chunk_bytes as u32,
+            source: remote.address,
+            key: remote.key,
+            target: local as u64,
+            len_bytes: len_bytes as u64,
+        };
+        match entry.send_record(RecordKind::ShareRequest, 0, &request.encode(), (std::ptr::null(), 0)) {
+            Ok(Posted::Complete) => {}
+            Ok(_) => return None,
+            Err(error) => return Some(self.fail_corrupt(qp, error)),
+        }
+        entry.tickets &= !(1 << number);
+        entry.ticket_uses[number] = use_number;
+        self.tasks.push_back(Task::ReadShare(ReadShare {
+            qp,
+            id,
+            ticket: number,
+            local,
+            remote: remote.address,
+            len_bytes,
+            chunk_bytes,
+            start,
+            front: 0,
+            met_at: None,
+        }));
+        Some(Posted::Queued)
+    }
+
+    /// Starts a write through the ring.
+    pub(super) fn push(
+        &mut self,
+        qp: QueuePairNumber,
+        id: WorkId,
+        local: *const u8,
+        remote: RemoteMemory,
+        len_bytes: usize,
+        notify: Option<u32>,
+    ) -> Posted {
+        let job = match self.admit(qp, id, JobKind::Push) {
+            Ok(job) => job,
+            Err(posted) => return posted,
+        };
+        self.tasks.push_back(Task::Push {
+            qp,
+            job,
+            next: local,
+            left_bytes: len_bytes,
+            address: remote.address,
+            key: remote.key,
+            total_bytes: len_bytes as u64,
+            notify,
+        });
+        self.run_tasks();
+        Posted::Queued
+    }
+
+    /// Gives each task a turn.
+    pub(super) fn run_tasks(&mut self) {
+        for _ in 0..self.tasks.len() {
+            let Some(task) = self.tasks.pop_front() else { return };
+            let qp = task.qp();
+            let next = match task {
+                Task::Feed { qp, job, next, left_bytes, chunk_bytes } => {
+                    self.feed(qp, job, next, left_bytes, chunk_bytes)
+                }
+                Task::Push { .. } => self.push_on(task),
+                Task::ReadShare(read) => self.read_share(read),
+                Task::WriteShare { .. } => self.write_share(task),
+            };
+            match next {
+                Ok(Some(task)) => self.tasks.push_back(task),
+                Ok(None) => {}
+                Err(reason) => self.fail(qp, reason),
+            }
+        }
+    }
+
+    fn feed(
+        &mut self,
+        qp: QueuePairNumber,
+        job: u32,
+        mut next: *const u8,
+        mut left_bytes: usize,
+        chunk_bytes: usize,
+    ) -> Result<Option<Task>, String> {
+        let mut fed = 0;
+        while left_bytes > 0 && fed < FEED_BYTES_PER_POLL {
+            let len = left_bytes.min(chunk_bytes);
+            let entry = &mut self.qps[qp.index()];
+            match entry.send_record(RecordKind::PullData, job, &[], (next, len)).map_err(corrupt)? {
+                Posted::Complete => {}
+                Posted::Busy => break,
+                _ => return Ok(None),
+            }
+            next = next.wrapping_add(len);
+            left_bytes -= len;
+            fed += len;
+        }
+        Ok((left_bytes > 0).then_some(Task::Feed { qp, job, next, left_bytes, chunk_bytes }))
+    }
+
+    fn push_on(&mut self, task: Task) -> Result<Option<Task>, String> {
+        let Task::Push { qp, job, mut next, mut left_bytes, mut address, key, total_bytes, notify } = task
+        else {
+            return Ok(None);
+        };
+        let longest = self.send_copy_bytes_max() - PushHeader::BYTES;
+        let mut sent = 0;
+        while sent < FEED_BYTES_PER_POLL {
+            let len = left_bytes.min(longest).min(16 << 10);
+            let last = len == left_bytes;
+            let flags = match (last, notify) {
+                (true, Some(_)) => PushHeader::LAST | PushHeader::NOTIFY,
+                (true, None) => PushHeader::LAST,
+                (false, _) => 0,
+            };
+            let header = PushHeader { job, flags, address, key, total_bytes };
+            let entry = &mut self.qps[qp.index()];
+            let imm = notify.unwrap_or(0);
+            match entry.send_record(RecordKind::Push, imm, &header.encode(), (next, len)).map_err(corrupt)? {
+                Posted::Complete if last => return Ok(None),
+                Posted::Complete => {}
+                Posted::Busy => break,
+                _ => return Ok(None),
+            }
+            next = next.wrapping_add(len);
+            address += len as u64;
+            left_bytes -= len;
+            sent += len;
+        }
+        Ok(Some(Task::Push { qp, job, next, left_bytes, address, key, total_bytes, notify }))
+    }
+
+    /// Copies one piece from the front; once the ends have met, waits for the other end's pieces.
+    fn read_share(&mut self, mut read: ReadShare) -> Result<Option<Task>, String> {
+        let total = pieces(read.len_bytes, read.chunk_bytes);
+        let entry = &self.qps[read.qp.index()];
+        let Some(tx) = &entry.tx else { return Ok(None) };
+        let ticket = &tx.memory.head().tickets[read.ticket];
+        let pid = entry.card.pid;
+        let copy_piece = |index: u32| {
+            let (offset, len) = piece(index, read.len_bytes, read.chunk_bytes);
+            // SAFETY: the poster keeps `local` writable for `len_bytes`, and the piece is inside.
+            unsafe { copy::read_process(pid, read.local.add(offset), read.remote + offset as u64, len) }
+        };
+        if read.met_at.is_none() {
+            match claim_front(ticket) {
+                Ok(index) if index == read.front && index < total => {
+                    read.front += 1;
+                    let result = copy_piece(index);
+                    return self.after_piece(read, result).map(|read| read.map(Task::ReadShare));
+                }
+                Err(claims) if claims.front == read.front && claims.back == read.front => {
+                    read.met_at = Some(claims.back);
+                }
+                // The peer wrote something into the claims that it must not: trust none of its pieces.
+                _ => {
+                    return Err(
+                        "it broke the protocol: the claims of a shared transfer make no sense".to_owned()
+                    );
+                }
+            }
+        }
+        let met_at = read.met_at.unwrap_or(total);
+        if ticket.failed.load(Ordering::Acquire) != 0 {
+            let result = (met_at..total).try_for_each(copy_piece);
+            let Some(read) = self.after_piece(read, result)? else { return Ok(None) };
+            self.end_share(&read);
+            return Ok(None);
+        }
+        if ticket.written.load(Ordering::Acquire) < total - met_at {
+            return Ok(Some(Task::ReadShare(read)));
+        }
+        self.end_share(&read);
+        Ok(None)
+    }
+
+    fn end_share(&mut self, read: &ReadShare) {
+        self.qps[read.qp.index()].tickets |= 1 << read.ticket;
+        self.observe(read.qp, Timed { path: Path::Share, len_bytes: read.len_bytes, start: read.start });
+        self.finish(read.qp, read.id, Operation::Read, CompletionStatus::Success);
+    }
+
+    /// `None`: the transfer has ended with an error. The ticket is not used again: the other end may still hold a piece.
+    fn after_piece(
+        &mut self,
+        read: ReadShare,
+        result: Result<(), CrossMemoryError>,
+    ) -> Result<Option<ReadShare>, String> {
+        match result {
+            Ok(()) => Ok(Some(read)),
+            Err(CrossMemoryError::Unmapped) => {
+                self.finish(read.qp, read.id, Operation::Read, CompletionStatus::Unmapped);
+                Ok(None)
+            }
+            Err(CrossMemoryError::Gone) => Err("the process has ended".to_owned()),
+            Err(CrossMemoryError::Refused(number)) => Err(format!(
+                "the kernel stopped allowing copies: {}",
+                std::io::Error::from_raw_os_error(number)
+            )),
+        }
+    }
+
+    /// Writes one piece from the back.
+    fn write_share(&mut self, task: Task) -> Result<Option<Task>, String> {
+        let Task::WriteShare { qp, ticket, source, target, len_bytes, chunk_bytes } = task else {
+            return Ok(None);
+        };
+        let pid = self.qps[qp.index()].card.pid;
+        let Some((number, use_number)) = split_ticket_word(ticket) else { return Ok(None) };
+        let Some(shared) = self.inbound_ticket(qp, number) else { return Ok(None) };
+        let Some(index) =
+            claim_back(shared, use_number).filter(|index| *index < pieces(len_bytes, chunk_bytes))
+        else {
+            return Ok(None);
+        };
+        let (offset, len) = piece(index, len_bytes, chunk_bytes);
+        // SAFETY: the source range was checked against the registered region; the peer asked for the target range.
+        match unsafe { copy::write_process(pid, source.add(offset), target + offset as u64, len) } {
+            Ok(()) => {
+                shared.written.fetch_add(1, Ordering::Release);
+                Ok(Some(task))
+            }
+            Err(_) => {
+                shared.failed.store(1, Ordering::Release);
+                Ok(None)
+            }
+        }
+    }
+}
+
+const _: () = assert!(INLINE_BODY_BYTES >= ironband_core::wire::INLINE_RECORD_BYTES);

@@ -1,0 +1,366 @@
+//! One open device, for all threads of a process.
+
+use std::ptr::NonNull;
+
+use ironband_core::config::{Config, SingleCopy};
+use ironband_fabric::{
+    Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device as _, DeviceError,
+    Fabric, Job, Payload, Posted, QueuePairNumber, ReadHint, RegisterError, RemoteMemory, Unreachable,
+    WorkId,
+};
+
+use crate::lock::MaybeLock;
+use crate::patience::{Patience, online_processors};
+
+/// Completions handed out by one call of [`Device::progress`], so that a flood from one peer does not keep the caller.
+const COMPLETIONS_PER_PROGRESS: usize = 64;
+/// Depth asked of completion queues; devices give at least that.
+const COMPLETION_QUEUE_DEPTH: usize = 4096;
+
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// One thread at a time (`MPI_THREAD_SERIALIZED` and below): no lock is taken.
+    Single,
+    /// Any thread at any time (`MPI_THREAD_MULTIPLE`): one lock for posts, one for progress.
+    Multiple,
+}
+
+/// A peer, as this device sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Endpoint(QueuePairNumber);
+
+impl Endpoint {
+    /// Dense from 0, for tables.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0.index()
+    }
+}
+
+/// What happens to a device's user in [`Device::progress`]. All calls come with no lock of the device held, except
+/// that no second thread makes progress meanwhile; they may post and may call `progress` again.
+pub trait Handler {
+    /// A message has arrived. The payload is valid during the call.
+    fn received(&self, from: Endpoint, imm: u32, payload: Payload);
+
+    /// A peer's put with notification has arrived.
+    fn written(&self, from: Endpoint, imm: u32, len_bytes: usize) {
+        let _ = (from, imm, len_bytes);
+    }
+
+    /// A request that was [`Posted::Queued`] has ended.
+    fn completed(&self, endpoint: Endpoint, id: WorkId, status: CompletionStatus) {
+        let _ = (endpoint, id, status);
+    }
+
+    /// A peer is lost; the reason is for a person.
+    fn disconnected(&self, endpoint: Endpoint, reason: &str) {
+        let _ = (endpoint, reason);
+    }
+}
+
+/// Registered memory. Give it back with [`Device::deregister`].
+#[must_use = "dropping it leaks the registration"]
+pub struct Registration<F: Fabric> {
+    region: <F::Device as ironband_fabric::Device>::MemoryRegion,
+    key: u64,
+}
+
+impl<F: Fabric> Registration<F> {
+    /// What a peer needs, with an address inside, to reach the memory.
+    pub const fn key(&self) -> u64 {
+        self.key
+    }
+}
+
+struct State<F: Fabric> {
+    device: F::Device,
+    pd: <F::Device as ironband_fabric::Device>::ProtectionDomain,
+    cq: <F::Device as ironband_fabric::Device>::CompletionQueue,
+}
+
+/// One open device of the fabric `F`.
+pub struct Device<F: Fabric> {
+    state: MaybeLock<State<F>>,
+    /// Held while completions are handed out, so that one peer's messages reach the handler in order.
+    progress: MaybeLock<()>,
+    patience: Patience,
+    address: Vec<u8>,
+    capabilities: Capabilities,
+    name: String,
+    eager_bytes: usize,
+    single_copy: SingleCopy,
+    threads: Threads,
+}
+
+impl<F: Fabric> Device<F> {
+    /// Opens the device called `name`.
+    ///
+    /// With [`Threads::Single`] the caller promises that no two threads use the device at the same time.
+    ///
+    /// # Errors
+    /// See [`Fabric::open`].
+    pub fn open(name: &str, config: &Config, job: &Job, threads: Threads) -> Result<Self, DeviceError> {
+        let mut device = F::open(name, config, job)?;
+        let pd = device.alloc_pd()?;
+        let cq = device.create_cq(COMPLETION_QUEUE_DEPTH)?;
+        let address = device.address().to_vec();
+        let capabilities = device.capabilities().clone();
+        let name = device.name().to_owned();
+        let state = State { device, pd, cq };
+        let (state, progress) = match threads {
+            Threads::Multiple => (MaybeLock::threaded(state), MaybeLock::threaded(())),
+            // SAFETY: the caller's promise covers threads. Guards never overlap: each method below lets go of its guard before
+            // it returns or calls the handler.
+            Threads::Single => unsafe { (MaybeLock::unthreaded(state), MaybeLock::unthreaded(())) },
+        };
+        Ok(Self {
+            state,
+            progress,
+            patience: Patience::new(job.local_ranks, online_processors(), config.spin_polls),
+            address,
+            eager_bytes: config.eager_bytes.min(capabilities.limits.send_copy_bytes_max),
+            capabilities,
+            name,
+            single_copy: config.single_copy,
+            threads,
+        })
+    }
+
+    /// The out-of-band address, to be published to peers unchanged.
+    pub fn address(&self) -> &[u8] {
+        &self.address
+    }
+
+    /// What the device can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// The eager limit in force, in bytes, header included.
+    pub const fn eager_bytes(&self) -> usize {
+        self.eager_bytes
+    }
+
+    /// Says whether a peer can be reached, without connecting.
+    ///
+    /// # Errors
+    /// The reason, for a person.
+    pub fn reach(&self, address: &[u8]) -> Result<(), Unreachable> {
+        self.state.lock().device.reach(address)
+    }
+
+    /// The endpoint for the peer with this address. Cheap and idempotent; the connection is made on first use.
+    ///
+    /// # Errors
+    /// The reason, for a person.
+    pub fn connect(&self, address: &[u8]) -> Result<Endpoint, Unreachable> {
+        let mut guard = self.state.lock();
+        let State { device, pd, cq } = &mut *guard;
+        device.create_qp(*pd, *cq, address).map(Endpoint)
+    }
+
+    /// Ends the connection; what was sent still arrives. Idempotent.
+    pub fn disconnect(&self, endpoint: Endpoint) {
+        self.state.lock().device.destroy_qp(endpoint.0);
+    }
+
+    /// Why an endpoint does not work any more; `None` while it does.
+    pub fn failure(&self, endpoint: Endpoint) -> Option<String> {
+        self.state.lock().device.failure(endpoint.0).map(str::to_owned)
+    }
+
+    /// Sends `header` and `payload` as one message. Both are copied before the call returns.
+    #[inline(always)]
+    pub fn send_short(&self, endpoint: Endpoint, imm: u32, header: &[u8], payload: &[u8]) -> Posted {
+        self.state.lock().device.post_send(endpoint.0, imm, header, payload)
+    }
+
+    /// Like [`Device::send_short`], with a payload that `fill` packs directly into the send buffer. `fill` must not call
+    /// this device.
+    #[inline]
+    pub fn send_bcopy(
+        &self,
+        endpoint: Endpoint,
+        imm: u32,
+        header: &[u8],
+        payload_bytes_max: usize,
+        fill: impl FnOnce(NonNull<u8>, usize) -> usize,
+    ) -> Posted {
+        self.state.lock().device.post_send_fill(endpoint.0, imm, header, payload_bytes_max, fill)
+    }
+
+    /// Copies peer memory to `local`.
+    ///
+    /// # Safety
+    /// `local` is writable for `len_bytes` until the request has ended.
+    pub unsafe fn get(
+        &self,
+        endpoint: Endpoint,
+        id: WorkId,
+        local: *mut u8,
+        remote: RemoteMemory,
+        len_bytes: usize,
+        hint: ReadHint,
+    ) -> Posted {
+        // SAFETY: as promised by the caller.
+        unsafe { self.state.lock().device.post_read(endpoint.0, id, local, remote, len_bytes, hint) }
+    }
+
+    /// Copies `local` to peer memory; it has ended when the data is visible there.
+    ///
+    /// # Safety
+    /// `local` is readable for `len_bytes` until the request has ended.
+    pub unsafe fn put(
+        &self,
+        endpoint: Endpoint,
+        id: WorkId,
+        local: *const u8,
+        remote: RemoteMemory,
+        len_bytes: usize,
+    ) -> Posted {
+        // SAFETY: as promised by the caller.
+        unsafe { self.state.lock().device.post_write(endpoint.0, id, local, remote, len_bytes, None) }
+    }
+
+    /// Like [`Device::put`]; the peer's handler is then told ([`Handler::written`]).
+    ///
+    /// # Safety
+    /// As [`Device::put`].
+    pub unsafe fn put_notify(
+        &self,
+        endpoint: Endpoint,
+        id: WorkId,
+        local: *const u8,
+        remote: RemoteMemory,
+        len_bytes: usize,
+        imm: u32,
+    ) -> Posted {
+        // SAFETY: as promised by the caller.
+        unsafe { self.state.lock().device.post_write(endpoint.0, id, local, remote, len_bytes, Some(imm)) }
+    }
+
+    /// An atomic on peer memory; the old value goes to `result`.
+    ///
+    /// # Safety
+    /// `result` is writable and aligned for the width until the request has ended.
+    pub unsafe fn atomic(
+        &self,
+        endpoint: Endpoint,
+        id: WorkId,
+        result: *mut u8,
+        remote: RemoteMemory,
+        op: AtomicOp,
+        width: AtomicWidth,
+    ) -> Posted {
+        // SAFETY: as promised by the caller.
+        unsafe { self.state.lock().device.post_atomic(endpoint.0, id, result, remote, op, width) }
+    }
+
+    /// Registers memory for peers.
+    ///
+    /// # Safety
+    /// The memory stays mapped until [`Device::deregister`].
+    ///
+    /// # Errors
+    /// When the device has no room for more.
+    pub unsafe fn register(
+        &self,
+        start: *mut u8,
+        len_bytes: usize,
+        access: Access,
+    ) -> Result<Registration<F>, RegisterError> {
+        let mut guard = self.state.lock();
+        let State { device, pd, .. } = &mut *guard;
+        // SAFETY: as promised by the caller.
+        let region = unsafe { device.register(*pd, start, len_bytes, access) }?;
+        let key = device.remote_key(&region);
+        Ok(Registration { region, key })
+    }
+
+    /// Ends a registration.
+    pub fn deregister(&self, registration: Registration<F>) {
+        self.state.lock().device.deregister(registration.region);
+    }
+
+    /// Hands out what has arrived and what has ended; returns how many completions that were. Offers the processor to
+    /// others when nothing has come for long and processes outnumber processors.
+    #[inline(always)]
+    pub fn progress(&self, handler: &impl Handler) -> usize {
+        let Some(_in_order) = self.progress.try_lock() else { return 0 };
+        let mut count = 0;
+        while count < COMPLETIONS_PER_PROGRESS {
+            let completion = {
+                let mut guard = self.state.lock();
+                let State { device, cq, .. } = &mut *guard;
+                device.poll_cq(*cq)
+            };
+            let Some(completion) = completion else { break };
+            self.dispatch(handler, completion);
+            count += 1;
+        }
+        if count > 0 {
+            self.patience.reset();
+        } else if self.patience.exhausted() {
+            std::thread::yield_now();
+        }
+        count
+    }
+
+    #[inline(always)]
+    fn dispatch(&self, handler: &impl Handler, completion: Completion) {
+        if let Completion::Received { qp, imm, payload, token } = completion {
+            handler.received(Endpoint(qp), imm, payload);
+            self.state.lock().device.release(token);
+            return;
+        }
+        self.dispatch_rare(handler, completion);
+    }
+
+    #[inline(never)]
+    fn dispatch_rare(&self, handler: &impl Handler, completion: Completion) {
+        match completion {
+            Completion::Received { .. } => unreachable!("handled by the caller"),
+            Completion::WrittenWithImmediate { qp, imm, len_bytes } => {
+                handler.written(Endpoint(qp), imm, len_bytes)
+            }
+            Completion::Done { qp, id, status, .. } => handler.completed(Endpoint(qp), id, status),
+            Completion::Disconnected { qp } => {
+                let reason = self.failure(Endpoint(qp)).unwrap_or_default();
+                handler.disconnected(Endpoint(qp), &reason);
+            }
+        }
+    }
+
+    /// Hands out notices; not part of `progress` because nobody waits for them.
+    pub fn take_notice(&self) -> Option<String> {
+        self.state.lock().device.take_notice()
+    }
+
+    /// True when nothing is under way: no request of this process, none that a peer made of it.
+    pub fn is_idle(&self) -> bool {
+        self.state.lock().device.is_idle()
+    }
+
+    /// What was chosen and why, in one line.
+    pub fn report(&self) -> String {
+        let threads = match self.threads {
+            Threads::Single => "no locks",
+            Threads::Multiple => "locked (MPI_THREAD_MULTIPLE)",
+        };
+        let how = match self.single_copy {
+            SingleCopy::Auto => "auto",
+            SingleCopy::Cma => "cma",
+            SingleCopy::Ring => "ring",
+        };
+        format!(
+            "fabric {}, device {}, eager limit {} bytes, long messages ({how}): {}; {threads}",
+            F::NAME,
+            self.name,
+            self.eager_bytes,
+            self.capabilities.single_copy
+        )
+    }
+}
+

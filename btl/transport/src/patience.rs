@@ -1,0 +1,64 @@
+//! Spin, then yield: a process that waits must not keep the processor from the one it waits for.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Counts empty polls.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    /// Empty polls before each yield; `u32::MAX` when every process has a processor of its own.
+    limit: u32,
+    /// Relaxed and unlocked: a lost count is one poll more before a yield.
+    empty: AtomicU32,
+}
+
+impl Patience {
+    /// For `local_ranks` processes on `processors` processors.
+    pub(crate) const fn new(local_ranks: u32, processors: u32, spin_polls: u32) -> Self {
+        let limit = if local_ranks > processors { spin_polls } else { u32::MAX };
+        Self { limit, empty: AtomicU32::new(0) }
+    }
+
+    /// Something was found.
+    #[inline(always)]
+    pub(crate) fn reset(&self) {
+        self.empty.store(0, Ordering::Relaxed);
+    }
+
+    /// Nothing was found: true when it is time to yield.
+    #[inline(always)]
+    pub(crate) fn exhausted(&self) -> bool {
+        if self.limit == u32::MAX {
+            return false;
+        }
+        let empty = self.empty.load(Ordering::Relaxed);
+        self.empty.store(empty.saturating_add(1), Ordering::Relaxed);
+        empty >= self.limit
+    }
+}
+
+/// Processors that are online; a container's quota does not lower it, the processors are still shared with nobody we know of.
+pub(crate) fn online_processors() -> u32 {
+    // SAFETY: sysconf reads a number and has no preconditions.
+    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u32::try_from(count).unwrap_or(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_that_outnumber_processors_yield_after_a_while() {
+        let patience = Patience::new(3, 2, 2);
+        assert_eq!([patience.exhausted(), patience.exhausted(), patience.exhausted()], [false, false, true]);
+        assert!(patience.exhausted(), "and go on yielding");
+        patience.reset();
+        assert!(!patience.exhausted());
+    }
+
+    #[test]
+    fn a_processor_for_each_never_yields() {
+        let patience = Patience::new(2, 2, 0);
+        assert!((0..100).all(|_| !patience.exhausted()));
+    }
+}
