@@ -1,0 +1,269 @@
+//! Peers: `btl_add_procs` and `btl_del_procs`.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::ffi::c_int;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use ironband::Threads;
+use ironband_fabric::Fabric;
+
+use super::component;
+use super::fragment::Fragment;
+use super::module::Module;
+use super::one_at_a_time::OneAtATime;
+use super::panics::contained;
+use super::runtime;
+use super::series::{
+    ModuleTable, OPAL_ERROR, OPAL_SUCCESS, OpaqueEndpoint, Proc, ProcessName, is_on_this_node, modex_get,
+    opal_bitmap_set_bit, opal_bitmap_t, opal_proc_local_get,
+};
+use crate::card;
+
+/// How long `del_procs` waits until what is queued to a peer has left. The peer has to take it, and it is about to
+/// delete us as well; so this only ends when it has died or hangs.
+const LEAVE_SECONDS: u64 = 10;
+
+/// What Open MPI holds for a peer. It lives as long as the module, because stale pointers to it come back: `del_procs`
+/// is called twice for some peers.
+pub(super) struct Endpoint {
+    /// The transport's name for the peer.
+    pub(super) transport: ironband::Endpoint,
+    /// Fragments that found no room, in order. While there are any, later sends queue behind them.
+    pub(super) sends: OneAtATime<VecDeque<QueuedFragment>>,
+    /// Numbers of the transfers (in the module's table) that found no room.
+    pub(super) transfers: OneAtATime<VecDeque<u32>>,
+    /// Length of `sends`, for the hot path.
+    pub(super) sends_queued: AtomicU32,
+    /// Length of `transfers`.
+    pub(super) transfers_queued: AtomicU32,
+    /// In the module's list of endpoints with something queued.
+    pub(super) listed: AtomicBool,
+    /// Between `add_procs` and `del_procs`.
+    in_use: AtomicBool,
+    /// Open MPI's structure, for its error callback.
+    pub(super) proc: *mut Proc,
+    /// The peer's job and its rank in that job's MPI_COMM_WORLD.
+    name: (u32, u32),
+}
+
+/// A fragment that waits in an endpoint's queue.
+pub(super) struct QueuedFragment(pub(super) NonNull<Fragment>);
+
+// SAFETY: a queued fragment belongs to the queue alone.
+unsafe impl Send for QueuedFragment {}
+
+impl Endpoint {
+    fn new(threads: Threads, transport: ironband::Endpoint, proc: *mut Proc, name: (u32, u32)) -> Self {
+        Self {
+            transport,
+            sends: OneAtATime::new(threads, VecDeque::new()),
+            transfers: OneAtATime::new(threads, VecDeque::new()),
+            sends_queued: AtomicU32::new(0),
+            transfers_queued: AtomicU32::new(0),
+            listed: AtomicBool::new(false),
+            in_use: AtomicBool::new(true),
+            proc,
+            name,
+        }
+    }
+
+    /// The endpoint behind Open MPI's pointer.
+    ///
+    /// # Safety
+    /// `add_procs` gave the pointer out, and the module has not been finalized.
+    #[inline(always)]
+    pub(super) unsafe fn from_c<'a>(endpoint: *mut OpaqueEndpoint) -> &'a Self {
+        // SAFETY: as promised by the caller; endpoints are freed with the module only.
+        unsafe { &*endpoint.cast::<Self>() }
+    }
+
+    /// As Open MPI knows it.
+    #[inline]
+    pub(super) fn to_c(&self) -> *mut OpaqueEndpoint {
+        std::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// The peer, in words.
+    pub(super) fn peer(&self) -> String {
+        // SAFETY: a static structure of libopen-pal, or null.
+        let own_job = unsafe { opal_proc_local_get().as_ref() }.map(|own| own.proc_name.jobid);
+        let (job, rank) = self.name;
+        if own_job == Some(job) { format!("rank {rank}") } else { format!("rank {rank} of job {job:#x}") }
+    }
+
+    /// True while anything waits for room.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.sends_queued.load(Ordering::Relaxed) != 0 || self.transfers_queued.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// All endpoints of a module.
+pub(super) struct Peers {
+    /// Those in use, by job and rank.
+    by_name: HashMap<(u32, u32), NonNull<Endpoint>>,
+    /// Each that was ever handed out, to be freed with the module.
+    all: Vec<NonNull<Endpoint>>,
+}
+
+// SAFETY: the endpoints belong to this table and are only reached through shared references.
+unsafe impl Send for Peers {}
+
+impl Peers {
+    pub(super) fn new() -> Self {
+        Self { by_name: HashMap::new(), all: Vec::new() }
+    }
+
+    /// The endpoint that the transport knows by this name.
+    pub(super) fn find(&self, transport: ironband::Endpoint) -> Option<NonNull<Endpoint>> {
+        // SAFETY: never freed before this table.
+        self.all.iter().copied().rev().find(|endpoint| unsafe { endpoint.as_ref() }.transport == transport)
+    }
+
+    pub(super) fn any_waiting(&self) -> bool {
+        // SAFETY: as above.
+        self.all.iter().any(|endpoint| unsafe { endpoint.as_ref() }.is_waiting())
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        for endpoint in self.all.drain(..) {
+            // SAFETY: made by Box::into_raw, in this table only, and Open MPI uses none after finalize.
+            drop(unsafe { Box::from_raw(endpoint.as_ptr()) });
+        }
+    }
+}
+
+/// `btl_add_procs`: makes an endpoint for each process that this module reaches. The connection itself is made on
+/// first use.
+///
+/// This process is one of them, because `osc/rdma` asks for a path from a process to itself: a window on
+/// MPI_COMM_SELF, or in a job of one, would otherwise find no transport. It does not take the sends to itself away
+/// from the `self` transport, whose exclusivity is higher.
+pub(super) unsafe extern "C" fn add_procs<F: Fabric>(
+    table: *mut ModuleTable,
+    count: usize,
+    procs: *mut *mut Proc,
+    endpoints: *mut *mut OpaqueEndpoint,
+    reachable: *mut opal_bitmap_t,
+) -> c_int {
+    contained("btl_add_procs", OPAL_ERROR, || {
+        // SAFETY: the module table's contract (see `abi`).
+        let module = unsafe { Module::<F>::from_c(table) };
+        for i in 0..count {
+            // SAFETY: both arrays have `count` entries.
+            let (proc, endpoint) = unsafe { (*procs.add(i), endpoints.add(i)) };
+            // SAFETY: a process of Open MPI's.
+            let found = unsafe { reach(module, proc) };
+            // SAFETY: as above. The null lets bml/r2 see that this module is no path to the process.
+            unsafe { endpoint.write(found.map_or(null_mut(), Endpoint::to_c)) };
+            // A single process is added without a bitmap.
+            if found.is_some() && !reachable.is_null() {
+                // SAFETY: Open MPI's bitmap, with a bit for each process.
+                let code = unsafe { opal_bitmap_set_bit(reachable, i as c_int) };
+                if code != OPAL_SUCCESS {
+                    return code;
+                }
+            }
+        }
+        module.announce();
+        OPAL_SUCCESS
+    })
+}
+
+/// The endpoint of a process, made if need be. `None` for a process that this module does not reach.
+///
+/// # Safety
+/// `proc` is a process of Open MPI's.
+unsafe fn reach<F: Fabric>(module: &Module<F>, proc: *mut Proc) -> Option<&Endpoint> {
+    // SAFETY: as promised by the caller.
+    let ProcessName { jobid, vpid } = unsafe { (*proc).proc_name };
+    let name = (jobid, vpid);
+    if let Some(known) = module.with_peers(|peers| peers.by_name.get(&name).copied()) {
+        // SAFETY: endpoints are never freed before the module.
+        return Some(unsafe { known.as_ref() });
+    }
+    // SAFETY: as promised by the caller.
+    if !unsafe { is_on_this_node(proc) } {
+        return None;
+    }
+    // SAFETY: as above. It may wait for the process to publish, so no lock is held.
+    let card = match unsafe { modex_get(component::table(), proc) } {
+        Ok(card) => card,
+        // A process without this component; another transport may reach it.
+        Err(code) => {
+            runtime::say_at(1, &format!("rank {vpid} is not reached: it has no address here (code {code})"));
+            return None;
+        }
+    };
+    let connected = card::addresses(&card, F::NAME).and_then(|addresses| {
+        let mut reasons = Vec::new();
+        for address in addresses {
+            match module.device().reach(address).and_then(|()| module.device().connect(address)) {
+                Ok(transport) => return Ok(transport),
+                Err(unreachable) => reasons.push(unreachable.to_string()),
+            }
+        }
+        Err(if reasons.is_empty() { format!("it has no {} device", F::NAME) } else { reasons.join("; ") })
+    });
+    match connected {
+        Ok(transport) => {
+            let endpoint = Box::new(Endpoint::new(module.threads(), transport, proc, name));
+            let endpoint = NonNull::from(Box::leak(endpoint));
+            module.with_peers(|peers| {
+                peers.all.push(endpoint);
+                peers.by_name.insert(name, endpoint);
+            });
+            // SAFETY: as above.
+            Some(unsafe { endpoint.as_ref() })
+        }
+        Err(reason) => {
+            runtime::say_at(1, &format!("rank {vpid} is not reached: {reason}"));
+            None
+        }
+    }
+}
+
+/// `btl_del_procs`: ends the use of endpoints. What is queued leaves first, within [`LEAVE_SECONDS`]. The entries are
+/// left as they are, and an endpoint that was deleted before is passed over.
+pub(super) unsafe extern "C" fn del_procs<F: Fabric>(
+    table: *mut ModuleTable,
+    count: usize,
+    _procs: *mut *mut Proc,
+    endpoints: *mut *mut OpaqueEndpoint,
+) -> c_int {
+    contained("btl_del_procs", OPAL_ERROR, || {
+        // SAFETY: the module table's contract (see `abi`).
+        let module = unsafe { Module::<F>::from_c(table) };
+        for i in 0..count {
+            // SAFETY: the array has `count` entries.
+            let endpoint = unsafe { *endpoints.add(i) };
+            if endpoint.is_null() {
+                continue;
+            }
+            // SAFETY: `add_procs` gave it out.
+            let endpoint = unsafe { Endpoint::from_c(endpoint) };
+            if !endpoint.in_use.swap(false, Ordering::AcqRel) {
+                continue;
+            }
+            module.with_peers(|peers| peers.by_name.remove(&endpoint.name));
+            let deadline = Instant::now() + Duration::from_secs(LEAVE_SECONDS);
+            while endpoint.is_waiting() && Instant::now() < deadline {
+                if module.progress(table) == 0 {
+                    std::thread::yield_now();
+                }
+            }
+            if endpoint.is_waiting() {
+                runtime::say(&format!(
+                    "{} took no messages for {LEAVE_SECONDS} seconds; some are lost",
+                    endpoint.peer()
+                ));
+            }
+            module.device().disconnect(endpoint.transport);
+        }
+        OPAL_SUCCESS
+    })
+}

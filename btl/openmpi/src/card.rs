@@ -1,0 +1,86 @@
+//! What one process publishes through the launcher's key-value exchange (the modex), so that others can reach it.
+//!
+//! ```text
+//!  0         1         2              then, for each device:
+//! +---------+---------+      +-----------+--------+--------------+---------+
+//! | version | devices |      | length n  | fabric | length a     | address |
+//! | 1 byte  | 1 byte  |      | 1 byte    | n      | 1 byte       | a       |
+//! +---------+---------+      +-----------+--------+--------------+---------+
+//! ```
+//! Only bytes, so neither order nor alignment matters. A reader skips the fabrics that it does not know.
+
+/// Raised whenever an address of this version's fabrics would be misread by an older component.
+const VERSION: u8 = 1;
+
+/// Writes the card of a process whose devices have these fabrics and addresses.
+pub(crate) fn encode<'a>(devices: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
+    let mut bytes = vec![VERSION, 0];
+    for (fabric, address) in devices {
+        for field in [fabric.as_bytes(), address] {
+            // Fabric names are short words of ours and an address has at most ADDRESS_BYTES_MAX (200) bytes.
+            bytes.push(u8::try_from(field.len()).expect("a card's fields are shorter than 256 bytes"));
+            bytes.extend_from_slice(field);
+        }
+        bytes[1] += 1;
+    }
+    bytes
+}
+
+/// The addresses that a peer's card has for devices of `fabric`, in the peer's order.
+///
+/// # Errors
+/// One clause that says what is wrong with the card.
+pub(crate) fn addresses<'a>(card: &'a [u8], fabric: &str) -> Result<Vec<&'a [u8]>, String> {
+    let [version, devices, rest @ ..] = card else {
+        return Err(format!("its address card is cut short ({} bytes)", card.len()));
+    };
+    let mut rest = rest;
+    if *version != VERSION {
+        return Err(format!("it runs another version of Ironband (card version {version}, here {VERSION})"));
+    }
+    let mut found = Vec::new();
+    for _ in 0..*devices {
+        let (name, address);
+        (name, rest) = take_field(rest)?;
+        (address, rest) = take_field(rest)?;
+        if name == fabric.as_bytes() {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
+fn take_field(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
+    let cut_short = || "its address card is cut short".to_owned();
+    let (len, rest) = bytes.split_first().ok_or_else(cut_short)?;
+    rest.split_at_checked(usize::from(*len)).ok_or_else(cut_short)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        let card = encode([("shm", &b"ab"[..])].into_iter());
+        assert_eq!(card, [1, 1, 3, b's', b'h', b'm', 2, b'a', b'b']);
+    }
+
+    #[test]
+    fn every_device_of_a_fabric_is_found_and_others_are_skipped() {
+        let long = [7; 200];
+        let card = encode([("shm", &b"one"[..]), ("verbs", &long[..]), ("shm", &b""[..])].into_iter());
+        assert_eq!(addresses(&card, "shm"), Ok(vec![&b"one"[..], &b""[..]]));
+        assert_eq!(addresses(&card, "verbs"), Ok(vec![&long[..]]));
+        assert_eq!(addresses(&card, "sim"), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_damaged_card_is_an_error_at_every_length() {
+        let card = encode([("shm", &b"address"[..]), ("verbs", &b"x"[..])].into_iter());
+        for len in 0..card.len() {
+            assert!(addresses(&card[..len], "shm").is_err(), "{len} bytes were accepted");
+        }
+        assert!(addresses(&[9, 0], "shm").expect_err("another version").contains("version 9"));
+    }
+}
