@@ -22,6 +22,7 @@ mod endpoint;
 mod fragment;
 mod module;
 mod one_at_a_time;
+mod own_memory;
 mod panics;
 mod progress;
 mod rdma;

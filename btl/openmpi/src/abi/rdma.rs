@@ -16,6 +16,7 @@ use ironband_fabric::Fabric;
 
 use super::endpoint::Endpoint;
 use super::module::Module;
+use super::own_memory;
 use super::panics::contained;
 use super::registration::RemoteKey;
 use super::runtime;
@@ -349,10 +350,15 @@ unsafe fn atomic<F: Fabric>(
         // Not OPAL_ERR_NOT_AVAILABLE, as the contract says: osc/rdma 4.1 would repeat the call for ever.
         _ => return OPAL_ERR_NOT_SUPPORTED,
     };
-    // SAFETY: the module table's contract (see `abi`); the handle is a copy of one that the peer's module made.
-    let (module, peer, key) = unsafe {
-        (Module::<F>::from_c(table), Endpoint::from_c(endpoint), RemoteKey::from_c(call.remote_handle))
-    };
+    // SAFETY: the module table's contract (see `abi`).
+    let module = unsafe { Module::<F>::from_c(table) };
+    if call.remote_handle.is_null() {
+        // SAFETY: without a handle the address is one of this process; the callback's contract.
+        unsafe { atomic_on_own_memory(module, table, endpoint, call, op, width) };
+        return OPAL_SUCCESS;
+    }
+    // SAFETY: as above; the handle is a copy of one that the peer's module made.
+    let (peer, key) = unsafe { (Endpoint::from_c(endpoint), RemoteKey::from_c(call.remote_handle)) };
     let result =
         if call.local_address.is_null() { module.discarded_result() } else { call.local_address.cast() };
     let transfer = Transfer {
@@ -374,6 +380,38 @@ unsafe fn atomic<F: Fabric>(
     };
     // SAFETY: Open MPI keeps the result's place until the callback; the module keeps its own.
     unsafe { start(module, table, peer, transfer) }
+}
+
+/// See [`own_memory`].
+///
+/// # Safety
+/// As for [`own_memory::atomic`] and for the callback.
+#[cold]
+unsafe fn atomic_on_own_memory<F: Fabric>(
+    module: &Module<F>,
+    table: *mut ModuleTable,
+    endpoint: *mut OpaqueEndpoint,
+    call: &AtomicCall,
+    op: AtomicOp,
+    width: AtomicWidth,
+) {
+    let result =
+        if call.local_address.is_null() { module.discarded_result() } else { call.local_address.cast() };
+    // SAFETY: as promised by the caller.
+    unsafe {
+        own_memory::atomic(call.remote_address, op, width, result);
+        if let Some(function) = call.function {
+            function(
+                table,
+                endpoint,
+                call.local_address,
+                call.local_handle,
+                call.context,
+                call.data,
+                OPAL_SUCCESS,
+            );
+        }
+    }
 }
 
 /// `btl_atomic_op`: an atomic without a result.
