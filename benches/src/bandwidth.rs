@@ -52,7 +52,6 @@ struct Stream<'a> {
     handshake: Handshake<'a>,
     outgoing: Slots<'a>,
     incoming: Slots<'a>,
-    window: usize,
     acknowledge: Span<'a>,
     sends: Requests,
     receives: Requests,
@@ -63,7 +62,7 @@ struct Stream<'a> {
 
 impl Stream<'_> {
     fn first_message(&self, round: u64) -> u64 {
-        round * self.window as u64
+        round * self.outgoing.count() as u64
     }
 }
 
@@ -76,25 +75,19 @@ impl Exchange for Stream<'_> {
 
     #[inline]
     fn round(&mut self) {
-        let Self { channel, outgoing, incoming, window, .. } = *self;
+        let Self { channel, outgoing, incoming, .. } = *self;
         match self.side {
             Side::Sender => {
-                self.sends.window(|post| {
-                    (0..window).for_each(|index| post.send(channel, outgoing.at(index), Tag::DATA));
-                });
+                self.sends.window(|post| post.send_all(channel, outgoing, Tag::DATA));
                 channel.receive(self.acknowledge, Tag::ACKNOWLEDGE);
             }
             Side::Receiver => {
-                self.receives.window(|post| {
-                    (0..window).for_each(|index| post.receive(channel, incoming.at(index), Tag::DATA));
-                });
+                self.receives.window(|post| post.receive_all(channel, incoming, Tag::DATA));
                 channel.send(self.acknowledge, Tag::ACKNOWLEDGE);
             }
             Side::Both => self.receives.window(|post| {
-                (0..window).for_each(|index| post.receive(channel, incoming.at(index), Tag::DATA));
-                self.sends.window(|post| {
-                    (0..window).for_each(|index| post.send(channel, outgoing.at(index), Tag::DATA));
-                });
+                post.receive_all(channel, incoming, Tag::DATA);
+                self.sends.window(|post| post.send_all(channel, outgoing, Tag::DATA));
             }),
         }
     }
@@ -169,7 +162,6 @@ pub fn run(
             handshake: Handshake { channel: Channel::new(session, pair.peer), active: pair.active },
             outgoing: Slots::new(buffers.outgoing.span(), layout, size_bytes, window),
             incoming: Slots::new(buffers.incoming.span(), layout, size_bytes, window),
-            window,
             acknowledge: buffers.acknowledge.span().part(0, ACKNOWLEDGE_BYTES),
             sends: Requests::new(window),
             receives: Requests::new(window),

@@ -265,13 +265,27 @@ impl<'a> Slots<'a> {
         self.stride_bytes * index
     }
 
-    /// Slot `index`. The bound was checked once, when the slots were laid: this is in the timed loop.
+    /// Slot `index`.
+    ///
+    /// # Panics
+    /// When there is none.
     #[inline]
     pub fn at(self, index: usize) -> Span<'a> {
-        debug_assert!(index < self.count);
-        let index = if index < self.count { index } else { 0 };
+        assert!(index < self.count, "slot {index} of {}", self.count);
         let base = self.span.base.wrapping_add(self.stride_bytes * index);
         Span { base, length_bytes: self.size_bytes, memory: PhantomData }
+    }
+
+    /// All slots in order. In the timed loops, so a step is one addition: `new` checked that all of them fit.
+    #[inline]
+    pub fn iter(self) -> impl Iterator<Item = Span<'a>> {
+        let Self { span, stride_bytes, size_bytes, count } = self;
+        let mut base = span.base;
+        (0..count).map(move |_| {
+            let slot = Span { base, length_bytes: size_bytes, memory: PhantomData };
+            base = base.wrapping_add(stride_bytes);
+            slot
+        })
     }
 
     /// The bytes behind slot `index` that belong to no message: up to [`TAIL_BYTES`], none when packed.
@@ -328,6 +342,9 @@ mod tests {
                     for index in 0..count {
                         slots.at(index).fill(index as u8 + 1);
                     }
+                    assert!(
+                        slots.iter().map(Span::as_ptr).eq((0..count).map(|index| slots.at(index).as_ptr()))
+                    );
                     for index in 0..count {
                         let owner = if layout == Layout::Shared { count } else { index + 1 };
                         assert!((0..size).all(|at| usize::from(slots.at(index).byte(at)) == owner));

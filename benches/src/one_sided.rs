@@ -120,12 +120,12 @@ struct Access<'a> {
 impl<'a> Access<'a> {
     #[inline]
     fn operate(&self) {
-        let origin: Slots<'a> = self.origin;
+        let (origin, operation): (Slots<'a>, Operation) = (self.origin, self.operation);
         self.window.epoch(self.sync, |epoch| {
-            for index in 0..origin.count() {
-                match self.operation {
-                    Operation::Put => epoch.put(origin.at(index), origin.offset_bytes(index)),
-                    Operation::Get => epoch.get(origin.at(index), origin.offset_bytes(index)),
+            for (index, message) in origin.iter().enumerate() {
+                match operation {
+                    Operation::Put => epoch.put(message, origin.offset_bytes(index)),
+                    Operation::Get => epoch.get(message, origin.offset_bytes(index)),
                 }
             }
         });

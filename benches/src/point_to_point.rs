@@ -9,7 +9,10 @@ use std::{cell::Cell, ffi::c_int, marker::PhantomData};
 
 use mpi::ffi;
 
-use crate::{memory::Span, session::Session};
+use crate::{
+    memory::{Slots, Span},
+    session::Session,
+};
 
 /// Message tags, one per use, so that no message can be taken for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,33 +228,42 @@ pub struct Posting<'memory, 'requests> {
 }
 
 impl<'memory> Posting<'memory, '_> {
+    /// The next `count` requests. One check for all of them keeps the loops below as short as in C.
     #[inline]
-    fn next(&self) -> *mut ffi::MPI_Request {
-        let handle = self.free.get();
-        assert!(handle < self.end, "more operations than the window has requests");
-        self.free.set(handle.wrapping_add(1));
-        handle
+    fn take(&self, count: usize) -> *mut ffi::MPI_Request {
+        let first = self.free.get();
+        let left = (self.end as usize - first as usize) / size_of::<ffi::MPI_Request>();
+        assert!(count <= left, "{count} operations for {left} requests");
+        self.free.set(first.wrapping_add(count));
+        first
     }
 
-    /// `MPI_Isend`.
+    /// `MPI_Isend` of every slot.
     #[inline]
-    pub fn send(&self, channel: Channel<'_>, message: Span<'memory>, tag: Tag) {
-        let (data, count, request) = (message.as_ptr(), count_of(message), self.next());
-        // SAFETY: the memory outlives the wait in `Requests::window`, as does the request `next` handed out.
-        let code = unsafe {
-            ffi::MPI_Isend(data, count, channel.byte, channel.peer, tag.0, channel.communicator, request)
-        };
-        check(code, "MPI_Isend");
+    pub fn send_all(&self, channel: Channel<'_>, messages: Slots<'memory>, tag: Tag) {
+        let Channel { communicator, byte, peer, .. } = channel;
+        let mut request = self.take(messages.count());
+        for message in messages.iter() {
+            let (data, count) = (message.as_ptr(), count_of(message));
+            // SAFETY: the memory outlives the wait in `Requests::window`, as does the request, one of those
+            // that `take` handed out.
+            let code = unsafe { ffi::MPI_Isend(data, count, byte, peer, tag.0, communicator, request) };
+            check(code, "MPI_Isend");
+            request = request.wrapping_add(1);
+        }
     }
 
-    /// `MPI_Irecv`.
+    /// `MPI_Irecv` into every slot.
     #[inline]
-    pub fn receive(&self, channel: Channel<'_>, message: Span<'memory>, tag: Tag) {
-        let (data, count, request) = (message.as_mut_ptr(), count_of(message), self.next());
-        // SAFETY: as in `send`; that several receives may share memory is the benchmark's business.
-        let code = unsafe {
-            ffi::MPI_Irecv(data, count, channel.byte, channel.peer, tag.0, channel.communicator, request)
-        };
-        check(code, "MPI_Irecv");
+    pub fn receive_all(&self, channel: Channel<'_>, messages: Slots<'memory>, tag: Tag) {
+        let Channel { communicator, byte, peer, .. } = channel;
+        let mut request = self.take(messages.count());
+        for message in messages.iter() {
+            let (data, count) = (message.as_mut_ptr(), count_of(message));
+            // SAFETY: as in `send_all`; that several receives may share memory is the benchmark's business.
+            let code = unsafe { ffi::MPI_Irecv(data, count, byte, peer, tag.0, communicator, request) };
+            check(code, "MPI_Irecv");
+            request = request.wrapping_add(1);
+        }
     }
 }
