@@ -68,11 +68,26 @@ step() {
         record "$name" ok $((SECONDS - began)) ""
     else
         [ "$status" -ne 124 ] || note="stopped after $step_limit_seconds s"
-        cat "$log"
+        grep -vE '^ *(Checking|Compiling|Documenting|Downloading|Downloaded) ' "$log" || true
         printf '    %s failed with status %s %s\n' "$name" "$status" "$note"
         record "$name" failed $((SECONDS - began)) "$note"
     fi
     return "$status"
+}
+
+# The same for a test runner: a filter that matches nothing any more would pass for ever.
+step_tests() { # NAME COMMAND...
+    local ran last
+    step "$@" || return
+    # shellcheck disable=SC2046 # three numbers
+    ran=$(($(printf '%s+' $(count_tests "$logs/$1.log"))0))
+    if [ "$ran" -eq 0 ]; then
+        last=$((${#step_names[@]} - 1))
+        step_results[last]=failed
+        step_notes[last]="no test ran"
+        printf '    %s failed: no test ran\n' "$1"
+        return 1
+    fi
 }
 
 # Adds up what the test runners say of themselves. A libtest test cannot report that it skipped itself: it prints
