@@ -1,7 +1,6 @@
 //! Raw copies: into and out of memory that a peer can write, between processes through the kernel, and atomics on the
 //! memory of the layers above.
 
-use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ironband_core::wire::AtomicCode;
@@ -46,22 +45,11 @@ pub(crate) unsafe fn copy_short(target: *mut u8, source: *const u8, len_bytes: u
     }
 }
 
-/// Copies into ring memory that the peer read last: asks for the ownership of all lines first, so that the
-/// transfers overlap instead of each store waiting for its own.
-///
-/// # Safety
-/// `source` is readable and `target` writable for `len_bytes`, and they do not overlap.
-#[inline]
-pub(crate) unsafe fn copy_into_ring(target: *mut u8, source: *const u8, len_bytes: usize) {
-    prefetch_for_write(target, len_bytes);
-    // SAFETY: as promised by the caller.
-    unsafe { ptr::copy_nonoverlapping(source, target, len_bytes) };
-}
-
 /// How far ahead of the copy lines are requested; more than the processor can have in flight is wasted.
 const PREFETCH_BYTES_MAX: usize = 8192;
 
-/// Requests cache lines in the exclusive state. Only a hint: it cannot fault.
+/// Requests the ownership of cache lines that the peer read last, all at once, so that the transfers overlap instead of
+/// each store waiting for its own. Only a hint: it cannot fault.
 #[inline]
 pub(crate) fn prefetch_for_write(target: *mut u8, len_bytes: usize) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]

@@ -17,7 +17,7 @@ use super::queue_pair::{CrossMemory, QueuePair, corrupt};
 use super::regions::{MemoryRegion, Regions};
 use super::ring::{INLINE_BODY_BYTES, Record};
 use super::segment::{Mapping, Segment};
-use super::transfer::{Job, JobKind, Jobs, Task, Timed, pull_chunk_bytes};
+use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, pull_chunk_bytes};
 use super::{DEVICE, OUTSTANDING_MAX};
 use crate::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, CompletionStatus, Device,
@@ -43,7 +43,7 @@ pub struct ShmDevice {
     pub(super) requests_seen: u64,
     empty_polls: u32,
     pub(super) done: VecDeque<Completion>,
-    pub(super) tasks: VecDeque<Task>,
+    pub(super) tasks: Tasks,
     pub(super) jobs: Jobs,
     pub(super) regions: Regions,
     pub(super) by_key: HashMap<[u8; 16], QueuePairNumber>,
@@ -68,6 +68,9 @@ unsafe impl Send for ShmDevice {}
 impl ShmDevice {
     pub(super) fn open(config: &Config, job: &crate::Job) -> Result<Self, DeviceError> {
         let ring_bytes = config.ring_bytes_for(job.local_ranks);
+        if config.single_copy != SingleCopy::Ring {
+            host::allow_copies_by_peers();
+        }
         let mut segment = Segment::create()?;
         let (_, control) = segment.allocate(CONTROL_BYTES, "the control block")?;
         let probe_value = u64::from_ne_bytes(host::random()?);
@@ -89,7 +92,7 @@ impl ShmDevice {
             requests_seen: 0,
             empty_polls: 0,
             done: VecDeque::new(),
-            tasks: VecDeque::new(),
+            tasks: Tasks::default(),
             jobs: Jobs::default(),
             regions: Regions::default(),
             by_key: HashMap::new(),
@@ -169,21 +172,22 @@ impl ShmDevice {
         }
     }
 
-    /// Sends through the bulk space or after connecting: everything that is not the one-line case.
+    /// Sends through the bulk space, or connects first: everything that is not the one-line case.
     #[inline(never)]
-    fn send_slow(&mut self, qp: QueuePairNumber, imm: u32, header: &[u8], payload: &[u8]) -> Posted {
+    fn send_long(&mut self, qp: QueuePairNumber, imm: u32, header: &[u8], payload: &[u8]) -> Posted {
         let len = header.len() + payload.len();
         let longest = self.capabilities.limits.send_copy_bytes_max;
         assert!(
             len <= longest,
             "a message of {len} bytes was posted; this device sends at most {longest} at once"
         );
-        if let Err(posted) = self.connect_first(qp) {
+        if self.qps.get(qp.index()).is_none_or(|entry| entry.tx.is_none())
+            && let Err(posted) = self.connect_first(qp)
+        {
             return posted;
         }
         let entry = &mut self.qps[qp.index()];
-        let data = (payload.as_ptr(), payload.len());
-        match entry.send_record(RecordKind::Send, imm, header, data) {
+        match entry.send_record(RecordKind::Send, imm, header, (payload.as_ptr(), payload.len())) {
             Ok(posted) => posted,
             Err(error) => self.fail_corrupt(qp, error),
         }
@@ -219,13 +223,9 @@ impl ShmDevice {
                 self.finish(qp, job.id, operation, CompletionStatus::Flushed);
             }
         }
-        for task in std::mem::take(&mut self.tasks) {
-            match task {
-                Task::ReadShare(read) if read.qp == qp => {
-                    self.finish(qp, read.id, Operation::Read, CompletionStatus::Flushed);
-                }
-                task if task.qp() == qp => {}
-                task => self.tasks.push_back(task),
+        for task in self.tasks.remove(qp) {
+            if let Task::ReadShare(read) = task {
+                self.finish(qp, read.id, Operation::Read, CompletionStatus::Flushed);
             }
         }
         self.qps[qp.index()].outstanding = 0;
@@ -421,7 +421,7 @@ impl ShmDevice {
 fn capabilities(config: &Config, ring_bytes: usize) -> Capabilities {
     let single_copy = match (config.single_copy, host::yama_scope()) {
         (SingleCopy::Ring, _) => "through the ring (single_copy=ring)".to_owned(),
-        (_, Some(scope)) if scope > 0 && !rustix::process::geteuid().is_root() => {
+        (_, Some(scope)) if scope > 1 && !rustix::process::geteuid().is_root() => {
             format!("through the ring unless a probe shows otherwise (kernel.yama.ptrace_scope is {scope})")
         }
         (SingleCopy::Cma, _) => "cross-memory attach (single_copy=cma; probed at connect)".to_owned(),
@@ -558,7 +558,7 @@ impl Device for ShmDevice {
             entry.notify();
             return Posted::Complete;
         }
-        self.send_slow(qp, imm, header, payload)
+        self.send_long(qp, imm, header, payload)
     }
 
     #[inline(never)]

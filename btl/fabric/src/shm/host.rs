@@ -77,7 +77,7 @@ fn refusal(call: &str, error: CrossMemoryError) -> String {
         CrossMemoryError::Refused(number) => {
             let reason = std::io::Error::from_raw_os_error(number);
             let hint = match yama_scope() {
-                Some(scope) if scope > 0 => format!("kernel.yama.ptrace_scope is {scope}; 0 allows it"),
+                Some(scope) if scope > 0 => format!("kernel.yama.ptrace_scope is {scope}; 0 or 1 allows it"),
                 _ => {
                     "a seccomp profile or a user namespace forbids it; a container needs --cap-add=SYS_PTRACE"
                         .to_owned()
@@ -90,7 +90,16 @@ fn refusal(call: &str, error: CrossMemoryError) -> String {
     }
 }
 
-/// Yama's setting, if the kernel has it: above 0 it forbids copies between processes that are not parent and child.
+/// Where Yama allows copies only to processes that were declared as tracers, declares every process of this user. MPI
+/// libraries do so for the same purpose; it is undone when the process ends.
+pub(crate) fn allow_copies_by_peers() {
+    if yama_scope() == Some(1) {
+        // SAFETY: this prctl takes two numbers and touches no memory. If it fails, the probe will tell.
+        unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY, 0, 0, 0) };
+    }
+}
+
+/// Yama's setting, if the kernel has it: 1 asks for [`allow_copies_by_peers`], 2 and 3 forbid copies.
 pub(crate) fn yama_scope() -> Option<u32> {
     std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?.trim().parse().ok()
 }

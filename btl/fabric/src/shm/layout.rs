@@ -200,6 +200,14 @@ unsafe impl RingMemory for MappedRing {
     }
 
     #[inline(always)]
+    fn prefetch_header(&self, slot: u32) {
+        super::copy::prefetch_for_write(
+            self.slots.as_ptr().wrapping_add(slot as usize * CACHE_LINE_BYTES),
+            1,
+        );
+    }
+
+    #[inline(always)]
     fn freed(&self) -> &sync::AtomicU64 {
         &self.head().freed
     }

@@ -240,7 +240,8 @@ impl QueuePair {
         }
     }
 
-    /// Sends one record of this fabric's own protocol.
+    /// Sends one record with a head of at most 48 bytes and any data.
+    #[inline]
     pub(crate) fn send_record(
         &mut self,
         kind: RecordKind,
@@ -252,10 +253,16 @@ impl QueuePair {
         let len = head.len() + data.1;
         let Some(claim) = tx.claim(len)? else { return Ok(Posted::Busy) };
         let body = tx.memory.body(claim.place).as_ptr();
+        tx.prefetch_slot();
+        copy::prefetch_for_write(body, len);
         // SAFETY: the claim gives `len` bytes at `body`; the caller passes a readable range.
         unsafe {
-            std::ptr::copy_nonoverlapping(head.as_ptr(), body, head.len());
-            copy::copy_into_ring(body.add(head.len()), data.0, data.1);
+            if head.len() <= INLINE_BODY_BYTES {
+                copy::copy_short(body, head.as_ptr(), head.len());
+            } else {
+                std::ptr::copy_nonoverlapping(head.as_ptr(), body, head.len());
+            }
+            std::ptr::copy_nonoverlapping(data.0, body.add(head.len()), data.1);
         }
         tx.publish(claim, kind as u8, len, imm);
         self.notify();

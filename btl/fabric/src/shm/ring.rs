@@ -72,6 +72,8 @@ pub(crate) unsafe trait RingMemory {
     fn units(&self) -> u32;
     /// First word of a slot.
     fn header(&self, slot: u32) -> &super::sync::AtomicU64;
+    /// Hints that the header of a slot will be written.
+    fn prefetch_header(&self, _slot: u32) {}
     /// What the consumer has given back.
     fn freed(&self) -> &super::sync::AtomicU64;
     /// Writes the immediate word of a slot.
@@ -195,6 +197,12 @@ impl<M: RingMemory> Producer<M> {
         let (need, units) = (units_of(len_bytes), self.memory.units());
         let start = place_bulk(self.bulk_tail, need, units);
         Claim { place: Place::Bulk(start & (units - 1)), bulk_end: start.wrapping_add(need) }
+    }
+
+    /// Requests the next slot's cache line for writing, to overlap with the copy of a bulk body.
+    #[inline(always)]
+    pub(crate) fn prefetch_slot(&self) {
+        self.memory.prefetch_header(self.tail & (self.memory.slots() - 1));
     }
 
     /// Makes a claimed and written body visible, as the next message.

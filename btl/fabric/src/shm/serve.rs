@@ -149,8 +149,7 @@ impl ShmDevice {
             JobKind::Atomic { .. } => false,
         };
         // A refused push may still have pieces to send.
-        self.tasks
-            .retain(|task| !matches!(task, Task::Push { qp: of, job, .. } if *of == qp && *job == ack.job));
+        self.tasks.remove_push(qp, ack.job);
         self.finish(qp, id, operation, if fits { status } else { CompletionStatus::Flushed });
         if fits { Ok(()) } else { Err(BAD_JOB.to_owned()) }
     }
@@ -175,12 +174,10 @@ impl ShmDevice {
 
     /// Takes on work for a peer.
     fn take_on(&mut self, task: Task) -> Result<(), String> {
-        if self.tasks.len() >= PEER_TASKS_MAX
-            && self.tasks.iter().filter(|other| other.qp() == task.qp()).count() >= PEER_TASKS_MAX
-        {
+        if self.tasks.count(task.qp()) >= PEER_TASKS_MAX {
             return Err(format!("it asked for more than {PEER_TASKS_MAX} transfers at once"));
         }
-        self.tasks.push_back(task);
+        self.tasks.push(task);
         Ok(())
     }
 
@@ -342,7 +339,7 @@ impl ShmDevice {
         }
         entry.tickets &= !(1 << number);
         entry.ticket_uses[number] = use_number;
-        self.tasks.push_back(Task::ReadShare(ReadShare {
+        self.tasks.push(Task::ReadShare(ReadShare {
             qp,
             id,
             ticket: number,
@@ -371,7 +368,7 @@ impl ShmDevice {
             Ok(job) => job,
             Err(posted) => return posted,
         };
-        self.tasks.push_back(Task::Push {
+        self.tasks.push(Task::Push {
             qp,
             job,
             next: local,
@@ -385,10 +382,10 @@ impl ShmDevice {
         Posted::Queued
     }
 
-    /// Gives each task a turn.
+    /// Gives the first task of each lane a turn.
     pub(super) fn run_tasks(&mut self) {
-        for _ in 0..self.tasks.len() {
-            let Some(task) = self.tasks.pop_front() else { return };
+        for lane in 0..self.tasks.lanes() {
+            let Some(task) = self.tasks.next_of(lane) else { continue };
             let qp = task.qp();
             let next = match task {
                 Task::Feed { qp, job, next, left_bytes, chunk_bytes } => {
@@ -399,11 +396,12 @@ impl ShmDevice {
                 Task::WriteShare { .. } => self.write_share(task),
             };
             match next {
-                Ok(Some(task)) => self.tasks.push_back(task),
+                Ok(Some(task)) => self.tasks.resume(task),
                 Ok(None) => {}
                 Err(reason) => self.fail(qp, reason),
             }
         }
+        self.tasks.sweep();
     }
 
     fn feed(

@@ -3,6 +3,8 @@
 //! A *job* is a request of this process that waits for the peer; its number travels with the request and comes back with the
 //! answer. A *task* is a piece of work that this process does bit by bit in `poll_cq`: for its own jobs or for a peer's.
 
+use std::collections::VecDeque;
+use std::mem::{Discriminant, discriminant};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -119,6 +121,85 @@ impl Task {
             Self::Feed { qp, .. } | Self::Push { qp, .. } | Self::WriteShare { qp, .. } => *qp,
             Self::ReadShare(read) => read.qp,
         }
+    }
+}
+
+/// The tasks of one kind for one queue pair, served in order: finishing one before the next is begun keeps its data in the
+/// cache, and makes the time that a transfer takes mean something.
+#[derive(Debug)]
+struct Lane {
+    qp: QueuePairNumber,
+    kind: Discriminant<Task>,
+    queue: VecDeque<Task>,
+}
+
+/// All tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    lanes: Vec<Lane>,
+}
+
+impl Tasks {
+    fn lane(&mut self, task: &Task) -> &mut VecDeque<Task> {
+        let (qp, kind) = (task.qp(), discriminant(task));
+        let found = self.lanes.iter().position(|lane| lane.qp == qp && lane.kind == kind);
+        let at = found.unwrap_or_else(|| {
+            self.lanes.push(Lane { qp, kind, queue: VecDeque::new() });
+            self.lanes.len() - 1
+        });
+        &mut self.lanes[at].queue
+    }
+
+    /// Adds a task behind those of its kind.
+    pub(crate) fn push(&mut self, task: Task) {
+        self.lane(&task).push_back(task);
+    }
+
+    /// Puts a task that is not finished back, before those of its kind.
+    pub(crate) fn resume(&mut self, task: Task) {
+        self.lane(&task).push_front(task);
+    }
+
+    /// The next task of the lane with this number. Lanes are numbered from 0 without gaps until [`Tasks::sweep`].
+    pub(crate) fn next_of(&mut self, lane: usize) -> Option<Task> {
+        self.lanes.get_mut(lane)?.queue.pop_front()
+    }
+
+    /// Removes lanes that are empty.
+    pub(crate) fn sweep(&mut self) {
+        self.lanes.retain(|lane| !lane.queue.is_empty());
+    }
+
+    /// How many lanes there are.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// True when nothing is to be done (after [`Tasks::sweep`]).
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// How many tasks a queue pair has.
+    pub(crate) fn count(&self, qp: QueuePairNumber) -> usize {
+        self.lanes.iter().filter(|lane| lane.qp == qp).map(|lane| lane.queue.len()).sum()
+    }
+
+    /// Takes all tasks of a queue pair away.
+    pub(crate) fn remove(&mut self, qp: QueuePairNumber) -> Vec<Task> {
+        let (gone, kept) = std::mem::take(&mut self.lanes).into_iter().partition(|lane| lane.qp == qp);
+        self.lanes = kept;
+        let gone: Vec<Lane> = gone;
+        gone.into_iter().flat_map(|lane| lane.queue).collect()
+    }
+
+    /// Takes the push with this job number away, if it is still being sent.
+    pub(crate) fn remove_push(&mut self, of: QueuePairNumber, number: u32) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.qp == of) {
+            lane.queue.retain(|task| !matches!(task, Task::Push { job, .. } if *job == number));
+        }
+        self.sweep();
     }
 }
 
