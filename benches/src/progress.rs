@@ -1,6 +1,7 @@
 //! A progress bar on stderr, for runs longer than a second, when a person is looking.
 
 use std::{
+    cell::Cell,
     fs,
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
@@ -23,6 +24,9 @@ pub struct Progress {
     bar: ProgressBar,
     forwarded: bool,
     started: Instant,
+    done: Cell<u64>,
+    /// Drawn at least once. Until then the bar is not touched at all, because any change would draw it.
+    shown: Cell<bool>,
 }
 
 impl Progress {
@@ -37,30 +41,30 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(steps as u64), target);
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} sizes, {elapsed}, now {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, forwarded, started: Instant::now() }
+        Self { bar, forwarded, started: Instant::now(), done: Cell::new(0), shown: Cell::new(false) }
     }
 
     /// Measuring `size_bytes` begins.
     pub fn begin(&self, size_bytes: usize) {
         if self.started.elapsed() >= SHOWN_AFTER {
+            self.shown.set(true);
             self.bar.set_message(format!("{size_bytes} bytes"));
+            self.bar.set_position(self.done.get());
         }
     }
 
     /// Prints a row with the bar out of the way, and counts it.
     pub fn step<R>(&self, print: impl FnOnce() -> R) -> R {
-        if self.started.elapsed() < SHOWN_AFTER || self.bar.is_hidden() {
-            self.bar.update(|state| state.set_pos(state.pos() + 1));
+        self.done.set(self.done.get() + 1);
+        if !self.shown.get() || self.bar.is_hidden() {
             return print();
         }
-        let result = self.bar.suspend(|| {
+        self.bar.suspend(|| {
             if self.forwarded {
                 std::thread::sleep(FORWARDING_TIME);
             }
             print()
-        });
-        self.bar.inc(1);
-        result
+        })
     }
 
     /// Removes the bar.
