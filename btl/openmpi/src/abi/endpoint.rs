@@ -1,19 +1,18 @@
 //! Peers: `btl_add_procs` and `btl_del_procs`.
 
 use std::collections::HashMap;
-use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
 use ironband::Threads;
 use ironband_fabric::Fabric;
 
+use super::backlog::Backlog;
 use super::component;
 use super::fragment::Fragment;
 use super::module::Module;
-use super::one_at_a_time::OneAtATime;
 use super::panics::contained;
 use super::runtime;
 use super::series::{
@@ -31,25 +30,22 @@ const LEAVE_SECONDS: u64 = 10;
 pub(super) struct Endpoint {
     /// The transport's name for the peer.
     pub(super) transport: ironband::Endpoint,
-    /// Fragments that found no room, in order. While there are any, later sends queue behind them.
-    pub(super) sends: OneAtATime<VecDeque<QueuedFragment>>,
+    /// Fragments that found no room. While there are any, later sends go behind them.
+    pub(super) sends: Backlog<QueuedFragment>,
     /// Numbers of the transfers (in the module's table) that found no room.
-    pub(super) transfers: OneAtATime<VecDeque<u32>>,
-    /// Length of `sends`, for the hot path.
-    pub(super) sends_queued: AtomicU32,
-    /// Length of `transfers`.
-    pub(super) transfers_queued: AtomicU32,
+    pub(super) transfers: Backlog<u32>,
     /// In the module's list of endpoints with something queued.
     pub(super) listed: AtomicBool,
     /// Between `add_procs` and `del_procs`.
     in_use: AtomicBool,
-    /// Open MPI's structure, for its error callback.
-    pub(super) proc: *mut Proc,
+    /// Open MPI's structure, for its error callback; null when the peer is deleted.
+    proc: AtomicPtr<Proc>,
     /// The peer's job and its rank in that job's MPI_COMM_WORLD.
     name: (u32, u32),
 }
 
 /// A fragment that waits in an endpoint's queue.
+#[derive(Clone, Copy)]
 pub(super) struct QueuedFragment(pub(super) NonNull<Fragment>);
 
 // SAFETY: a queued fragment belongs to the queue alone.
@@ -59,13 +55,11 @@ impl Endpoint {
     fn new(threads: Threads, transport: ironband::Endpoint, proc: *mut Proc, name: (u32, u32)) -> Self {
         Self {
             transport,
-            sends: OneAtATime::new(threads, VecDeque::new()),
-            transfers: OneAtATime::new(threads, VecDeque::new()),
-            sends_queued: AtomicU32::new(0),
-            transfers_queued: AtomicU32::new(0),
+            sends: Backlog::new(threads),
+            transfers: Backlog::new(threads),
             listed: AtomicBool::new(false),
             in_use: AtomicBool::new(true),
-            proc,
+            proc: AtomicPtr::new(proc),
             name,
         }
     }
@@ -86,6 +80,16 @@ impl Endpoint {
         std::ptr::from_ref(self).cast_mut().cast()
     }
 
+    /// Open MPI's structure for the peer, or null.
+    pub(super) fn proc(&self) -> *mut Proc {
+        self.proc.load(Ordering::Relaxed)
+    }
+
+    /// False when the peer is deleted.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_use.load(Ordering::Acquire)
+    }
+
     /// The peer, in words.
     pub(super) fn peer(&self) -> String {
         // SAFETY: a static structure of libopen-pal, or null.
@@ -96,7 +100,7 @@ impl Endpoint {
 
     /// True while anything waits for room.
     pub(super) fn is_waiting(&self) -> bool {
-        self.sends_queued.load(Ordering::Relaxed) != 0 || self.transfers_queued.load(Ordering::Relaxed) != 0
+        !self.sends.is_empty() || !self.transfers.is_empty()
     }
 }
 
@@ -211,11 +215,14 @@ unsafe fn reach<F: Fabric>(module: &Module<F>, proc: *mut Proc) -> Option<&Endpo
     });
     match connected {
         Ok(transport) => {
-            let endpoint = Box::new(Endpoint::new(module.threads(), transport, proc, name));
-            let endpoint = NonNull::from(Box::leak(endpoint));
-            module.with_peers(|peers| {
-                peers.all.push(endpoint);
-                peers.by_name.insert(name, endpoint);
+            let endpoint = module.with_peers(|peers| {
+                // Another thread may have added the process meanwhile; two queues for one peer would lose the order.
+                *peers.by_name.entry(name).or_insert_with(|| {
+                    let endpoint = Endpoint::new(module.threads(), transport, proc, name);
+                    let endpoint = NonNull::from(Box::leak(Box::new(endpoint)));
+                    peers.all.push(endpoint);
+                    endpoint
+                })
             });
             // SAFETY: as above.
             Some(unsafe { endpoint.as_ref() })
@@ -263,6 +270,7 @@ pub(super) unsafe extern "C" fn del_procs<F: Fabric>(
                 ));
             }
             module.device().disconnect(endpoint.transport);
+            endpoint.proc.store(null_mut(), Ordering::Relaxed);
         }
         OPAL_SUCCESS
     })

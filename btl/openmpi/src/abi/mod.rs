@@ -17,6 +17,7 @@
 )]
 #![allow(clippy::too_many_arguments, reason = "Open MPI chooses the signatures of its tables")]
 
+mod backlog;
 mod component;
 mod endpoint;
 mod fragment;

@@ -31,9 +31,16 @@ const FINALIZE_SECONDS: u64 = 5;
 
 /// Microseconds, as all transports through shared memory say; ob1 starts messages on the fastest only.
 const LATENCY_MICROSECONDS: u32 = 1;
-/// Megabits per second, only used for sharing a message between transports of equal exclusivity. More than vader's
-/// 40000, so that it gets the larger part.
-const BANDWIDTH_MEGABITS: u32 = 80_000;
+/// `MCA_BTL_EXCLUSIVITY_HIGH`, which vader and self have.
+const VADER_EXCLUSIVITY: u32 = 64 * 1024;
+
+/// Megabits per second, which Open MPI only compares: to share a message between transports of equal exclusivity, and
+/// to choose the one for windows among all that can do one-sided communication, whatever their exclusivity. So it goes
+/// with the exclusivity: more than vader's 40000 when this component is to be preferred, less when vader is. A component
+/// that is merely installed changes nothing.
+const fn bandwidth_megabits(exclusivity: u32) -> u32 {
+    if exclusivity >= VADER_EXCLUSIVITY { 80_000 } else { 20_000 }
+}
 
 /// A module. Open MPI holds a pointer to its first field.
 #[repr(C)]
@@ -178,18 +185,22 @@ impl<F: Fabric> Module<F> {
         }
         let reason =
             self.device.failure(peer.transport).unwrap_or_else(|| "the connection was closed".to_owned());
-        runtime::fatal_about(peer.proc, &format!("the connection to {} has failed: {reason}", peer.peer()));
+        runtime::fatal_about(peer.proc(), &format!("lost {}: {reason}", peer.peer()));
     }
 
-    /// The transport has lost a peer.
+    /// The transport has lost a peer. That matters as long as this process has to do with it.
     #[cold]
     #[inline(never)]
     pub(super) fn disconnected(&self, from: ironband::Endpoint, reason: &str) {
         // SAFETY: endpoints live as long as the module.
-        let proc = self
-            .with_peers(|peers| peers.find(from))
-            .map_or(std::ptr::null_mut(), |peer| unsafe { peer.as_ref() }.proc);
-        runtime::fatal_about(proc, &format!("the connection to {} has failed: {reason}", self.peer_of(from)));
+        let peer = self.with_peers(|peers| peers.find(from)).map(|peer| unsafe { peer.as_ref() });
+        match peer {
+            Some(peer) if peer.is_in_use() => {
+                let message = format!("lost {}: {reason}", peer.peer());
+                runtime::fatal_about(peer.proc(), &message);
+            }
+            _ => runtime::say_at(1, &format!("a process that is no peer any more is gone: {reason}")),
+        }
     }
 
     /// The peer behind a name of the transport's, in words.
@@ -227,7 +238,7 @@ fn function_table<F: Fabric>(
     table.btl_component = component::table().cast_mut();
     table.btl_exclusivity = config.exclusivity;
     table.btl_latency = LATENCY_MICROSECONDS;
-    table.btl_bandwidth = BANDWIDTH_MEGABITS;
+    table.btl_bandwidth = bandwidth_megabits(config.exclusivity);
     table.btl_eager_limit = eager_bytes;
     table.btl_rndv_eager_limit = eager_bytes;
     table.btl_max_send_size = fragment_bytes;

@@ -9,7 +9,6 @@
 //! pending operations, and copies a result to where it did not ask for one. They call back before they return.
 
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::Ordering;
 
 use ironband::{AtomicOp, AtomicWidth, CompletionStatus, Posted, ReadHint, RemoteMemory, WorkId};
 use ironband_fabric::Fabric;
@@ -112,8 +111,7 @@ unsafe fn start<F: Fabric>(
     let Some(number) = module.with_transfers(|transfers| transfers.insert(transfer)) else {
         return OPAL_ERR_OUT_OF_RESOURCE;
     };
-    let queued = peer.transfers_queued.load(Ordering::Relaxed);
-    if queued == 0 {
+    if peer.transfers.is_empty() {
         // SAFETY: as promised by the caller.
         let posted = unsafe { post(module, peer, number, &transfer.request) };
         module.pass_on_notices();
@@ -132,17 +130,8 @@ unsafe fn start<F: Fabric>(
             Posted::Busy => {}
         }
     }
-    let refused = transfer.window && queued >= WINDOW_TRANSFERS_QUEUED_MAX;
-    let accepted = !refused
-        && peer.transfers.with(|waiting| {
-            if waiting.try_reserve(1).is_err() {
-                return false;
-            }
-            waiting.push_back(number);
-            peer.transfers_queued.store(waiting.len() as u32, Ordering::Relaxed);
-            true
-        });
-    if !accepted {
+    let refused = transfer.window && peer.transfers.len() >= WINDOW_TRANSFERS_QUEUED_MAX;
+    if refused || !peer.transfers.push(number) {
         module.with_transfers(|transfers| transfers.remove(number));
         return OPAL_ERR_OUT_OF_RESOURCE;
     }
@@ -201,30 +190,18 @@ fn report_failed(peer: &Endpoint, transfer: &Transfer, status: CompletionStatus)
         peer.peer(),
         transfer.request.remote().address
     );
-    runtime::fatal_about(peer.proc, &message);
+    runtime::fatal_about(peer.proc(), &message);
 }
 
 /// Starts what is queued to a peer, until the transport is busy again. Gives how many were started.
 pub(super) fn flush<F: Fabric>(module: &Module<F>, table: *mut ModuleTable, peer: &Endpoint) -> usize {
     let mut started = 0;
-    loop {
-        let outcome = peer.transfers.with(|waiting| {
-            let number = *waiting.front()?;
-            let request =
-                module.with_transfers(|transfers| transfers.get(number).map(|transfer| transfer.request));
-            let posted = match request {
-                // SAFETY: Open MPI keeps the local memory until the callback, which has not been made.
-                Some(request) => unsafe { post(module, peer, number, &request) },
-                None => Posted::Failed,
-            };
-            if posted == Posted::Busy {
-                return None;
-            }
-            waiting.pop_front();
-            peer.transfers_queued.store(waiting.len() as u32, Ordering::Relaxed);
-            Some((number, posted))
-        });
-        let Some((number, posted)) = outcome else { return started };
+    let offer = |number| match module.with_transfers(|transfers| transfers.get(number).map(|it| it.request)) {
+        // SAFETY: Open MPI keeps the local memory until the callback, which has not been made.
+        Some(request) => unsafe { post(module, peer, number, &request) },
+        None => Posted::Failed,
+    };
+    while let Some((number, posted)) = peer.transfers.offer_first(offer) {
         match posted {
             // SAFETY: nothing is borrowed here.
             Posted::Complete => unsafe { complete(module, table, number, CompletionStatus::Success) },
@@ -237,6 +214,7 @@ pub(super) fn flush<F: Fabric>(module: &Module<F>, table: *mut ModuleTable, peer
         }
         started += 1;
     }
+    started
 }
 
 /// `btl_get`: copies from the peer's memory.

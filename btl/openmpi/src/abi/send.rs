@@ -8,7 +8,6 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::Ordering;
 
 use ironband::Posted;
 use ironband_fabric::Fabric;
@@ -74,7 +73,7 @@ pub(super) unsafe extern "C" fn sendi<F: Fabric>(
         // SAFETY: the module table's contract (see `abi`).
         let (module, peer) = unsafe { (Module::<F>::from_c(table), Endpoint::from_c(endpoint)) };
         // Earlier messages still wait: this one must not overtake them.
-        if peer.sends_queued.load(Ordering::Relaxed) == 0 {
+        if peer.sends.is_empty() {
             // SAFETY: ob1 lends the header, and the data behind the convertor, for this call.
             let posted = unsafe {
                 let header = bytes(header.cast(), header_bytes);
@@ -243,7 +242,7 @@ pub(super) unsafe extern "C" fn send<F: Fabric>(
             (*fragment.as_ptr()).endpoint = peer;
             (*fragment.as_ptr()).tag = tag;
         }
-        if peer.sends_queued.load(Ordering::Relaxed) == 0 {
+        if peer.sends.is_empty() {
             // SAFETY: its segments are ob1's until the callback.
             match unsafe { post(module, peer, fragment) } {
                 Posted::Complete | Posted::Queued => {
@@ -269,16 +268,10 @@ pub(super) unsafe extern "C" fn send<F: Fabric>(
 /// The fragment is the caller's, who gives it away unless this returns an error.
 #[cold]
 unsafe fn queue<F: Fabric>(module: &Module<F>, peer: &Endpoint, fragment: NonNull<Fragment>) -> c_int {
-    let queued = peer.sends.with(|sends| {
-        sends.try_reserve(1).ok()?;
-        // The caller is told that the message has not left, so it waits for the callback whether it asked or not.
-        // SAFETY: as promised by the caller.
-        unsafe { (*fragment.as_ptr()).descriptor.des_flags |= MCA_BTL_DES_SEND_ALWAYS_CALLBACK };
-        sends.push_back(QueuedFragment(fragment));
-        peer.sends_queued.store(sends.len() as u32, Ordering::Relaxed);
-        Some(())
-    });
-    if queued.is_none() {
+    // The caller is told that the message has not left, so it waits for the callback whether it asked or not.
+    // SAFETY: as promised by the caller.
+    unsafe { (*fragment.as_ptr()).descriptor.des_flags |= MCA_BTL_DES_SEND_ALWAYS_CALLBACK };
+    if !peer.sends.push(QueuedFragment(fragment)) {
         return OPAL_ERR_OUT_OF_RESOURCE;
     }
     module.list(peer);
@@ -333,20 +326,11 @@ unsafe fn finish<F: Fabric>(
 /// Sends what is queued to a peer, until the ring is full again. Gives how many left.
 pub(super) fn flush<F: Fabric>(module: &Module<F>, table: *mut ModuleTable, peer: &Endpoint) -> usize {
     let mut left = 0;
-    loop {
-        // The post is inside the closure, or a send of another thread could overtake the one that is being posted.
-        let outcome = peer.sends.with(|sends| {
-            let fragment = sends.front()?.0;
-            // SAFETY: a queued fragment's segments are ob1's until the callback.
-            let posted = unsafe { post(module, peer, fragment) };
-            if posted == Posted::Busy {
-                return None;
-            }
-            sends.pop_front();
-            peer.sends_queued.store(sends.len() as u32, Ordering::Relaxed);
-            Some((fragment, posted))
-        });
-        let Some((fragment, posted)) = outcome else { return left };
+    let offer = |QueuedFragment(fragment)| {
+        // SAFETY: a queued fragment's segments are ob1's until the callback.
+        unsafe { post(module, peer, fragment) }
+    };
+    while let Some((QueuedFragment(fragment), posted)) = peer.sends.offer_first(offer) {
         let status = if posted == Posted::Failed { OPAL_ERR_UNREACH } else { OPAL_SUCCESS };
         if posted == Posted::Failed {
             module.peer_failed(peer);
@@ -358,4 +342,5 @@ pub(super) fn flush<F: Fabric>(module: &Module<F>, table: *mut ModuleTable, peer
         unsafe { finish(module, table, fragment, status) };
         left += 1;
     }
+    left
 }
