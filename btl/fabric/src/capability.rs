@@ -39,6 +39,9 @@ pub struct Capabilities {
     /// RDMA proceeds without the target's process polling. It may differ by peer: then this says what the device can
     /// do at best, and the report line what was found.
     pub one_sided: bool,
+    /// The key, the range and the access of every remote operation are checked ([`crate::CompletionStatus::RemoteAccess`]).
+    /// Without, atomics alone are sure to be checked, and whoever knows an address can reach it.
+    pub checks_remote_keys: bool,
     /// How large transfers move, and why it was chosen: one clause for the report line.
     pub single_copy: String,
 }

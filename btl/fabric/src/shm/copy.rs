@@ -53,8 +53,8 @@ const PREFETCH_BYTES_MAX: usize = 8192;
 #[inline]
 pub(crate) fn prefetch_for_write(target: *mut u8, len_bytes: usize) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for offset in (0..len_bytes.min(PREFETCH_BYTES_MAX)).step_by(64) {
-        let line = target.wrapping_add(offset);
+    for offset in (0..(target.addr() % 64 + len_bytes).min(PREFETCH_BYTES_MAX)).step_by(64) {
+        let line = target.wrapping_sub(target.addr() % 64).wrapping_add(offset);
         // SAFETY: PREFETCHW is a hint that never faults, whatever the address (Intel SDM volume 2B); processors
         // without it treat the opcode as a no-op.
         unsafe {

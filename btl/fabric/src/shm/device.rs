@@ -15,7 +15,7 @@ use super::inbound::{Inbound, RingIndex, SCAN_INTERVAL};
 use super::layout::{CONTROL_BYTES, Control, MAGIC};
 use super::queue_pair::{CrossMemory, QueuePair, corrupt};
 use super::regions::{MemoryRegion, Regions};
-use super::ring::{INLINE_BODY_BYTES, Record};
+use super::ring::{LINE_BODY_BYTES, Record};
 use super::segment::{Mapping, Segment};
 use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, pull_chunk_bytes};
 use super::{DEVICE, OUTSTANDING_MAX};
@@ -431,7 +431,7 @@ fn capabilities(config: &Config, ring_bytes: usize) -> Capabilities {
     };
     Capabilities {
         limits: Limits {
-            inline_bytes_max: INLINE_BODY_BYTES,
+            inline_bytes_max: LINE_BODY_BYTES,
             send_copy_bytes_max: ring_message_bytes_max(ring_bytes),
             rdma_bytes_max: usize::MAX >> 1,
             outstanding_max: OUTSTANDING_MAX,
@@ -440,6 +440,7 @@ fn capabilities(config: &Config, ring_bytes: usize) -> Capabilities {
         write_with_immediate: true,
         loopback: true,
         one_sided: config.single_copy != SingleCopy::Ring,
+        checks_remote_keys: config.single_copy == SingleCopy::Ring,
         single_copy,
     }
 }
@@ -539,7 +540,7 @@ impl Device for ShmDevice {
     #[inline(always)]
     fn post_send(&mut self, qp: QueuePairNumber, imm: u32, header: &[u8], payload: &[u8]) -> Posted {
         let len = header.len() + payload.len();
-        if len <= INLINE_BODY_BYTES
+        if len <= LINE_BODY_BYTES
             && let Some(entry) = self.qps.get_mut(qp.index())
             && let Some(tx) = &mut entry.tx
         {
@@ -549,7 +550,7 @@ impl Device for ShmDevice {
                 Err(error) => return self.fail_corrupt(qp, error),
             };
             let body = tx.memory.body(claim.place).as_ptr();
-            // SAFETY: the claim gives 48 bytes at `body`, and `len` is at most that.
+            // SAFETY: the claim gives more than 48 bytes at `body`, and `len` is at most that.
             unsafe {
                 copy::copy_short(body, header.as_ptr(), header.len());
                 copy::copy_short(body.add(header.len()), payload.as_ptr(), payload.len());

@@ -190,10 +190,4 @@ impl Inbound {
             self.wake(RingIndex(self.scan as u32));
         }
     }
-
-    /// How many rings are connected, and how many of them each poll looks at.
-    #[cfg(test)]
-    pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.rings.iter().flatten().count(), self.hot_len)
-    }
 }

@@ -6,7 +6,7 @@
 //!        | magic, version        (1 line) |            | freed                (1 line) |
 //!  64    | summary, requests     (1 line) |      64    | bell                 (1 line) |
 //!  128   | bells: 64 words       (8 lines)|      128   | tickets      (16 x 1 line)    |
-//!  640   | connection requests   (64 x 2) |      1152  | slots        (n x 1 line)     |
+//!  640   | connection requests   (64 x 2) |      1152  | slots        (n x 2 lines)     |
 //!  8832  +--------------------------------+            | bulk space, page aligned      |
 //!                                                      +-------------------------------+
 //! ```
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use ironband_core::limits::{CACHE_LINE_BYTES, CONNECT_SLOTS, RING_BYTES_PER_SLOT, SHARED_COPIES_MAX};
 use ironband_core::wire::{CARD_BYTES, CARD_VERSION};
 
-use super::ring::{INLINE_BODY_BYTES, RingMemory, UNIT_BYTES};
+use super::ring::{INLINE_BODY_BYTES, RingMemory, SLOT_BYTES, UNIT_BYTES};
 use super::segment::{Mapping, PAGE_BYTES};
 use super::sync;
 
@@ -114,7 +114,7 @@ pub(crate) const fn slots_of(ring_bytes: usize) -> usize {
 }
 
 const fn bulk_offset(ring_bytes: usize) -> usize {
-    (size_of::<RingHead>() + slots_of(ring_bytes) * CACHE_LINE_BYTES).next_multiple_of(PAGE_BYTES)
+    (size_of::<RingHead>() + slots_of(ring_bytes) * SLOT_BYTES).next_multiple_of(PAGE_BYTES)
 }
 
 /// Length of a ring region.
@@ -146,7 +146,7 @@ impl MappedRing {
         );
         Self {
             head: mapping.at(0, size_of::<RingHead>()).cast(),
-            slots: mapping.at(size_of::<RingHead>(), slots_of(ring_bytes) * CACHE_LINE_BYTES),
+            slots: mapping.at(size_of::<RingHead>(), slots_of(ring_bytes) * SLOT_BYTES),
             bulk: mapping.at(bulk_offset(ring_bytes), ring_bytes),
             slot_count: slots_of(ring_bytes) as u32,
             unit_count: (ring_bytes / UNIT_BYTES) as u32,
@@ -168,9 +168,7 @@ impl MappedRing {
             super::ring::Place::Slot(slot) => {
                 debug_assert!(slot < self.slot_count);
                 // SAFETY: slot numbers are masked by the ring; the body follows 16 bytes of header.
-                unsafe {
-                    self.slots.add(slot as usize * CACHE_LINE_BYTES + CACHE_LINE_BYTES - INLINE_BODY_BYTES)
-                }
+                unsafe { self.slots.add(slot as usize * SLOT_BYTES + SLOT_BYTES - INLINE_BODY_BYTES) }
             }
             super::ring::Place::Bulk(unit) => {
                 debug_assert!(unit < self.unit_count);
@@ -196,15 +194,12 @@ unsafe impl RingMemory for MappedRing {
     #[inline(always)]
     fn header(&self, slot: u32) -> &sync::AtomicU64 {
         // SAFETY: slot numbers are masked by the ring, and a slot's first word is only ever used as an atomic.
-        unsafe { self.slots.add(slot as usize * CACHE_LINE_BYTES).cast().as_ref() }
+        unsafe { self.slots.add(slot as usize * SLOT_BYTES).cast().as_ref() }
     }
 
     #[inline(always)]
     fn prefetch_header(&self, slot: u32) {
-        super::copy::prefetch_for_write(
-            self.slots.as_ptr().wrapping_add(slot as usize * CACHE_LINE_BYTES),
-            1,
-        );
+        super::copy::prefetch_for_write(self.slots.as_ptr().wrapping_add(slot as usize * SLOT_BYTES), 1);
     }
 
     #[inline(always)]
@@ -215,13 +210,13 @@ unsafe impl RingMemory for MappedRing {
     #[inline(always)]
     unsafe fn write_imm(&self, slot: u32, imm: u32) {
         // SAFETY: the word after the header of a slot that the caller owns.
-        unsafe { self.slots.add(slot as usize * CACHE_LINE_BYTES + 8).cast::<u32>().write(imm) };
+        unsafe { self.slots.add(slot as usize * SLOT_BYTES + 8).cast::<u32>().write(imm) };
     }
 
     #[inline(always)]
     unsafe fn read_imm(&self, slot: u32) -> u32 {
         // SAFETY: the word after the header of a slot that the caller owns; a peer that breaks the protocol can make it
         // any number, which is all a u32 can be.
-        unsafe { self.slots.add(slot as usize * CACHE_LINE_BYTES + 8).cast::<u32>().read_volatile() }
+        unsafe { self.slots.add(slot as usize * SLOT_BYTES + 8).cast::<u32>().read_volatile() }
     }
 }

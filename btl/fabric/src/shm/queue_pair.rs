@@ -16,7 +16,7 @@ use super::host;
 use super::layout::{
     CONTROL_BYTES, ConnectSlot, Control, MAGIC, MappedRing, connect_state, ring_region_bytes,
 };
-use super::ring::{Corrupt, INLINE_BODY_BYTES, Producer};
+use super::ring::{Corrupt, INLINE_BODY_BYTES, LINE_BODY_BYTES, Producer};
 use super::segment::{Mapping, PeerSegment, Segment};
 use super::{copy, segment::PAGE_BYTES};
 use crate::{Posted, Unreachable};
@@ -240,7 +240,7 @@ impl QueuePair {
         }
     }
 
-    /// Sends one record with a head of at most 48 bytes and any data.
+    /// Sends one record with a short head and any data.
     #[inline]
     pub(crate) fn send_record(
         &mut self,
@@ -257,7 +257,7 @@ impl QueuePair {
         copy::prefetch_for_write(body, len);
         // SAFETY: the claim gives `len` bytes at `body`; the caller passes a readable range.
         unsafe {
-            if head.len() <= INLINE_BODY_BYTES {
+            if head.len() <= LINE_BODY_BYTES {
                 copy::copy_short(body, head.as_ptr(), head.len());
             } else {
                 std::ptr::copy_nonoverlapping(head.as_ptr(), body, head.len());

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!  written by the consumer                       written by the producer
-//!  +-----------------+  +-----------------+      slots: one cache line each
-//!  | freed           |  | bell            |      +----------+-------------+---------------------------+
-//!  | slots:32        |  | 0, or 1 + the   |      | header 8 | imm 4 pad 4 | body, up to 48 bytes      |
-//!  | bulk units:32   |  | bit to set      |      +----------+-------------+---------------------------+
-//!  +-----------------+  +-----------------+      | header 8 | imm 4 pad 4 |             (unused)      |  longer body:
-//!    one line each                               +----------+-------------+---------------------------+  it is in
-//!                                                | ...                                                |  the bulk
-//!                                                +----------------------------------------------------+  space
+//!  +-----------------+  +-----------------+      slots: two cache lines each
+//!  | freed           |  | bell            |      +----------+-------------+--------------+- - - - - - - - - -+
+//!  | slots:32        |  | 0, or 1 + the   |      | header 8 | imm 4 pad 4 | body, 48 in the first line, or 112 |
+//!  | bulk units:32   |  | bit to set      |      +----------+-------------+--------------+- - - - - - - - - -+
+//!  +-----------------+  +-----------------+      | header 8 | imm 4 pad 4 |   (unused)   :                    |  longer body:
+//!    one line each                               +----------+-------------+--------------+- - - - - - - - - -+  it is in
+//!                                                | ...                                                       |  the bulk
+//!                                                +-----------------------------------------------------------+  space
 //!
 //!  header   63      56 55                  32 31                                0
 //!          +----------+----------------------+----------------------------------+
@@ -26,7 +26,7 @@
 //! Every message takes exactly one slot, so a slot's first word is always a header and never user data. The producer writes
 //! body and immediate data, then the header with release order; the consumer reads the header with acquire order and
 //! knows by the position in it whether it belongs to this lap. A message of up to 48 bytes therefore costs one
-//! cache-line transfer, and there is no shared index that both sides write. Positions are 32 bits and wrap; a stale
+//! cache-line transfer, one of up to 112 bytes two that go together, and there is no shared index that both sides write. Positions are 32 bits and wrap; a stale
 //! header differs by a multiple of the slot count, which is far below 2^32.
 //!
 //! The consumer gives room back by one store to `freed`, after each batch of messages; the producer reads it only when its
@@ -39,8 +39,12 @@
 
 use super::sync::Ordering;
 
-/// Bytes of body that fit beside the header.
-pub(crate) const INLINE_BODY_BYTES: usize = 48;
+/// A slot is a pair of cache lines, which processors like to fetch together.
+pub(crate) const SLOT_BYTES: usize = 128;
+/// Bytes of body that fit beside the header, in its cache line.
+pub(crate) const LINE_BODY_BYTES: usize = 48;
+/// Bytes of body that fit in the slot.
+pub(crate) const INLINE_BODY_BYTES: usize = 112;
 /// Unit of the bulk space.
 pub(crate) const UNIT_BYTES: usize = 64;
 /// Longest body that a header can express.

@@ -274,7 +274,7 @@ impl Claims {
 /// Takes the next piece from the front; `Err` has the claims when the ends have met.
 pub(crate) fn claim_front(ticket: &Ticket) -> Result<u32, Claims> {
     update(ticket, |claims| {
-        (claims.front < claims.back).then_some((claims.front, Claims { front: claims.front + 1, ..claims }))
+        (claims.front < claims.back).then(|| (claims.front, Claims { front: claims.front + 1, ..claims }))
     })
 }
 
@@ -282,7 +282,7 @@ pub(crate) fn claim_front(ticket: &Ticket) -> Result<u32, Claims> {
 pub(crate) fn claim_back(ticket: &Ticket, use_number: u16) -> Option<u32> {
     update(ticket, |claims| {
         (claims.use_number == use_number && claims.front < claims.back)
-            .then_some((claims.back - 1, Claims { back: claims.back - 1, ..claims }))
+            .then(|| (claims.back - 1, Claims { back: claims.back - 1, ..claims }))
     })
     .ok()
 }
