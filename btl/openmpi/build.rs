@@ -119,11 +119,16 @@ fn generate_bindings(installation: &Installation, folder: &Path) {
     for dir in &installation.include_dirs {
         builder = builder.clang_arg(format!("-I{}", dir.display()));
     }
-    // bindgen panics, rather than returning an error, when it finds no libclang.
-    let bindings = panic::catch_unwind(panic::AssertUnwindSafe(|| builder.generate())).unwrap_or_else(|_| {
-        give_up(
-            "libclang, which reads Open MPI's headers, was not found; on Debian and Ubuntu: apt install libclang-dev",
-        )
+    // bindgen panics, rather than returning an error, when it finds no libclang. Its text goes into our message.
+    panic::set_hook(Box::new(|_| {}));
+    let generated = panic::catch_unwind(panic::AssertUnwindSafe(|| builder.generate()));
+    drop(panic::take_hook());
+    let bindings = generated.unwrap_or_else(|payload| {
+        let why = payload.downcast_ref::<String>().map_or("no reason given", String::as_str);
+        give_up(&format!(
+            "libclang, which reads Open MPI's headers, does not work ({why}); on Debian and Ubuntu: \
+             apt install libclang-dev"
+        ))
     });
     let bindings =
         bindings.unwrap_or_else(|error| give_up(&format!("Open MPI's headers cannot be read: {error}")));

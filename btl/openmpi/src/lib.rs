@@ -6,7 +6,7 @@
 //! - send: `bml sendi -> send::sendi -> Device::send_short -> ring`
 //! - receive: `opal_progress -> component::progress -> Device::progress -> deliver -> ob1's callback`
 //!
-//! [`abi`] is everything that faces C, and all the unsafe code; inside it one folder per series of Open MPI holds what
+//! `abi` is everything that faces C, and all the unsafe code; inside it one folder per series of Open MPI holds what
 //! differs between the series (chosen by the build script). The other modules are plain data and decisions.
 
 mod abi;
