@@ -302,7 +302,7 @@ int main(int argc, char **argv)
     all_pairs(12 * 5000, 1, 1);
     if (!check_option("quick", 0)) {
         all_pairs(12 * 65536, 1, 0);
-        all_pairs(12 * 3001, 100, 0);
+        all_pairs(12 * 3001, 30, 0);
     }
     for (int count = 1; count <= 100000; count *= 10)
         particles(count);

@@ -1,0 +1,302 @@
+//! Runs one `mpirun` in bounded time, and keeps everything needed to explain and repeat it.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsString,
+    fmt::Write as _,
+    fs::{self, File},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{self, Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::{leftovers, processes};
+
+/// How long `mpirun` may take to end its ranks once asked, before it is killed.
+const TERMINATION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the last process of a job may outlive its `mpirun`.
+const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A bound on what is printed of each stream of a failed job; a rank in a loop can write a lot.
+const PRINTED_BYTES_MAX: usize = 20_000;
+
+/// A running `mpirun`.
+#[derive(Debug)]
+pub struct Job {
+    child: Child,
+    marker: String,
+    /// The job's own temporary folder: its output, and Open MPI's session files.
+    dir: TempDir,
+    reproduce: String,
+    started: Instant,
+}
+
+/// How a job came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this status.
+    By(ExitStatus),
+    /// Not within its time; it was killed.
+    TimedOut(Duration),
+}
+
+/// What a job did and said.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub ended: Ended,
+    /// What all ranks and `mpirun` printed on standard output.
+    pub stdout: String,
+    /// What they printed on standard error.
+    pub stderr: String,
+    /// Wall-clock time from start to end.
+    pub took: Duration,
+    /// A command line that does the same again.
+    pub reproduce: String,
+    /// Processes of the job that were alive when it should have been over (and have been killed).
+    pub processes_left: Vec<String>,
+    /// Files in the job's temporary folder that are not of Open MPI's session.
+    pub temporaries_left: Vec<PathBuf>,
+    /// Open MPI's own session folder, if it was left: a fact worth reporting, no fault of the transport.
+    pub session_left: Vec<PathBuf>,
+}
+
+impl Job {
+    /// Starts `mpirun` with these arguments and additional environment.
+    pub fn start(args: &[String], environment: &[(String, String)]) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let dir =
+            tempfile::Builder::new().prefix("ironband-test-").tempdir().context("no temporary folder")?;
+        let marker = format!("{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let mut command = Command::new("mpirun");
+        // What the caller's shell sets for Open MPI must not change what is tested.
+        for (name, _) in env::vars_os().filter(|(name, _)| is_open_mpi(name)) {
+            command.env_remove(name);
+        }
+        command
+            .args(args)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .envs(ROOT_ENVIRONMENT)
+            .env(processes::MARKER, &marker)
+            .env("TMPDIR", dir.path())
+            .stdin(Stdio::null())
+            .stdout(create(dir.path(), "stdout")?)
+            .stderr(create(dir.path(), "stderr")?)
+            .process_group(0);
+        let reproduce = command_line(args, environment);
+        let child =
+            command.spawn().context("mpirun cannot be started: install Open MPI (Debian: openmpi-bin)")?;
+        Ok(Self { child, marker, dir, reproduce, started: Instant::now() })
+    }
+
+    /// The process id of `mpirun`.
+    pub fn mpirun_pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// What has been printed on standard output so far.
+    pub fn stdout(&self) -> String {
+        read(self.dir.path(), "stdout")
+    }
+
+    /// Waits until `done` holds for the standard output so far; false if the job ends or `patience` does before.
+    pub fn wait_for_output(&mut self, patience: Duration, done: impl Fn(&str) -> bool) -> Result<bool> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if done(&self.stdout()) {
+                return Ok(true);
+            }
+            if self.child.try_wait()?.is_some() || Instant::now() >= deadline {
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends SIGKILL to one process of this job.
+    pub fn kill(&self, pid: i32) {
+        processes::kill(pid);
+    }
+
+    /// Files under `/dev/shm` and `/tmp` that these processes use, apart from the job's own temporary folder.
+    pub fn files_used(&self, pids: &[i32]) -> BTreeSet<PathBuf> {
+        pids.iter()
+            .flat_map(|&pid| processes::files_of(pid))
+            .filter(|path| !path.starts_with(self.dir.path()))
+            .collect()
+    }
+
+    /// Waits for the end, kills what is not over in time, and gathers what was said.
+    pub fn wait(mut self, time: Duration) -> Result<Outcome> {
+        let deadline = self.started + time;
+        let ended = match self.wait_until(deadline)? {
+            Some(status) => Ended::By(status),
+            None => {
+                self.terminate()?;
+                Ended::TimedOut(time)
+            }
+        };
+        let took = self.started.elapsed();
+        let left = processes::left_of_job(&self.marker, EXIT_PATIENCE);
+        processes::kill_job(&self.marker);
+        let (stdout, stderr) = (self.stdout(), read(self.dir.path(), "stderr"));
+        for stream in ["stdout", "stderr"] {
+            fs::remove_file(self.dir.path().join(stream))
+                .with_context(|| format!("cannot remove {stream}"))?;
+        }
+        let (temporaries_left, session_left) = leftovers::foreign_entries(self.dir.path());
+        Ok(Outcome {
+            ended,
+            stdout,
+            stderr,
+            took,
+            reproduce: self.reproduce.clone(),
+            processes_left: left
+                .into_iter()
+                .map(|process| format!("{} {}", process.pid, process.command))
+                .collect(),
+            temporaries_left,
+            session_left,
+        })
+    }
+
+    fn wait_until(&mut self, deadline: Instant) -> Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for mpirun")? {
+                return Ok(Some(status));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asks `mpirun` to end its ranks, as it knows them all; then kills whatever is left.
+    fn terminate(&mut self) -> Result<()> {
+        processes::signal(self.mpirun_pid(), Signal::TERM);
+        if self.wait_until(Instant::now() + TERMINATION_PATIENCE)?.is_none() {
+            processes::kill_job(&self.marker);
+            self.child.wait().context("cannot wait for mpirun")?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Job {
+    /// A test that fails half-way leaves no process behind.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            processes::kill_job(&self.marker);
+            let _reaped = self.child.wait();
+        }
+    }
+}
+
+impl Outcome {
+    /// True if all ranks ended well, in time, and nothing of the job was left.
+    pub fn is_success(&self) -> bool {
+        matches!(self.ended, Ended::By(status) if status.success())
+            && self.processes_left.is_empty()
+            && self.temporaries_left.is_empty()
+    }
+
+    /// Everything there is to say about it, the command to repeat it first.
+    pub fn explain(&self) -> String {
+        let mut text = format!("to repeat: {}\n", self.reproduce);
+        let how = match self.ended {
+            Ended::By(status) => format!("ended with {status} after {:.1} s", self.took.as_secs_f64()),
+            Ended::TimedOut(time) => format!("was not over after {} s and has been killed", time.as_secs()),
+        };
+        let _infallible = writeln!(text, "mpirun {how}");
+        for process in &self.processes_left {
+            let _infallible = writeln!(text, "process left over (killed now): {process}");
+        }
+        for path in &self.temporaries_left {
+            let _infallible = writeln!(text, "temporary file left over: {}", path.display());
+        }
+        for (name, stream) in [("standard output", &self.stdout), ("standard error", &self.stderr)] {
+            let _infallible = writeln!(text, "---- {name} ----\n{}", shortened(stream));
+        }
+        text
+    }
+}
+
+/// As root, for containers; the two variables mean nothing to an ordinary user.
+const ROOT_ENVIRONMENT: [(&str, &str); 2] =
+    [("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")];
+
+fn is_open_mpi(name: &OsString) -> bool {
+    let name = name.to_string_lossy();
+    ["OMPI_", "PMIX_", "ORTE_", "PRTE_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn create(dir: &Path, name: &str) -> Result<File> {
+    let path = dir.join(name);
+    File::create(&path).with_context(|| format!("cannot create {}", path.display()))
+}
+
+fn read(dir: &Path, name: &str) -> String {
+    String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
+}
+
+/// The beginning and the end: the first failure is at the one, what `mpirun` made of it at the other.
+fn shortened(text: &str) -> String {
+    let text = text.trim_end();
+    if text.len() <= PRINTED_BYTES_MAX {
+        return text.to_owned();
+    }
+    let boundary =
+        |from: usize| (from..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
+    let (head, tail) = (boundary(PRINTED_BYTES_MAX / 2), boundary(text.len() - PRINTED_BYTES_MAX / 2));
+    format!("{}\n[... {} bytes left out ...]\n{}", &text[..head], tail - head, &text[tail..])
+}
+
+fn command_line(args: &[String], environment: &[(String, String)]) -> String {
+    let mut words = vec!["env".to_owned()];
+    words.extend(ROOT_ENVIRONMENT.iter().map(|(name, value)| format!("{name}={value}")));
+    words.extend(environment.iter().map(|(name, value)| quoted(&format!("{name}={value}"))));
+    words.push("mpirun".to_owned());
+    words.extend(args.iter().map(|arg| quoted(arg)));
+    words.join(" ")
+}
+
+/// Quoted for a shell, if it needs it.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=./:,+@%".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("seed=5"), "seed=5");
+        assert_eq!(quoted("^ucx"), "'^ucx'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn long_output_keeps_both_ends() {
+        let text = format!("first {} last", "é".repeat(PRINTED_BYTES_MAX));
+        let short = shortened(&text);
+        assert!(short.starts_with("first ") && short.ends_with(" last"));
+        assert!(short.len() < PRINTED_BYTES_MAX + 100);
+    }
+}
