@@ -118,7 +118,12 @@ impl<F: Fabric> Device<F> {
         Ok(Self {
             state,
             progress,
-            patience: Patience::new(job.local_ranks, online_processors(), config.spin_polls),
+            patience: Patience::new(
+                job.local_ranks,
+                online_processors(),
+                threads == Threads::Multiple,
+                config.spin_polls,
+            ),
             address,
             eager_bytes: config.eager_bytes.min(capabilities.limits.send_copy_bytes_max),
             capabilities,
@@ -288,7 +293,10 @@ impl<F: Fabric> Device<F> {
     /// others when nothing has come for long and processes outnumber processors.
     #[inline(always)]
     pub fn progress(&self, handler: &impl Handler) -> usize {
-        let Some(_in_order) = self.progress.try_lock() else { return 0 };
+        let Some(_in_order) = self.progress.try_lock() else {
+            self.rest();
+            return 0;
+        };
         let mut count = 0;
         while count < COMPLETIONS_PER_PROGRESS {
             let completion = {
@@ -302,10 +310,18 @@ impl<F: Fabric> Device<F> {
         }
         if count > 0 {
             self.patience.reset();
-        } else if self.patience.exhausted() {
-            std::thread::yield_now();
+        } else {
+            self.rest();
         }
         count
+    }
+
+    /// Nothing was found: offers the processor to others after a while.
+    #[inline(always)]
+    fn rest(&self) {
+        if self.patience.exhausted() {
+            std::thread::yield_now();
+        }
     }
 
     #[inline(always)]
@@ -363,4 +379,3 @@ impl<F: Fabric> Device<F> {
         )
     }
 }
-

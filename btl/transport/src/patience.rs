@@ -12,9 +12,10 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// For `local_ranks` processes on `processors` processors.
-    pub(crate) const fn new(local_ranks: u32, processors: u32, spin_polls: u32) -> Self {
-        let limit = if local_ranks > processors { spin_polls } else { u32::MAX };
+    /// For `local_ranks` processes on `processors` processors. With `many_threads` nobody knows how many threads wait in one
+    /// process, so they always yield.
+    pub(crate) const fn new(local_ranks: u32, processors: u32, many_threads: bool, spin_polls: u32) -> Self {
+        let limit = if many_threads || local_ranks > processors { spin_polls } else { u32::MAX };
         Self { limit, empty: AtomicU32::new(0) }
     }
 
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn processes_that_outnumber_processors_yield_after_a_while() {
-        let patience = Patience::new(3, 2, 2);
+        let patience = Patience::new(3, 2, false, 2);
         assert_eq!([patience.exhausted(), patience.exhausted(), patience.exhausted()], [false, false, true]);
         assert!(patience.exhausted(), "and go on yielding");
         patience.reset();
@@ -57,8 +58,13 @@ mod tests {
     }
 
     #[test]
+    fn threads_that_wait_for_one_another_yield() {
+        assert!(Patience::new(1, 64, true, 0).exhausted());
+    }
+
+    #[test]
     fn a_processor_for_each_never_yields() {
-        let patience = Patience::new(2, 2, 0);
+        let patience = Patience::new(2, 2, false, 0);
         assert!((0..100).all(|_| !patience.exhausted()));
     }
 }

@@ -53,13 +53,17 @@ const PREFETCH_BYTES_MAX: usize = 8192;
 #[inline]
 pub(crate) fn prefetch_for_write(target: *mut u8, len_bytes: usize) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for offset in (0..(target.addr() % 64 + len_bytes).min(PREFETCH_BYTES_MAX)).step_by(64) {
-        let line = target.wrapping_sub(target.addr() % 64).wrapping_add(offset);
-        // SAFETY: PREFETCHW is a hint that never faults, whatever the address (Intel SDM volume 2B); processors
-        // without it treat the opcode as a no-op.
-        unsafe {
-            std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly))
-        };
+    {
+        let end = target.wrapping_add(len_bytes.min(PREFETCH_BYTES_MAX));
+        let mut line = target.map_addr(|address| address & !63);
+        while line < end {
+            // SAFETY: PREFETCHW is a hint that never faults, whatever the address (Intel SDM volume 2B); processors
+            // without it treat the opcode as a no-op.
+            unsafe {
+                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly))
+            };
+            line = line.wrapping_add(64);
+        }
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = (target, len_bytes);

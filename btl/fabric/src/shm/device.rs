@@ -181,15 +181,18 @@ impl ShmDevice {
             len <= longest,
             "a message of {len} bytes was posted; this device sends at most {longest} at once"
         );
-        if self.qps.get(qp.index()).is_none_or(|entry| entry.tx.is_none())
-            && let Err(posted) = self.connect_first(qp)
+        if let Some(entry) = self.qps.get_mut(qp.index())
+            && entry.tx.is_some()
         {
-            return posted;
+            let data = (payload.as_ptr(), payload.len());
+            return match entry.send_record(RecordKind::Send, imm, header, data) {
+                Ok(posted) => posted,
+                Err(error) => self.fail_corrupt(qp, error),
+            };
         }
-        let entry = &mut self.qps[qp.index()];
-        match entry.send_record(RecordKind::Send, imm, header, (payload.as_ptr(), payload.len())) {
-            Ok(posted) => posted,
-            Err(error) => self.fail_corrupt(qp, error),
+        match self.connect_first(qp) {
+            Ok(()) => self.send_long(qp, imm, header, payload),
+            Err(posted) => posted,
         }
     }
 
@@ -631,13 +634,16 @@ impl Device for ShmDevice {
             ReadHint::OwnerMayBeAway if allowed.read => Path::Read,
             _ => self.qps[qp.index()].chooser.choose(len_bytes, allowed),
         };
-        let now = match path {
-            // SAFETY: as promised by the caller.
-            Path::Read => unsafe { self.read_now(qp, id, local, remote.address, len_bytes) },
-            Path::Share => self.share(qp, id, local, remote, len_bytes),
-            Path::Pull => None,
+        let shared = if path == Path::Share { self.share(qp, id, local, remote, len_bytes) } else { None };
+        // No ticket is free: both processors are busy with earlier transfers.
+        let posted = match shared {
+            None if allowed.read && path != Path::Pull => {
+                // SAFETY: as promised by the caller.
+                unsafe { self.read_now(qp, id, local, remote.address, len_bytes) }
+            }
+            posted => posted,
         };
-        now.unwrap_or_else(|| self.pull(qp, id, local, remote, len_bytes))
+        posted.unwrap_or_else(|| self.pull(qp, id, local, remote, len_bytes))
     }
 
     unsafe fn post_write(

@@ -6,7 +6,7 @@
 //!        | magic, version        (1 line) |            | freed                (1 line) |
 //!  64    | summary, requests     (1 line) |      64    | bell                 (1 line) |
 //!  128   | bells: 64 words       (8 lines)|      128   | tickets      (16 x 1 line)    |
-//!  640   | connection requests   (64 x 2) |      1152  | slots        (n x 2 lines)     |
+//!  640   | connection requests   (64 x 2) |      1152  | slots        (n x 5 lines)     |
 //!  8832  +--------------------------------+            | bulk space, page aligned      |
 //!                                                      +-------------------------------+
 //! ```
@@ -195,11 +195,6 @@ unsafe impl RingMemory for MappedRing {
     fn header(&self, slot: u32) -> &sync::AtomicU64 {
         // SAFETY: slot numbers are masked by the ring, and a slot's first word is only ever used as an atomic.
         unsafe { self.slots.add(slot as usize * SLOT_BYTES).cast().as_ref() }
-    }
-
-    #[inline(always)]
-    fn prefetch_header(&self, slot: u32) {
-        super::copy::prefetch_for_write(self.slots.as_ptr().wrapping_add(slot as usize * SLOT_BYTES), 1);
     }
 
     #[inline(always)]

@@ -253,7 +253,6 @@ impl QueuePair {
         let len = head.len() + data.1;
         let Some(claim) = tx.claim(len)? else { return Ok(Posted::Busy) };
         let body = tx.memory.body(claim.place).as_ptr();
-        tx.prefetch_slot();
         copy::prefetch_for_write(body, len);
         // SAFETY: the claim gives `len` bytes at `body`; the caller passes a readable range.
         unsafe {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  written by the consumer                       written by the producer
-//!  +-----------------+  +-----------------+      slots: two cache lines each
+//!  +-----------------+  +-----------------+      slots: five cache lines each
 //!  | freed           |  | bell            |      +----------+-------------+--------------+- - - - - - - - - -+
-//!  | slots:32        |  | 0, or 1 + the   |      | header 8 | imm 4 pad 4 | body, 48 in the first line, or 112 |
+//!  | slots:32        |  | 0, or 1 + the   |      | header 8 | imm 4 pad 4 | body, 48 in the first line, or 304 |
 //!  | bulk units:32   |  | bit to set      |      +----------+-------------+--------------+- - - - - - - - - -+
 //!  +-----------------+  +-----------------+      | header 8 | imm 4 pad 4 |   (unused)   :                    |  longer body:
 //!    one line each                               +----------+-------------+--------------+- - - - - - - - - -+  it is in
@@ -26,7 +26,7 @@
 //! Every message takes exactly one slot, so a slot's first word is always a header and never user data. The producer writes
 //! body and immediate data, then the header with release order; the consumer reads the header with acquire order and
 //! knows by the position in it whether it belongs to this lap. A message of up to 48 bytes therefore costs one
-//! cache-line transfer, one of up to 112 bytes two that go together, and there is no shared index that both sides write. Positions are 32 bits and wrap; a stale
+//! cache-line transfer, one of up to 304 bytes the lines it fills, and there is no shared index that both sides write. Positions are 32 bits and wrap; a stale
 //! header differs by a multiple of the slot count, which is far below 2^32.
 //!
 //! The consumer gives room back by one store to `freed`, after each batch of messages; the producer reads it only when its
@@ -39,12 +39,12 @@
 
 use super::sync::Ordering;
 
-/// A slot is a pair of cache lines, which processors like to fetch together.
-pub(crate) const SLOT_BYTES: usize = 128;
+/// A slot is five cache lines. An odd number spreads the first lines over all sets of a cache.
+pub(crate) const SLOT_BYTES: usize = 320;
 /// Bytes of body that fit beside the header, in its cache line.
 pub(crate) const LINE_BODY_BYTES: usize = 48;
-/// Bytes of body that fit in the slot.
-pub(crate) const INLINE_BODY_BYTES: usize = 112;
+/// Bytes of body that fit in the slot. Models of the ring are small, and must reach the bulk space too.
+pub(crate) const INLINE_BODY_BYTES: usize = if cfg!(loom) { LINE_BODY_BYTES } else { SLOT_BYTES - 16 };
 /// Unit of the bulk space.
 pub(crate) const UNIT_BYTES: usize = 64;
 /// Longest body that a header can express.
@@ -76,8 +76,6 @@ pub(crate) unsafe trait RingMemory {
     fn units(&self) -> u32;
     /// First word of a slot.
     fn header(&self, slot: u32) -> &super::sync::AtomicU64;
-    /// Hints that the header of a slot will be written.
-    fn prefetch_header(&self, _slot: u32) {}
     /// What the consumer has given back.
     fn freed(&self) -> &super::sync::AtomicU64;
     /// Writes the immediate word of a slot.
@@ -201,12 +199,6 @@ impl<M: RingMemory> Producer<M> {
         let (need, units) = (units_of(len_bytes), self.memory.units());
         let start = place_bulk(self.bulk_tail, need, units);
         Claim { place: Place::Bulk(start & (units - 1)), bulk_end: start.wrapping_add(need) }
-    }
-
-    /// Requests the next slot's cache line for writing, to overlap with the copy of a bulk body.
-    #[inline(always)]
-    pub(crate) fn prefetch_slot(&self) {
-        self.memory.prefetch_header(self.tail & (self.memory.slots() - 1));
     }
 
     /// Makes a claimed and written body visible, as the next message.
