@@ -54,7 +54,11 @@ impl ShmDevice {
         self.requests_seen = self.control().requests.load(Ordering::Acquire);
         for index in 0..CONNECT_SLOTS {
             let slot = &self.control().connect[index];
-            if slot.state.load(Ordering::Acquire) != connect_state::READY {
+            let (ready, accepting) = (connect_state::READY, connect_state::ACCEPTING);
+            // By exchange: the asker may withdraw it at the same moment.
+            if slot.state.load(Ordering::Relaxed) != ready
+                || slot.state.compare_exchange(ready, accepting, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            {
                 continue;
             }
             let request = Request::read(slot);
@@ -119,27 +123,39 @@ impl ShmDevice {
         if check_life {
             self.last_life_check = Instant::now();
         }
+        let mut restless = false;
         for index in 0..self.qps.len() {
             let entry = &mut self.qps[index];
             if entry.failure.is_some() {
                 continue;
             }
-            let mut result = entry.check_request(self.connect_deadline).and_then(|()| entry.flush_replies());
-            if entry.closed && entry.tx.is_some() && (entry.is_drained() || !host::is_alive(entry.card.pid)) {
-                entry.drop_ring(&mut self.segment);
+            let mut result = entry
+                .check_request(self.connect_deadline)
+                .and_then(|()| entry.flush_replies())
+                .and_then(|()| entry.leave_on(&mut self.segment));
+            if result.is_ok() && entry.tx.is_none() && !entry.replies.is_empty() {
+                let connected = entry.connect(&self.card, &mut self.segment, self.ring_bytes);
+                result = connected.map(|_| ()).map_err(|unreachable| unreachable.reason);
             }
-            let owes = entry.outstanding > 0 || !entry.is_drained();
-            if check_life && !entry.closed && owes && !host::is_alive(entry.card.pid) {
+            // Shared transfers are not counted as outstanding: each has a ticket.
+            let owes = entry.outstanding > 0
+                || entry.tickets | entry.tickets_lost != u16::MAX
+                || !entry.is_drained();
+            if check_life && owes && !host::is_alive(entry.card.pid) {
                 result = Err("the process has ended".to_owned());
             }
+            restless |= !entry.is_quiet() || entry.is_leaving();
             if let Err(reason) = result {
                 let qp = QueuePairNumber(index as u32);
-                if self.qps[index].closed {
-                    self.qps[index].drop_ring(&mut self.segment);
+                let entry = &mut self.qps[index];
+                if entry.closed {
+                    entry.replies.clear();
+                    entry.drop_ring(&mut self.segment);
                 } else {
                     self.fail(qp, reason);
                 }
             }
         }
+        self.restless = restless;
     }
 }

@@ -29,6 +29,8 @@ use crate::{
 const PULL_TRIAL_BYTES_MAX: usize = 4 << 20;
 /// Empty polls between looks at connections and peers.
 const HOUSEKEEPING_INTERVAL: u32 = 4096;
+/// The same while a connection is being made or ended, or an answer waits for room.
+const RESTLESS_INTERVAL: u32 = 8 * SCAN_INTERVAL;
 /// Records of the fabric's own protocol handled by one poll.
 const RECORDS_PER_POLL: usize = 32;
 
@@ -42,6 +44,8 @@ pub struct ShmDevice {
     /// Connection requests seen so far.
     pub(super) requests_seen: u64,
     empty_polls: u32,
+    /// Something is to be looked at often.
+    pub(super) restless: bool,
     pub(super) done: VecDeque<Completion>,
     pub(super) tasks: Tasks,
     pub(super) jobs: Jobs,
@@ -91,6 +95,7 @@ impl ShmDevice {
             control,
             requests_seen: 0,
             empty_polls: 0,
+            restless: false,
             done: VecDeque::new(),
             tasks: Tasks::default(),
             jobs: Jobs::default(),
@@ -139,8 +144,20 @@ impl ShmDevice {
         }
         match entry.connect(&self.card, &mut self.segment, self.ring_bytes) {
             Ok(true) => {
+                self.restless = true;
                 self.probe_peer(qp);
                 Ok(())
+            }
+            Ok(false) if entry.waiting_since.is_some_and(|since| since.elapsed() > self.connect_deadline) => {
+                let seconds = self.connect_deadline.as_secs();
+                self.fail(
+                    qp,
+                    format!(
+                        "it could not be asked for a connection for {seconds} s, because it does not look at those that ask: \
+                         it makes no MPI calls, is stopped, or has no processor; btl_ironband_connect_seconds is the limit"
+                    ),
+                );
+                Err(Posted::Failed)
             }
             Ok(false) => Err(Posted::Busy),
             Err(unreachable) => {
@@ -209,7 +226,9 @@ impl ShmDevice {
         }
         entry.failure = Some(format!("the connection to {} failed: {reason}", entry.peer_name()));
         self.flush(qp);
-        self.qps[qp.index()].drop_ring(&mut self.segment);
+        let entry = &mut self.qps[qp.index()];
+        entry.replies.clear();
+        entry.drop_ring(&mut self.segment);
         self.close_inbound(qp);
         self.done.push_back(Completion::Disconnected { qp });
     }
@@ -414,7 +433,8 @@ impl ShmDevice {
         }
         self.run_tasks();
         self.inbound.scan_one();
-        if self.empty_polls.is_multiple_of(HOUSEKEEPING_INTERVAL) {
+        let interval = if self.restless { RESTLESS_INTERVAL } else { HOUSEKEEPING_INTERVAL };
+        if self.empty_polls.is_multiple_of(interval) {
             self.keep_house();
         }
         self.done.pop_front()
@@ -504,9 +524,11 @@ impl Device for ShmDevice {
         if std::mem::replace(&mut entry.closed, true) {
             return;
         }
-        if entry.tx.is_some() && entry.reply(RecordKind::Goodbye, &[]).is_err() {
+        entry.leave();
+        if entry.leave_on(&mut self.segment).is_err() {
             entry.drop_ring(&mut self.segment);
         }
+        self.restless = true;
         self.flush(qp);
     }
 
@@ -720,6 +742,11 @@ impl Device for ShmDevice {
 
     #[inline(always)]
     fn poll_cq(&mut self, (): ()) -> Option<Completion> {
+        if self.inbound.is_pause()
+            && let Some(completion) = self.poll_rest()
+        {
+            return Some(completion);
+        }
         for _ in 0..RECORDS_PER_POLL {
             match self.inbound.take() {
                 Ok(Some((ring, record))) => {
@@ -753,6 +780,6 @@ impl Device for ShmDevice {
         self.jobs.is_empty()
             && self.tasks.is_empty()
             && self.done.is_empty()
-            && self.qps.iter().all(|entry| entry.request.is_none() && entry.replies.is_empty())
+            && self.qps.iter().all(QueuePair::is_quiet)
     }
 }

@@ -16,6 +16,8 @@ use crate::QueuePairNumber;
 const HOT_MAX: usize = 8;
 /// Records taken from one ring before the others get their turn.
 const BURST_MAX: u32 = 16;
+/// Records after which everything else is looked at too, so that doorbells, requests and tasks are not forgotten in a flood.
+const RECORDS_BETWEEN_PAUSES: u64 = 64;
 /// Empty polls between looks at one sleeping ring.
 pub(crate) const SCAN_INTERVAL: u32 = 16;
 
@@ -41,6 +43,8 @@ pub(crate) struct Inbound {
     rings: Vec<Option<InboundRing>>,
     hot: [u32; HOT_MAX],
     hot_len: usize,
+    /// See [`RECORDS_BETWEEN_PAUSES`].
+    pause: bool,
     cursor: usize,
     burst: u32,
     scan: usize,
@@ -132,6 +136,12 @@ impl Inbound {
         }
     }
 
+    /// True once after so many records that it is time to look at everything else.
+    #[inline(always)]
+    pub(crate) const fn is_pause(&mut self) -> bool {
+        std::mem::replace(&mut self.pause, false)
+    }
+
     /// Takes the next record of a hot ring. An error names the ring that is corrupt.
     #[inline(always)]
     pub(crate) fn take(&mut self) -> Result<Option<(RingIndex, Record)>, (RingIndex, Corrupt)> {
@@ -147,6 +157,7 @@ impl Inbound {
             match ring.consumer.take() {
                 Ok(Some(record)) => {
                     self.clock += 1;
+                    self.pause = self.clock.is_multiple_of(RECORDS_BETWEEN_PAUSES);
                     ring.last_used = self.clock;
                     self.burst += 1;
                     if self.burst == BURST_MAX {

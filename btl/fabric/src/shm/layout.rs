@@ -53,8 +53,10 @@ pub(crate) mod connect_state {
     pub(crate) const READY: u32 = 2;
     /// Accepted: the peer frees the slot.
     pub(crate) const ACCEPTED: u32 = 3;
-    /// Refused: the peer reads `reason` and frees the slot.
+    /// Refused: the peer frees the slot.
     pub(crate) const REFUSED: u32 = 4;
+    /// The owner is looking at it: from here on it cannot be withdrawn.
+    pub(crate) const ACCEPTING: u32 = 5;
 }
 
 /// Words of a card; cards travel through atomics.
@@ -64,7 +66,8 @@ pub(crate) const CARD_WORDS: usize = CARD_BYTES / 8;
 #[repr(C, align(64))]
 pub(crate) struct ConnectSlot {
     pub(crate) state: AtomicU32,
-    /// Process number of the claimer: a slot whose claimer died is taken back.
+    /// Process number of the claimer, 0 when there is none. Who changes it has the slot: one whose claimer died is taken
+    /// over.
     pub(crate) claimer: AtomicU32,
     /// The job key of the process that is asked, from its card.
     pub(crate) key: [AtomicU64; 2],

@@ -56,6 +56,8 @@ pub(crate) struct QueuePair {
     pub(crate) replies: VecDeque<Reply>,
     /// Free tickets of the ring, one bit each.
     pub(crate) tickets: u16,
+    /// Tickets of transfers that failed: the other end may still hold a piece, so they are not used again.
+    pub(crate) tickets_lost: u16,
     /// Reuse count of each ticket; goes into its claims so that a late look at an old transfer takes nothing of a new one.
     pub(crate) ticket_uses: [u16; SHARED_COPIES_MAX],
     /// When the last transfer from this peer ended, for timing those that queue up.
@@ -63,6 +65,12 @@ pub(crate) struct QueuePair {
     /// The connection request: slot and time, until it is answered.
     pub(crate) request: Option<(usize, Instant)>,
     ring_range: Option<(u64, usize)>,
+    /// The ring of a life that was ended: it stays until the peer has read it all.
+    leaving: Option<Producer<MappedRing>>,
+    said_goodbye: bool,
+    /// Since when a connection has been wanted and could not even be asked for.
+    pub(crate) waiting_since: Option<Instant>,
+    claims_tried: u32,
 }
 
 const _: () = assert!(SHARED_COPIES_MAX == 16, "`tickets` has a bit for each");
@@ -81,10 +89,15 @@ impl QueuePair {
             outstanding: 0,
             replies: VecDeque::new(),
             tickets: u16::MAX,
+            tickets_lost: 0,
             ticket_uses: [0; SHARED_COPIES_MAX],
             last_end: None,
             request: None,
             ring_range: None,
+            leaving: None,
+            said_goodbye: false,
+            waiting_since: None,
+            claims_tried: 0,
         }
     }
 
@@ -93,7 +106,8 @@ impl QueuePair {
         format!("rank {} (process {})", self.card.rank, self.card.pid)
     }
 
-    /// Makes the ring and asks the peer to look at it. `Ok(false)`: all request slots of the peer are taken, try later.
+    /// Makes the ring and asks the peer to look at it. `Ok(false)`: all request slots of the peer are taken, or it has not
+    /// yet read the last ring to its end; try later.
     pub(crate) fn connect(
         &mut self,
         own: &Card,
@@ -113,13 +127,19 @@ impl QueuePair {
             }
             self.peer = Some(mapping);
         }
-        let Some(slot) = self.claim_slot(own.pid) else { return Ok(false) };
+        self.leave_on(segment).map_err(Unreachable::because)?;
+        let claimed = if self.is_leaving() { None } else { self.claim_slot(own.pid) };
+        let Some(slot) = claimed else {
+            self.waiting_since.get_or_insert_with(Instant::now);
+            return Ok(false);
+        };
+        self.waiting_since = None;
         let region_bytes = ring_region_bytes(ring_bytes);
         let what = format!("the ring from rank {} to {}", own.rank, self.peer_name());
         let (offset, mapping) = match segment.allocate(region_bytes, &what) {
             Ok(ring) => ring,
             Err(error) => {
-                self.slot(slot).state.store(connect_state::FREE, Ordering::Release);
+                give_back(self.slot(slot));
                 return Err(Unreachable::because(error.to_string()));
             }
         };
@@ -145,25 +165,25 @@ impl QueuePair {
         &self.control().connect[index]
     }
 
-    /// Claims a free request slot of the peer; slots whose claimer died are taken over.
-    fn claim_slot(&self, own_pid: u32) -> Option<usize> {
+    /// Claims a request slot of the peer. Slots whose claimer died are taken over, but that costs a system call for each slot
+    /// and is only tried now and then.
+    fn claim_slot(&mut self, own_pid: u32) -> Option<usize> {
+        const TAKE_OVER_INTERVAL: u32 = 64;
+        self.claims_tried = self.claims_tried.wrapping_add(1);
+        let take_over = self.claims_tried.is_multiple_of(TAKE_OVER_INTERVAL);
         let start = own_pid as usize;
         (0..CONNECT_SLOTS).map(|i| (start + i) % CONNECT_SLOTS).find(|&index| {
             let slot = self.slot(index);
-            let state = slot.state.load(Ordering::Acquire);
-            let free = match state {
-                connect_state::FREE => true,
-                connect_state::CLAIMED | connect_state::ACCEPTED | connect_state::REFUSED => {
-                    let claimer = slot.claimer.load(Ordering::Acquire);
-                    claimer != 0 && !host::is_alive(claimer)
-                }
-                _ => false,
+            let before = slot.claimer.load(Ordering::Acquire);
+            // What the owner has been told of or is looking at stays its own.
+            let owners = || {
+                matches!(slot.state.load(Ordering::Acquire), connect_state::READY | connect_state::ACCEPTING)
             };
-            let order = (Ordering::AcqRel, Ordering::Relaxed);
-            let won =
-                free && slot.state.compare_exchange(state, connect_state::CLAIMED, order.0, order.1).is_ok();
+            let free = before == 0 || (take_over && !owners() && !host::is_alive(before));
+            let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+            let won = free && slot.claimer.compare_exchange(before, own_pid, success, failure).is_ok();
             if won {
-                slot.claimer.store(own_pid, Ordering::Release);
+                slot.state.store(connect_state::CLAIMED, Ordering::Release);
             }
             won
         })
@@ -192,12 +212,12 @@ impl QueuePair {
         let slot = self.slot(index);
         match slot.state.load(Ordering::Acquire) {
             connect_state::ACCEPTED => {
-                slot.state.store(connect_state::FREE, Ordering::Release);
+                give_back(slot);
                 self.request = None;
                 Ok(())
             }
             connect_state::REFUSED => {
-                slot.state.store(connect_state::FREE, Ordering::Release);
+                give_back(slot);
                 self.request = None;
                 Err("it refused the connection: either it could not map the ring (its own message says why) or this \
                      process has the address of another job"
@@ -288,8 +308,8 @@ impl QueuePair {
     pub(crate) fn flush_replies(&mut self) -> Result<(), String> {
         while let Some((kind, bytes, len)) = self.replies.front().copied() {
             match self.send_record(kind, 0, &bytes[..len], (std::ptr::null(), 0)).map_err(corrupt)? {
-                Posted::Busy => break,
-                _ => drop(self.replies.pop_front()),
+                Posted::Complete => drop(self.replies.pop_front()),
+                _ => break,
             }
         }
         Ok(())
@@ -297,18 +317,89 @@ impl QueuePair {
 
     /// True when the peer has taken everything that was sent.
     pub(crate) fn is_drained(&self) -> bool {
-        self.request.is_none() && self.replies.is_empty() && self.tx.as_ref().is_none_or(Producer::is_drained)
+        let drained = |ring: &Option<Producer<MappedRing>>| ring.as_ref().is_none_or(Producer::is_drained);
+        self.request.is_none() && self.replies.is_empty() && drained(&self.tx) && drained(&self.leaving)
+    }
+
+    /// True when nothing waits to be written into a ring or to be read by [`Self::check_request`].
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.request.is_none() && self.replies.is_empty() && (self.leaving.is_none() || self.said_goodbye)
+    }
+
+    /// Ends the sending side: what was sent arrives, then the peer closes its end. Until it has, there is no other ring, or
+    /// the peer would find two.
+    pub(crate) fn leave(&mut self) {
+        if let Some(mut tx) = self.tx.take() {
+            tx.unreserve();
+            self.leaving = Some(tx);
+            self.said_goodbye = false;
+        }
+    }
+
+    /// True while the peer has not read the ring of an ended life to its end.
+    pub(crate) const fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// Goes on leaving; gives the ring back when the peer has read it all.
+    pub(crate) fn leave_on(&mut self, segment: &mut Segment) -> Result<(), String> {
+        if self.is_leaving() && !self.said_goodbye {
+            std::mem::swap(&mut self.tx, &mut self.leaving);
+            let said = self.say_goodbye();
+            std::mem::swap(&mut self.tx, &mut self.leaving);
+            self.said_goodbye = said?;
+        }
+        if self.is_read_to_the_end() {
+            self.drop_ring(segment);
+        }
+        Ok(())
+    }
+
+    /// `false`: there is no room yet.
+    fn say_goodbye(&mut self) -> Result<bool, String> {
+        self.flush_replies()?;
+        let goodbye = |qp: &mut Self| qp.send_record(RecordKind::Goodbye, 0, &[], (std::ptr::null(), 0));
+        Ok(self.replies.is_empty() && goodbye(self).map_err(corrupt)? == Posted::Complete)
+    }
+
+    fn is_read_to_the_end(&self) -> bool {
+        self.said_goodbye && self.request.is_none() && self.leaving.as_ref().is_some_and(Producer::is_drained)
+    }
+
+    /// Takes the connection request back, if the peer has not begun to look at it.
+    fn withdraw(&mut self) -> bool {
+        let Some((index, _)) = self.request.take() else { return false };
+        let slot = self.slot(index);
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        match slot.state.compare_exchange(connect_state::READY, connect_state::CLAIMED, order.0, order.1) {
+            Ok(_) => {
+                give_back(slot);
+                true
+            }
+            Err(connect_state::ACCEPTED | connect_state::REFUSED) => {
+                give_back(slot);
+                false
+            }
+            // The peer is about to answer a question that nobody asks any more; the slot is lost until this process ends.
+            Err(_) => false,
+        }
     }
 
     /// Gives the ring's memory back.
     pub(crate) fn drop_ring(&mut self, segment: &mut Segment) {
-        self.tx = None;
-        self.request = None;
-        self.replies.clear();
+        let unused = self.is_read_to_the_end() || self.withdraw();
+        (self.tx, self.leaving) = (None, None);
+        (self.tickets, self.tickets_lost) = (u16::MAX, 0);
         if let Some((offset, len_bytes)) = self.ring_range.take() {
-            segment.free(offset, len_bytes);
+            segment.free(offset, len_bytes, unused);
         }
     }
+}
+
+/// Makes a request slot free for others.
+fn give_back(slot: &ConnectSlot) {
+    slot.state.store(connect_state::FREE, Ordering::Release);
+    slot.claimer.store(0, Ordering::Release);
 }
 
 /// A peer's nonsense as a reason.

@@ -133,18 +133,39 @@ pub(crate) struct Producer<M> {
     bulk_tail: u32,
     freed_slots: u32,
     freed_units: u32,
+    /// See [`Producer::reserve`].
+    reserved: bool,
 }
 
 impl<M: RingMemory> Producer<M> {
     /// The sending end of a fresh ring (all zero).
     pub(crate) const fn new(memory: M) -> Self {
-        Self { memory, tail: 0, bulk_tail: 0, freed_slots: 0, freed_units: 0 }
+        Self { memory, tail: 0, bulk_tail: 0, freed_slots: 0, freed_units: 0, reserved: false }
     }
 
     /// Starts at other positions than 0, to test the wrap. The memory's `freed` must say the same.
     #[cfg(test)]
     pub(crate) fn starting_at(memory: M, slots: u32, units: u32) -> Self {
-        Self { memory, tail: slots, bulk_tail: units, freed_slots: slots, freed_units: units }
+        Self {
+            memory,
+            tail: slots,
+            bulk_tail: units,
+            freed_slots: slots,
+            freed_units: units,
+            reserved: false,
+        }
+    }
+
+    /// Makes the ring say that it is full until [`Producer::unreserve`]: an operation of several records is under way, and
+    /// none may overtake it. It costs a claim nothing, because a full ring is looked at again anyway.
+    pub(crate) fn reserve(&mut self) {
+        self.reserved = true;
+        self.freed_slots = self.tail.wrapping_sub(self.memory.slots());
+    }
+
+    /// Ends [`Producer::reserve`].
+    pub(crate) const fn unreserve(&mut self) {
+        self.reserved = false;
     }
 
     /// True when everything that was published has been given back by the consumer.
@@ -217,6 +238,9 @@ impl<M: RingMemory> Producer<M> {
 
     #[cold]
     fn refresh(&mut self) -> Result<(), Corrupt> {
+        if self.reserved {
+            return Ok(());
+        }
         let (slots, units) = unpack(self.memory.freed().load(Ordering::Acquire));
         if self.tail.wrapping_sub(slots) > self.memory.slots()
             || self.bulk_tail.wrapping_sub(units) > self.memory.units()

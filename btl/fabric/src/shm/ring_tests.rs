@@ -370,6 +370,22 @@ mod oracle {
         }
     }
 
+    /// While an operation of several records is under way, nothing else gets in; then all is as before.
+    #[test]
+    fn a_reserved_ring_takes_nothing() {
+        let memory = HeapRing::used_up_to(8, 64, u32::MAX - 3, u32::MAX - 30);
+        let mut run = Run::new(&memory, u32::MAX - 3, u32::MAX - 30);
+        for _ in 0..40 {
+            assert!(run.send(8, 8) && run.send(500, 500));
+            run.producer.reserve();
+            for len in [0, 48, INLINE_BODY_BYTES + 1, 1000] {
+                assert!(run.producer.claim(len).expect("nobody broke the protocol").is_none());
+            }
+            run.producer.unreserve();
+            run.drain();
+        }
+    }
+
     /// A record that is kept stops room from being given back, but the records behind it can still be taken.
     #[test]
     fn a_held_record_keeps_its_room() {

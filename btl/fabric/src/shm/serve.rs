@@ -30,7 +30,7 @@ const FEED_BYTES_PER_POLL: usize = 64 << 10;
 const PEER_TASKS_MAX: usize = 4 * super::OUTSTANDING_MAX;
 
 const BAD_LENGTH: &str = "it broke the protocol: a record has the wrong length";
-const BAD_JOB: &str = "it broke the protocol: it answered a request that was never made";
+const BAD_JOB: &str = "it broke the protocol: its answer is to another kind of request";
 
 /// A record's body, for the duration of its handling. In shared memory: copied before it is looked at.
 #[derive(Clone, Copy)]
@@ -109,15 +109,15 @@ impl ShmDevice {
         Ok(None)
     }
 
-    /// Ends a job and counts it off.
-    fn end_job(&mut self, qp: QueuePairNumber, number: u32) -> Result<(WorkId, JobKind), String> {
-        let job = self.jobs.remove(number, qp).ok_or(BAD_JOB)?;
+    /// Ends a job and counts it off. `None`: it was flushed when its queue pair was destroyed, and this answer is too late.
+    fn end_job(&mut self, qp: QueuePairNumber, number: u32) -> Option<(WorkId, JobKind)> {
+        let job = self.jobs.remove(number, qp)?;
         self.qps[qp.index()].outstanding -= 1;
-        Ok((job.id, job.kind))
+        Some((job.id, job.kind))
     }
 
     fn take_pull_data(&mut self, qp: QueuePairNumber, number: u32, body: Body) -> Result<(), String> {
-        let job = self.jobs.get_mut(number, qp).ok_or(BAD_JOB)?;
+        let Some(job) = self.jobs.get_mut(number, qp) else { return Ok(()) };
         let JobKind::Pull { local, len_bytes, received, start } = &mut job.kind else {
             return Err(BAD_JOB.to_owned());
         };
@@ -129,9 +129,10 @@ impl ShmDevice {
         *received += body.len_bytes;
         if *received == *len_bytes {
             let timed = Timed { path: Path::Pull, len_bytes: *len_bytes, start: *start };
-            let (id, _) = self.end_job(qp, number)?;
-            self.observe(qp, timed);
-            self.finish(qp, id, Operation::Read, CompletionStatus::Success);
+            if let Some((id, _)) = self.end_job(qp, number) {
+                self.observe(qp, timed);
+                self.finish(qp, id, Operation::Read, CompletionStatus::Success);
+            }
         }
         Ok(())
     }
@@ -142,7 +143,7 @@ impl ShmDevice {
             Some(WireStatus::Success) => CompletionStatus::Success,
             _ => CompletionStatus::RemoteAccess,
         };
-        let (id, kind) = self.end_job(qp, ack.job)?;
+        let Some((id, kind)) = self.end_job(qp, ack.job) else { return Ok(()) };
         let fits = match kind {
             JobKind::Push => operation == Operation::Write,
             JobKind::Pull { .. } => operation == Operation::Read && status != CompletionStatus::Success,
@@ -150,13 +151,17 @@ impl ShmDevice {
         };
         // A refused push may still have pieces to send.
         self.tasks.remove_push(qp, ack.job);
+        if let Some(tx) = &mut self.qps[qp.index()].tx {
+            tx.unreserve();
+        }
+        self.keep_order();
         self.finish(qp, id, operation, if fits { status } else { CompletionStatus::Flushed });
         if fits { Ok(()) } else { Err(BAD_JOB.to_owned()) }
     }
 
     fn take_atomic_reply(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
         let reply = AtomicReply::decode(&body.fixed::<{ AtomicReply::BYTES }>()?).ok_or(BAD_LENGTH)?;
-        let (id, kind) = self.end_job(qp, reply.job)?;
+        let Some((id, kind)) = self.end_job(qp, reply.job) else { return Ok(()) };
         let JobKind::Atomic { result, width } = kind else {
             self.finish(qp, id, Operation::Read, CompletionStatus::Flushed);
             return Err(BAD_JOB.to_owned());
@@ -193,6 +198,7 @@ impl ShmDevice {
         self.take_on(Task::Feed {
             qp,
             job: request.job,
+            key: request.key,
             next: start,
             left_bytes: request.len_bytes as usize,
             chunk_bytes: (request.chunk_bytes as usize).clamp(64, longest),
@@ -214,6 +220,7 @@ impl ShmDevice {
         self.take_on(Task::WriteShare {
             qp,
             ticket: request.ticket,
+            key: request.key,
             source,
             target: request.target,
             len_bytes: request.len_bytes as usize,
@@ -232,7 +239,13 @@ impl ShmDevice {
         let len_bytes = body.len_bytes - PushHeader::BYTES;
         let target = self.regions.check(header.key, header.address, len_bytes as u64, Want::Write);
         let last = header.flags & PushHeader::LAST != 0;
-        let Some(target) = target else {
+        // With the last piece the whole is judged: an earlier piece may have been refused.
+        let whole = || {
+            let before = header.total_bytes.checked_sub(len_bytes as u64)?;
+            let start = header.address.checked_sub(before)?;
+            self.regions.check(header.key, start, header.total_bytes, Want::Write)
+        };
+        let Some(target) = target.filter(|_| !last || whole().is_some()) else {
             // Refused once: with the last piece, or the writer would find its job gone while it still sends.
             let refusal = PushAck { job: header.job, status: WireStatus::RemoteAccess as u32 };
             return if last {
@@ -288,8 +301,11 @@ impl ShmDevice {
         }
         entry.closed = false;
         match entry.connect(&self.card, &mut self.segment, self.ring_bytes) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("it has no free slot for a connection back".to_owned()),
+            // If it was not possible now, the answer is kept until it is.
+            Ok(_) => {
+                self.restless = true;
+                Ok(())
+            }
             Err(unreachable) => Err(unreachable.reason),
         }
     }
@@ -387,10 +403,10 @@ impl ShmDevice {
         for lane in 0..self.tasks.lanes() {
             let Some(task) = self.tasks.next_of(lane) else { continue };
             let qp = task.qp();
+            // A job's request is flushed from the table of jobs; a shared read has only its task.
+            let reading = if let Task::ReadShare(read) = &task { Some(read.id) } else { None };
             let next = match task {
-                Task::Feed { qp, job, next, left_bytes, chunk_bytes } => {
-                    self.feed(qp, job, next, left_bytes, chunk_bytes)
-                }
+                Task::Feed { .. } => self.feed(task),
                 Task::Push { .. } => self.push_on(task),
                 Task::ReadShare(read) => self.read_share(read),
                 Task::WriteShare { .. } => self.write_share(task),
@@ -398,34 +414,52 @@ impl ShmDevice {
             match next {
                 Ok(Some(task)) => self.tasks.resume(task),
                 Ok(None) => {}
-                Err(reason) => self.fail(qp, reason),
+                Err(reason) => {
+                    if let Some(id) = reading {
+                        self.finish(qp, id, Operation::Read, CompletionStatus::Flushed);
+                    }
+                    self.fail(qp, reason);
+                }
             }
         }
         self.tasks.sweep();
+        self.keep_order();
     }
 
-    fn feed(
-        &mut self,
-        qp: QueuePairNumber,
-        job: u32,
-        mut next: *const u8,
-        mut left_bytes: usize,
-        chunk_bytes: usize,
-    ) -> Result<Option<Task>, String> {
+    /// Lets nothing overtake the pieces of a write that are still to be sent.
+    fn keep_order(&mut self) {
+        for qp in self.tasks.pushing() {
+            if let Some(tx) = &mut self.qps[qp.index()].tx {
+                tx.reserve();
+            }
+        }
+    }
+
+    fn feed(&mut self, task: Task) -> Result<Option<Task>, String> {
+        let Task::Feed { qp, job, key, mut next, mut left_bytes, chunk_bytes } = task else {
+            return Ok(None);
+        };
+        // The registration may have ended since the last turn, and the memory with it.
+        if self.regions.check(key, next as u64, left_bytes as u64, Want::Read).is_none() {
+            let refusal = PushAck { job, status: WireStatus::RemoteAccess as u32 };
+            return self.qps[qp.index()].reply(RecordKind::PullRefused, &refusal.encode()).map(|()| None);
+        }
+        if self.qps[qp.index()].tx.is_none() {
+            self.answering(qp)?;
+        }
         let mut fed = 0;
         while left_bytes > 0 && fed < FEED_BYTES_PER_POLL {
             let len = left_bytes.min(chunk_bytes);
             let entry = &mut self.qps[qp.index()];
             match entry.send_record(RecordKind::PullData, job, &[], (next, len)).map_err(corrupt)? {
                 Posted::Complete => {}
-                Posted::Busy => break,
-                _ => return Ok(None),
+                _ => break,
             }
             next = next.wrapping_add(len);
             left_bytes -= len;
             fed += len;
         }
-        Ok((left_bytes > 0).then_some(Task::Feed { qp, job, next, left_bytes, chunk_bytes }))
+        Ok((left_bytes > 0).then_some(Task::Feed { qp, job, key, next, left_bytes, chunk_bytes }))
     }
 
     fn push_on(&mut self, task: Task) -> Result<Option<Task>, String> {
@@ -434,6 +468,9 @@ impl ShmDevice {
             return Ok(None);
         };
         let longest = self.send_copy_bytes_max() - PushHeader::BYTES;
+        if let Some(tx) = &mut self.qps[qp.index()].tx {
+            tx.unreserve();
+        }
         let mut sent = 0;
         while sent < FEED_BYTES_PER_POLL {
             let len = left_bytes.min(longest).min(16 << 10);
@@ -453,7 +490,7 @@ impl ShmDevice {
                 _ => return Ok(None),
             }
             next = next.wrapping_add(len);
-            address += len as u64;
+            address = address.wrapping_add(len as u64);
             left_bytes -= len;
             sent += len;
         }
@@ -470,7 +507,9 @@ impl ShmDevice {
         let copy_piece = |index: u32| {
             let (offset, len) = piece(index, read.len_bytes, read.chunk_bytes);
             // SAFETY: the poster keeps `local` writable for `len_bytes`, and the piece is inside.
-            unsafe { copy::read_process(pid, read.local.add(offset), read.remote + offset as u64, len) }
+            unsafe {
+                copy::read_process(pid, read.local.add(offset), read.remote.wrapping_add(offset as u64), len)
+            }
         };
         if read.met_at.is_none() {
             match claim_front(ticket) {
@@ -519,6 +558,7 @@ impl ShmDevice {
         match result {
             Ok(()) => Ok(Some(read)),
             Err(CrossMemoryError::Unmapped) => {
+                self.qps[read.qp.index()].tickets_lost |= 1 << read.ticket;
                 self.finish(read.qp, read.id, Operation::Read, CompletionStatus::Unmapped);
                 Ok(None)
             }
@@ -532,12 +572,18 @@ impl ShmDevice {
 
     /// Writes one piece from the back.
     fn write_share(&mut self, task: Task) -> Result<Option<Task>, String> {
-        let Task::WriteShare { qp, ticket, source, target, len_bytes, chunk_bytes } = task else {
+        let Task::WriteShare { qp, ticket, key, source, target, len_bytes, chunk_bytes } = task else {
             return Ok(None);
         };
         let pid = self.qps[qp.index()].card.pid;
         let Some((number, use_number)) = split_ticket_word(ticket) else { return Ok(None) };
+        // The registration may have ended since the last turn, and the memory with it.
+        let registered = self.regions.check(key, source as u64, len_bytes as u64, Want::Read).is_some();
         let Some(shared) = self.inbound_ticket(qp, number) else { return Ok(None) };
+        if !registered {
+            shared.failed.store(1, Ordering::Release);
+            return Ok(None);
+        }
         let Some(index) =
             claim_back(shared, use_number).filter(|index| *index < pieces(len_bytes, chunk_bytes))
         else {
@@ -545,7 +591,8 @@ impl ShmDevice {
         };
         let (offset, len) = piece(index, len_bytes, chunk_bytes);
         // SAFETY: the source range was checked against the registered region; the peer asked for the target range.
-        match unsafe { copy::write_process(pid, source.add(offset), target + offset as u64, len) } {
+        match unsafe { copy::write_process(pid, source.add(offset), target.wrapping_add(offset as u64), len) }
+        {
             Ok(()) => {
                 shared.written.fetch_add(1, Ordering::Release);
                 Ok(Some(task))

@@ -90,7 +90,7 @@ impl Jobs {
 #[derive(Debug)]
 pub(crate) enum Task {
     /// Send a piece of own memory that a peer pulls.
-    Feed { qp: QueuePairNumber, job: u32, next: *const u8, left_bytes: usize, chunk_bytes: usize },
+    Feed { qp: QueuePairNumber, job: u32, key: u64, next: *const u8, left_bytes: usize, chunk_bytes: usize },
     /// Send a piece of an own write.
     Push {
         qp: QueuePairNumber,
@@ -108,6 +108,7 @@ pub(crate) enum Task {
     WriteShare {
         qp: QueuePairNumber,
         ticket: u32,
+        key: u64,
         source: *const u8,
         target: u64,
         len_bytes: usize,
@@ -179,6 +180,12 @@ impl Tasks {
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
         self.lanes.is_empty()
+    }
+
+    /// Queue pairs that have a write of their own to send.
+    pub(crate) fn pushing(&self) -> impl Iterator<Item = QueuePairNumber> {
+        let pushes = |lane: &&Lane| matches!(lane.queue.front(), Some(Task::Push { .. }));
+        self.lanes.iter().filter(pushes).map(|lane| lane.qp)
     }
 
     /// How many tasks a queue pair has.
