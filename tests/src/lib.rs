@@ -13,6 +13,7 @@
 //! test` is enough, `--test-threads=1` is not needed. Rows marked `#[ignore]` need much memory or time; run them with
 //! `cargo test -p ironband-tests -- --ignored`.
 
+pub mod conformance;
 mod job;
 mod leftovers;
 mod processes;
