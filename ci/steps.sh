@@ -94,8 +94,18 @@ step_tests() { # NAME COMMAND...
 # `skipped: NAME: why` and passes, so the log is read (--show-output prints it under the test's own heading) and such a
 # test moves from passed to skipped.
 count_tests() { # LOG...; prints: passed failed skipped
+    # A test binary that a signal ends prints no `test result`: its lines are counted one by one, and the crash as a failure.
     awk '
+        function crashed() {
+            if (running) { passed += ok; failed += bad + 1; skipped += ignored }
+            running = ok = bad = ignored = 0
+        }
+        /^running [0-9]+ tests?$/ { crashed(); running = 1 }
+        /^test .* \.\.\. ok$/ { ok++ }
+        /^test .* \.\.\. FAILED$/ { bad++ }
+        /^test .* \.\.\. ignored/ { ignored++ }
         /^test result: / {
+            running = ok = bad = ignored = 0
             for (i = 2; i <= NF; i++) {
                 if ($i == "passed;") passed += $(i - 1)
                 if ($i == "failed;") failed += $(i - 1)
@@ -106,7 +116,7 @@ count_tests() { # LOG...; prints: passed failed skipped
         /^(failures:|test result: )/ { successes = 0 }
         /^---- .* stdout ----$/ { fresh = 1 }
         /^skipped: / && successes && fresh { fresh = 0; passed--; skipped++ }
-        END { print passed + 0, failed + 0, skipped + 0 }
+        END { crashed(); print passed + 0, failed + 0, skipped + 0 }
     ' "$@" /dev/null
 }
 
