@@ -6,11 +6,12 @@
 
 use ironband_tests::{CompiledProgram, Row};
 
-/// NetPIPE stops at this size by itself.
+/// NetPIPE's own upper bound, if it is given none (with its usual perturbation of 3 bytes).
 const LARGEST_UNBIDDEN: u64 = 8_388_609;
 
-/// The largest size that it can be made to send: beyond, its own `int` arithmetic overflows.
-const LARGEST: u64 = 805_306_369;
+/// The largest size that it can end with: the one after the next, 2 GiB, does not fit its `int`, and the negative
+/// length it becomes is below any upper bound.
+const LARGEST: u64 = 1_073_741_824;
 
 fn integrity(args: &str, largest: u64, seconds: u64) {
     let program = CompiledProgram { path: "NPopenmpi".into() };
@@ -27,9 +28,10 @@ fn integrity(args: &str, largest: u64, seconds: u64) {
         .filter(|line| line.contains("Integrity check passed"))
         .filter_map(|line| line.split(':').nth(1)?.split_whitespace().next()?.parse().ok())
         .collect();
-    assert_eq!(passed.last(), Some(&largest), "the last size is another\n{}", outcome.explain());
+    let last = passed.last().copied().unwrap_or(0);
+    assert!(last >= largest, "NetPIPE came to {last} bytes of {largest}\n{}", outcome.explain());
     println!(
-        "{} sizes up to {largest} bytes, every one intact [{:.1} s]",
+        "{} sizes up to {last} bytes, every one intact [{:.1} s]",
         passed.len(),
         outcome.took.as_secs_f64()
     );
@@ -45,8 +47,11 @@ fn netpipe_with_integrity_check_and_preposted_receives() {
     integrity("-n 5 -a", LARGEST_UNBIDDEN, 120);
 }
 
+/// It also stops after a size that takes more than a second, so how far a sweep comes depends on the machine; the
+/// largest size is therefore the lower bound of a sweep of its own.
 #[test]
-#[ignore = "768 MiB messages, half a minute and more; run with --ignored"]
+#[ignore = "messages up to 1 GiB, 6 GiB of memory, a minute; run with --ignored"]
 fn netpipe_to_its_largest_size() {
-    integrity("-n 3 -u 1500000000", LARGEST, 400);
+    integrity("-n 3 -u 1500000000", LARGEST_UNBIDDEN, 400);
+    integrity("-n 3 -l 1073741824 -u 1500000000", LARGEST, 400);
 }
