@@ -11,11 +11,11 @@ use ironband_core::wire::{AtomicCode, AtomicRequest, CARD_BYTES, Card, PullReque
 
 use super::copy::{self, CrossMemoryError};
 use super::host::{self, Probe};
-use super::inbound::{Inbound, RingIndex, SCAN_INTERVAL};
+use super::inbound::{Inbound, RingIndex, SCAN_INTERVAL, Taken};
 use super::layout::{CONTROL_BYTES, Control, MAGIC};
 use super::queue_pair::{CrossMemory, QueuePair, corrupt};
 use super::regions::{MemoryRegion, Regions};
-use super::ring::{LINE_BODY_BYTES, Record};
+use super::ring::LINE_BODY_BYTES;
 use super::segment::{Mapping, Segment};
 use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, pull_chunk_bytes};
 use super::{DEVICE, OUTSTANDING_MAX};
@@ -389,25 +389,23 @@ impl ShmDevice {
 
     /// A completion for a user message, or what a record of the fabric's own protocol led to.
     #[inline(always)]
-    fn deliver(&mut self, ring: RingIndex, record: Record) -> Option<Completion> {
-        if record.kind != RecordKind::Send as u8 {
-            return self.handle(ring, record);
+    fn deliver(&mut self, taken: Taken) -> Option<Completion> {
+        if taken.record.kind != RecordKind::Send as u8 {
+            return self.handle(taken);
         }
-        let entry = self.inbound.get_mut(ring)?;
-        let payload = Payload::new(entry.consumer.memory.body(record.place), record.len_bytes);
         Some(Completion::Received {
-            qp: entry.qp,
-            imm: record.imm,
-            payload,
-            token: ReceiveToken(u64::from(ring.0)),
+            qp: taken.qp,
+            imm: taken.record.imm,
+            payload: Payload::new(taken.body, taken.record.len_bytes),
+            token: ReceiveToken(u64::from(taken.ring.0)),
         })
     }
 
     /// Everything but the hot rings: finished requests, tasks, doorbell, connections.
     #[inline(always)]
     fn poll_rest(&mut self) -> Option<Completion> {
-        if let Some(completion) = self.done.pop_front() {
-            return Some(completion);
+        if !self.done.is_empty() {
+            return self.done.pop_front();
         }
         let control = self.control();
         let relaxed = std::sync::atomic::Ordering::Relaxed;
@@ -749,8 +747,8 @@ impl Device for ShmDevice {
         }
         for _ in 0..RECORDS_PER_POLL {
             match self.inbound.take() {
-                Ok(Some((ring, record))) => {
-                    if let Some(completion) = self.deliver(ring, record) {
+                Ok(Some(taken)) => {
+                    if let Some(completion) = self.deliver(taken) {
                         return Some(completion);
                     }
                 }

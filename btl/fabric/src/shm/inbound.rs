@@ -6,6 +6,7 @@
 //! its ring falls asleep may ring nothing; that is why sleeping rings are also looked at one by one, at each
 //! [`SCAN_INTERVAL`]th empty poll. The doorbell makes it fast, the scan makes it certain.
 
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use super::layout::{BELL_WORDS, Control, MappedRing};
@@ -36,6 +37,16 @@ pub(crate) struct InboundRing {
 /// Number of an inbound ring; also its bit in the doorbell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RingIndex(pub(crate) u32);
+
+/// A record, with what is needed to hand it out.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) ring: RingIndex,
+    pub(crate) qp: QueuePairNumber,
+    pub(crate) record: Record,
+    /// Valid until the record is released.
+    pub(crate) body: NonNull<u8>,
+}
 
 /// All inbound rings.
 #[derive(Debug, Default)]
@@ -80,17 +91,25 @@ impl Inbound {
     pub(crate) fn close(&mut self, index: RingIndex) {
         let Some(ring) = self.get_mut(index) else { return };
         ring.closing = true;
-        if !ring.consumer.is_held() {
-            self.remove(index);
+        let held = ring.consumer.is_held();
+        self.cool(index);
+        if !held {
+            self.rings[index.0 as usize] = None;
+        }
+    }
+
+    /// Takes a ring from the hot ones.
+    fn cool(&mut self, index: RingIndex) {
+        if let Some(at) = self.hot[..self.hot_len].iter().position(|hot| *hot == index.0) {
+            self.hot_len -= 1;
+            self.hot[at] = self.hot[self.hot_len];
+            self.cursor = 0;
         }
     }
 
     /// Takes a ring away. Must not be called while one of its records is held.
     pub(crate) fn remove(&mut self, index: RingIndex) {
-        if let Some(at) = self.hot[..self.hot_len].iter().position(|hot| *hot == index.0) {
-            self.hot_len -= 1;
-            self.hot[at] = self.hot[self.hot_len];
-        }
+        self.cool(index);
         self.rings[index.0 as usize] = None;
     }
 
@@ -110,7 +129,7 @@ impl Inbound {
     pub(crate) fn wake(&mut self, index: RingIndex) {
         let clock = self.clock;
         let Some(ring) = self.get_mut(index) else { return };
-        if ring.hot {
+        if ring.hot || ring.closing {
             return;
         }
         ring.hot = true;
@@ -142,16 +161,20 @@ impl Inbound {
         std::mem::replace(&mut self.pause, false)
     }
 
+    /// Goes on to the next hot ring.
+    #[inline(always)]
+    const fn turn(&mut self) {
+        self.burst = 0;
+        self.cursor = if self.cursor + 1 < self.hot_len { self.cursor + 1 } else { 0 };
+    }
+
     /// Takes the next record of a hot ring. An error names the ring that is corrupt.
     #[inline(always)]
-    pub(crate) fn take(&mut self) -> Result<Option<(RingIndex, Record)>, (RingIndex, Corrupt)> {
+    pub(crate) fn take(&mut self) -> Result<Option<Taken>, (RingIndex, Corrupt)> {
         for _ in 0..self.hot_len {
-            if self.cursor >= self.hot_len {
-                self.cursor = 0;
-            }
-            let index = self.hot[self.cursor];
-            let Some(ring) = self.rings[index as usize].as_mut().filter(|ring| !ring.closing) else {
-                self.cursor += 1;
+            let index = self.hot[self.cursor % HOT_MAX];
+            let Some(Some(ring)) = self.rings.get_mut(index as usize) else {
+                self.turn();
                 continue;
             };
             match ring.consumer.take() {
@@ -159,17 +182,15 @@ impl Inbound {
                     self.clock += 1;
                     self.pause = self.clock.is_multiple_of(RECORDS_BETWEEN_PAUSES);
                     ring.last_used = self.clock;
+                    let body = ring.consumer.memory.body(record.place);
+                    let taken = Taken { ring: RingIndex(index), qp: ring.qp, record, body };
                     self.burst += 1;
                     if self.burst == BURST_MAX {
-                        self.burst = 0;
-                        self.cursor += 1;
+                        self.turn();
                     }
-                    return Ok(Some((RingIndex(index), record)));
+                    return Ok(Some(taken));
                 }
-                Ok(None) => {
-                    self.burst = 0;
-                    self.cursor += 1;
-                }
+                Ok(None) => self.turn(),
                 Err(corrupt) => return Err((RingIndex(index), corrupt)),
             }
         }

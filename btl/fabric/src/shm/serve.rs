@@ -11,11 +11,11 @@ use ironband_core::wire::{
 
 use super::copy::{self, CrossMemoryError};
 use super::device::ShmDevice;
-use super::inbound::RingIndex;
+use super::inbound::Taken;
 use super::layout::Ticket;
 use super::queue_pair::{CrossMemory, corrupt};
 use super::regions::Want;
-use super::ring::{INLINE_BODY_BYTES, Record};
+use super::ring::INLINE_BODY_BYTES;
 use super::transfer::{
     Claims, JobKind, ReadShare, Task, Timed, claim_back, claim_front, piece, pieces, share_chunk_bytes,
     split_ticket_word, ticket_word,
@@ -57,11 +57,9 @@ impl ShmDevice {
     /// Handles one record that is not a user message.
     #[cold]
     #[inline(never)]
-    pub(super) fn handle(&mut self, ring: RingIndex, record: Record) -> Option<Completion> {
-        let entry = self.inbound.get_mut(ring)?;
-        let qp = entry.qp;
-        let body =
-            Body { start: entry.consumer.memory.body(record.place).as_ptr(), len_bytes: record.len_bytes };
+    pub(super) fn handle(&mut self, taken: Taken) -> Option<Completion> {
+        let Taken { ring, qp, record, body } = taken;
+        let body = Body { start: body.as_ptr(), len_bytes: record.len_bytes };
         let kind = RecordKind::from_u8(record.kind);
         let result = self.act(qp, kind, record.imm, body);
         if let Some(entry) = self.inbound.get_mut(ring) {
