@@ -31,6 +31,14 @@ pub(crate) struct Cores {
     pub(crate) quota: Option<f64>,
 }
 
+/// Reads the argument `-n`.
+pub(crate) fn ranks(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(ranks @ 1..=65536) => Ok(ranks),
+        _ => Err("the number of ranks must be between 1 and 65536".into()),
+    }
+}
+
 impl Machine {
     /// Reads `/proc`, `/sys` and the affinity mask.
     pub(crate) fn read() -> Self {

@@ -1,20 +1,23 @@
-//! The `ironband` command: looks at a machine before a job runs on it (`doctor`), and measures one transport
-//! against others (`compare`).
+//! The `ironband` command: shows what there is and what would be used (`info`), looks at a machine before a job runs on
+//! it (`doctor`), and measures one transport against others (`compare`).
 //!
 //! Every subcommand is a room of its own; what they share is what they know about the machine
-//! ([`machine`]) and about Open MPI ([`open_mpi`]).
+//! ([`machine`]), about Open MPI ([`open_mpi`]) and about Ironband's own devices ([`trial`]).
 
 mod compare;
 mod cross_memory;
 mod doctor;
+mod environment;
+mod info;
 mod machine;
 mod open_mpi;
 mod quantity;
+mod trial;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// A byte transfer layer for MPI: check a machine, compare transports.
+/// A byte transfer layer for MPI: look at a machine, check it, compare transports.
 #[derive(Debug, Parser)]
 #[command(name = "ironband", version, propagate_version = true)]
 struct CommandLine {
@@ -24,20 +27,23 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show fabrics, devices, limits, what would be chosen and why, and every parameter.
+    Info(info::Arguments),
     /// Check that this machine can run MPI programs over Ironband, and say how to fix what cannot.
     Doctor(doctor::Arguments),
     /// Run benchmarks over several transports, interleaved, and print medians and ratios.
     Compare(compare::Arguments),
-    /// The process whose memory `doctor` tries to reach (started by `doctor` itself).
+    /// The process whose memory `doctor` and `info` try to reach (started by them).
     #[command(hide = true)]
     CrossMemoryTarget(cross_memory::TargetArguments),
-    /// The process that tries to reach it (started by `doctor` itself).
+    /// The process that tries to reach it (started by them).
     #[command(hide = true)]
     CrossMemoryPeer(cross_memory::PeerArguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match CommandLine::parse().command {
+        Command::Info(arguments) => info::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::CrossMemoryTarget(arguments) => cross_memory::run_target(&arguments),

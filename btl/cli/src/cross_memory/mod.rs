@@ -6,7 +6,7 @@
 //! refuses siblings.
 //!
 //! ```text
-//! doctor -+- cross-memory-target   prints pid, address, length; waits; reports whether its buffer was rewritten
+//! parent -+- cross-memory-target   prints pid, address, length; waits; reports whether its buffer was rewritten
 //!         +- cross-memory-peer     reads that buffer, writes it, prints what happened
 //! ```
 
@@ -14,14 +14,47 @@ mod syscall;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 /// Large enough to span pages, so that a short copy would show.
 const BUFFER_BYTES: usize = 64 << 10;
 const ORIGINAL_SALT: u8 = 0x5a;
 const REWRITTEN_SALT: u8 = 0xc3;
+
+/// How long both processes of one attempt may take together: they need milliseconds, on a crowded machine seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether processes of this node may copy from each other.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct CrossMemory {
+    /// Between two processes that asked for nothing.
+    pub(crate) plain: Attempt,
+    /// When Yama refused that: with a target that lets any process attach.
+    pub(crate) with_consent: Option<Attempt>,
+    /// `/proc/sys/kernel/yama/ptrace_scope`, where the kernel has Yama.
+    pub(crate) ptrace_scope: Option<u8>,
+}
+
+impl CrossMemory {
+    /// Tries it as ranks do, who give their consent where Yama asks for it.
+    pub(crate) fn find() -> Self {
+        let ptrace_scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
+        let ptrace_scope = ptrace_scope.and_then(|text| text.trim().parse().ok());
+        let plain = attempt(false);
+        // Consent changes only what Yama's scope 1 decides.
+        let consent_may_help = ptrace_scope == Some(1) && matches!(plain, Attempt::Refused { .. });
+        Self { with_consent: consent_may_help.then(|| attempt(true)), plain, ptrace_scope }
+    }
+
+    /// What ranks will meet: with their consent where it was needed.
+    pub(crate) fn between_ranks(&self) -> &Attempt {
+        self.with_consent.as_ref().unwrap_or(&self.plain)
+    }
+}
 
 /// What came of one attempt to read and write a sibling's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,42 +101,36 @@ pub(crate) struct PeerArguments {
 
 /// Starts a target and a peer and answers with what the peer found. With `allow_any` the target first asks Yama to
 /// let any process attach to it, as MPI libraries do.
-pub(crate) fn attempt(allow_any: bool) -> Attempt {
+fn attempt(allow_any: bool) -> Attempt {
     try_attempt(allow_any).unwrap_or_else(|error| Attempt::NotTried { message: format!("{error:#}") })
 }
 
 fn try_attempt(allow_any: bool) -> anyhow::Result<Attempt> {
     let own = std::env::current_exe()?;
-    let mut target = Command::new(&own);
-    target.arg("cross-memory-target").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let (mut target, mut peer) = (Command::new(&own), Command::new(&own));
+    target.arg("cross-memory-target");
     if allow_any {
         target.arg("--allow-any");
     }
-    let mut target = EndedOnDrop(target.spawn()?);
-    let mut answers = BufReader::new(target.0.stdout.take().expect("the target's output is piped"));
-    let mut place = String::new();
-    answers.read_line(&mut place)?;
-    anyhow::ensure!(!place.is_empty(), "the target process ended before it named its buffer");
+    peer.arg("cross-memory-peer");
+    attempt_between(target, peer, PATIENCE)
+}
 
-    let peer = Command::new(&own)
-        .arg("cross-memory-peer")
-        .args(place.split_whitespace())
-        .stdin(Stdio::null())
-        .output()?;
-    anyhow::ensure!(
-        peer.status.success(),
-        "the peer process ended with {}: {}",
-        peer.status,
-        String::from_utf8_lossy(&peer.stderr).trim()
-    );
-    let attempt: Attempt = serde_json::from_slice(&peer.stdout)?;
+/// The peer gets the place that the target prints as further arguments.
+fn attempt_between(mut target: Command, mut peer: Command, patience: Duration) -> anyhow::Result<Attempt> {
+    let deadline = Instant::now() + patience;
+    let mut target = EndedOnDrop(target.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let target_answers = Answers::of("target", &mut target, deadline);
+    let place = target_answers.next()?;
+
+    peer.args(place.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut peer = EndedOnDrop(peer.spawn()?);
+    let attempt: Attempt = serde_json::from_str(&Answers::of("peer", &mut peer, deadline).next()?)?;
     if attempt != Attempt::Worked {
         return Ok(attempt);
     }
     drop(target.0.stdin.take());
-    let mut verdict = String::new();
-    answers.read_to_string(&mut verdict)?;
-    Ok(match verdict.trim() {
+    Ok(match target_answers.next()?.trim() {
         "rewritten" => Attempt::Worked,
         _ => Attempt::Wrong {
             message: "process_vm_writev reported success and the bytes did not arrive".into(),
@@ -111,7 +138,39 @@ fn try_attempt(allow_any: bool) -> anyhow::Result<Attempt> {
     })
 }
 
-/// Never leaves the target process behind, whichever way `doctor` goes on.
+/// The lines that a process prints, each awaited until the deadline at most: a process that a security filter stops
+/// for good must not stop its parent too.
+struct Answers {
+    who: &'static str,
+    lines: mpsc::Receiver<io::Result<String>>,
+    deadline: Instant,
+}
+
+impl Answers {
+    fn of(who: &'static str, process: &mut EndedOnDrop, deadline: Instant) -> Self {
+        let output = process.0.stdout.take().expect("the output of both processes is piped");
+        let (sender, lines) = mpsc::channel();
+        // Ends with the process, because its output ends then.
+        std::thread::spawn(move || {
+            BufReader::new(output).lines().try_for_each(|line| sender.send(line)).ok();
+        });
+        Self { who, lines, deadline }
+    }
+
+    fn next(&self) -> anyhow::Result<String> {
+        match self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => Ok(line?),
+            Err(RecvTimeoutError::Timeout) => {
+                anyhow::bail!("the {} process gave no answer in time and was ended", self.who)
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                anyhow::bail!("the {} process ended before it answered", self.who)
+            }
+        }
+    }
+}
+
+/// Never leaves a process behind, whichever way its parent goes on.
 struct EndedOnDrop(Child);
 
 impl Drop for EndedOnDrop {
@@ -193,6 +252,44 @@ mod tests {
                 .zip(pattern(REWRITTEN_SALT))
                 .all(|(original, rewritten)| original != rewritten)
         );
+    }
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    fn message(target: &str, peer: &str, patience: Duration) -> String {
+        attempt_between(shell(target), shell(peer), patience).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn processes_that_never_answer_are_ended() {
+        let (start, patience) = (Instant::now(), Duration::from_millis(300));
+        assert!(
+            message("exec sleep 60", "exit 0", patience).starts_with("the target process gave no answer")
+        );
+        let said = message("echo 1 2 3; exec sleep 60", "exec sleep 60", patience);
+        assert!(said.starts_with("the peer process gave no answer"), "{said}");
+        assert!(start.elapsed() < Duration::from_secs(30), "sleeping processes were awaited");
+    }
+
+    #[test]
+    fn processes_that_end_without_an_answer_are_named() {
+        let said = message("exit 3", "exit 0", PATIENCE);
+        assert_eq!(said, "the target process ended before it answered");
+        let said = message("echo 1 2 3; exec sleep 60", "exit 3", PATIENCE);
+        assert_eq!(said, "the peer process ended before it answered");
+    }
+
+    #[test]
+    fn ranks_meet_what_was_found_with_their_consent() {
+        let refused = Attempt::Refused { call: "c".into(), errno: 1, message: "m".into() };
+        let mut found = CrossMemory { plain: refused.clone(), with_consent: None, ptrace_scope: Some(1) };
+        assert_eq!(found.between_ranks(), &refused);
+        found.with_consent = Some(Attempt::Worked);
+        assert_eq!(found.between_ranks(), &Attempt::Worked);
     }
 
     #[test]

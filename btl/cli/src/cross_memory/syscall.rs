@@ -20,7 +20,7 @@ pub(super) fn write(pid: libc::pid_t, remote_address: usize, local: &[u8]) -> io
     let local_vector = libc::iovec { iov_base: local.as_ptr().cast_mut().cast(), iov_len: local.len() };
     let remote_vector = remote_vector(remote_address, local.len());
     // SAFETY: the kernel only reads `iov_len` bytes at `iov_base`, which this function borrows; the bytes it
-    // changes belong to the target that `doctor` started, whose buffer consists of atomics made to be written.
+    // changes belong to the target that this program started, whose buffer consists of atomics made to be written.
     let copied =
         unsafe { libc::process_vm_writev(pid, &raw const local_vector, 1, &raw const remote_vector, 1, 0) };
     usize::try_from(copied).map_err(|_| io::Error::last_os_error())

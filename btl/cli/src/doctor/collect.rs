@@ -2,13 +2,13 @@
 
 use super::elf;
 use super::facts::{
-    ComponentFile, CrossMemory, Facts, Identity, Limit, Limits, Mpirun, Namespaces, OmpiInfo, Reservation,
-    Space,
+    ComponentFile, Facts, Identity, Limit, Limits, Mpirun, Namespaces, OmpiInfo, Reservation, Space,
 };
-use crate::cross_memory::{self, Attempt};
+use crate::cross_memory::CrossMemory;
 use crate::machine::Cores;
-use crate::open_mpi;
-use rustix::fs::{FallocateFlags, MemfdFlags};
+use crate::{environment, open_mpi, trial};
+use ironband::Config;
+use ironband_fabric::shm::Shm;
 use rustix::process::Resource;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,9 +16,6 @@ use std::path::{Path, PathBuf};
 
 /// The file name that Open MPI expects of Ironband's component.
 pub(crate) const COMPONENT_FILE: &str = "mca_btl_ironband.so";
-
-/// Reserved for a trial: more than a pair of ranks takes, and little enough for any container.
-const TRIAL_BYTES: u64 = 16 << 20;
 
 /// The inode numbers that Linux gives to the namespaces it starts with.
 const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
@@ -28,6 +25,7 @@ const FIRST_USER_NAMESPACE: u64 = 0xefff_fffd;
 pub(crate) fn facts(ranks: usize) -> Facts {
     let ompi_info =
         open_mpi::ask_ompi_info(&[]).map(|report| ompi_info(&report)).map_err(|error| error.to_string());
+    let config = environment::config();
     Facts {
         ranks,
         mpirun: match open_mpi::ask_mpirun() {
@@ -36,9 +34,10 @@ pub(crate) fn facts(ranks: usize) -> Facts {
         },
         component_files: component_files(ompi_info.as_ref().map_or(&[], |info| &info.component_folders)),
         ompi_info,
-        reservation: reservation(TRIAL_BYTES),
+        parameters: config.as_ref().map(|_| environment::settings().len()).map_err(ToString::to_string),
+        reservation: reservation(&config.unwrap_or_default(), ranks),
         dev_shm: space("/dev/shm"),
-        cross_memory: cross_memory_facts(),
+        cross_memory: CrossMemory::find(),
         namespaces: Namespaces {
             own_pids: namespace_differs("/proc/self/ns/pid", FIRST_PID_NAMESPACE),
             own_users: namespace_differs("/proc/self/ns/user", FIRST_USER_NAMESPACE),
@@ -88,35 +87,24 @@ fn component_files(searched: &[PathBuf]) -> Vec<ComponentFile> {
         .collect()
 }
 
-/// Does what the shared-memory fabric does before it maps a segment: reserves its pages, so that a shortage is an
-/// error here and not a bus error later.
-fn reservation(bytes: u64) -> Reservation {
-    let failed = |call: &str, error: rustix::io::Errno| Reservation::Failed {
-        call: call.into(),
-        bytes,
-        message: error.to_string(),
+/// Opens the device of a rank and sends one message through its ring: whatever that needs is needed by every job.
+fn reservation(config: &Config, ranks: usize) -> Reservation {
+    let failed = |failure: trial::Failure| Reservation::Failed { message: failure.message, fix: failure.fix };
+    let device = match trial::first_usable::<Shm>(config) {
+        Ok(device) => device,
+        Err(failure) => return failed(failure),
     };
-    match rustix::fs::memfd_create("ironband-doctor", MemfdFlags::CLOEXEC) {
-        Err(error) => failed("memfd_create", error),
-        Ok(segment) => match rustix::fs::fallocate(&segment, FallocateFlags::empty(), 0, bytes) {
-            Err(error) => failed("fallocate", error),
-            Ok(()) => Reservation::Worked { bytes },
-        },
+    match trial::open::<Shm>(&device, config, ranks).and_then(|opened| trial::memory(&opened)) {
+        Err(failure) => failed(failure),
+        Ok(memory) => {
+            Reservation::Worked { control_bytes: memory.control_bytes, ring_bytes: memory.ring_region_bytes }
+        }
     }
 }
 
 fn space(path: &str) -> Result<Space, String> {
     let found = rustix::fs::statvfs(path).map_err(|error| format!("{path}: {error}"))?;
     Ok(Space { size_bytes: found.f_blocks * found.f_frsize, free_bytes: found.f_bavail * found.f_frsize })
-}
-
-fn cross_memory_facts() -> CrossMemory {
-    let ptrace_scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
-    let ptrace_scope = ptrace_scope.and_then(|text| text.trim().parse().ok());
-    let plain = cross_memory::attempt(false);
-    // Consent changes only what Yama's scope 1 decides.
-    let consent_may_help = ptrace_scope == Some(1) && matches!(plain, Attempt::Refused { .. });
-    CrossMemory { with_consent: consent_may_help.then(|| cross_memory::attempt(true)), plain, ptrace_scope }
 }
 
 fn namespace_differs(path: &str, first: u64) -> bool {
@@ -165,14 +153,18 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_that_fails_says_which_call() {
-        assert!(matches!(reservation(1 << 20), Reservation::Worked { bytes: 1048576 }));
-        // Nothing is the one amount that every kernel refuses at once. Never try it with too much: the kernel
-        // fills all memory before it says no.
-        match reservation(0) {
-            Reservation::Failed { call, .. } => assert_eq!(call, "fallocate"),
-            worked => panic!("a reservation of nothing is an error: {worked:?}"),
-        }
+    fn the_trial_reserves_a_control_block_and_the_ring_that_is_configured() {
+        let mut config = Config::default();
+        let mut reserved = |ring_bytes: u64| {
+            config.set("ring_bytes", &ring_bytes.to_string()).unwrap();
+            match reservation(&config, 2) {
+                Reservation::Worked { control_bytes, ring_bytes } => (control_bytes, ring_bytes),
+                failed => panic!("{failed:?}"),
+            }
+        };
+        let (small, large) = (reserved(64 << 10), reserved(1 << 20));
+        assert_eq!(small.0, large.0);
+        assert!(small.1 >= 64 << 10 && large.1 >= 1 << 20 && large.1 < 4 << 20, "{small:?} {large:?}");
     }
 
     #[test]

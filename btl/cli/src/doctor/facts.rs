@@ -1,7 +1,7 @@
 //! What `doctor` found, before anybody judges it. Everything here is plain data, so that the judgement can be
 //! tested with machines that nobody has.
 
-use crate::cross_memory::Attempt;
+use crate::cross_memory::CrossMemory;
 use crate::machine::Cores;
 use crate::open_mpi::Parameter;
 use serde::Serialize;
@@ -17,6 +17,8 @@ pub(crate) struct Facts {
     pub(crate) ompi_info: Result<OmpiInfo, String>,
     /// The files called like Ironband's component, in the order of the search.
     pub(crate) component_files: Vec<ComponentFile>,
+    /// How many parameters the environment sets (`IRONBAND_*`), or why it cannot be used.
+    pub(crate) parameters: Result<usize, String>,
     pub(crate) reservation: Reservation,
     /// The size of `/dev/shm`, or why it is unknown.
     pub(crate) dev_shm: Result<Space, String>,
@@ -87,12 +89,14 @@ pub(crate) struct SharedObject {
     pub(crate) needed: Vec<String>,
 }
 
-/// Anonymous shared memory, reserved and touched for a trial.
+/// The shared memory of a rank, reserved and used for a trial: its control block and one ring.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub(crate) enum Reservation {
-    Worked { bytes: u64 },
-    Failed { call: String, bytes: u64, message: String },
+    /// A message went through it.
+    Worked { control_bytes: u64, ring_bytes: u64 },
+    /// Why not, and what to do.
+    Failed { message: String, fix: String },
 }
 
 /// A file system's size.
@@ -100,17 +104,6 @@ pub(crate) enum Reservation {
 pub(crate) struct Space {
     pub(crate) size_bytes: u64,
     pub(crate) free_bytes: u64,
-}
-
-/// Whether processes of this node may copy from each other.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct CrossMemory {
-    /// Between two processes that asked for nothing.
-    pub(crate) plain: Attempt,
-    /// When Yama refused that: with a target that lets any process attach.
-    pub(crate) with_consent: Option<Attempt>,
-    /// `/proc/sys/kernel/yama/ptrace_scope`, where the kernel has Yama.
-    pub(crate) ptrace_scope: Option<u8>,
 }
 
 /// Which namespaces differ from the machine's first ones.

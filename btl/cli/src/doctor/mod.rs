@@ -16,15 +16,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// How many ranks of a job shall run on this machine.
-    #[arg(short = 'n', long, value_name = "RANKS", default_value_t = 2, value_parser = ranks)]
+    #[arg(short = 'n', long, value_name = "RANKS", default_value_t = 2, value_parser = crate::machine::ranks)]
     ranks: usize,
-}
-
-fn ranks(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(ranks @ 1..=65536) => Ok(ranks),
-        _ => Err("the number of ranks must be between 1 and 65536".into()),
-    }
 }
 
 /// Looks, judges, prints. Fails when a job over Ironband would not start.

@@ -18,6 +18,7 @@ pub(crate) fn checks(facts: &Facts) -> Vec<Check> {
         runtime::btl_selection(facts),
         runtime::pml_selection(facts),
         runtime::root(facts),
+        resources::parameters(facts),
         resources::reservation(facts),
         resources::dev_shm(facts),
         resources::cross_memory(facts),

@@ -11,27 +11,36 @@ const DEV_SHM_PER_RANK_BYTES: u64 = 4 << 20;
 /// Below this, RDMA registration of ordinary buffers fails early.
 const MEMLOCK_MIN_BYTES: u64 = 1 << 30;
 
-/// Files that the runtime opens in a rank whatever its neighbours, and per neighbour on the node: a segment, its
-/// handshake, and the sockets of `mpirun` itself.
+/// Files that `mpirun` keeps open whatever it runs, with room for what a site adds, and for each rank: two ends of pipes
+/// for its output and a socket for its questions. Ranks themselves need fewer: over Ironband each keeps one file (its
+/// segment) however many peers it has, and opens a peer's only while it maps it.
 const OPEN_FILES_FIXED: u64 = 128;
-const OPEN_FILES_PER_RANK: u64 = 6;
+const OPEN_FILES_PER_RANK: u64 = 3;
+
+pub(super) fn parameters(facts: &Facts) -> Check {
+    const ID: &str = "parameters";
+    match &facts.parameters {
+        Ok(0) => Check::ok(ID, "the environment sets none"),
+        Ok(count) => Check::ok(ID, format!("the environment sets {count}, within their ranges")),
+        Err(reason) => {
+            let fix = "correct or unset the IRONBAND_ variable of that name; ironband info lists all of them";
+            Check::failure(ID, reason, fix)
+        }
+    }
+}
 
 pub(super) fn reservation(facts: &Facts) -> Check {
     const ID: &str = "shared-memory";
     match &facts.reservation {
-        Reservation::Worked { bytes } => {
-            Check::ok(ID, format!("memfd_create works; {} reserved", bytes_text(*bytes)))
-        }
-        Reservation::Failed { call, message, .. } if call == "memfd_create" => Check::failure(
+        Reservation::Worked { control_bytes, ring_bytes } => Check::ok(
             ID,
-            format!("memfd_create is refused: {message}"),
-            "allow memfd_create (Linux 3.17) in the container's seccomp profile: local ranks share memory through it",
+            format!(
+                "a message went through a ring of {} (and {} for the process)",
+                bytes_text(*ring_bytes),
+                bytes_text(*control_bytes)
+            ),
         ),
-        Reservation::Failed { call, bytes, message } => Check::failure(
-            ID,
-            format!("{} could not be reserved: {call}: {message}", bytes_text(*bytes)),
-            "free memory, or raise the memory limit of the container or job",
-        ),
+        Reservation::Failed { message, fix } => Check::failure(ID, message, fix),
     }
 }
 
@@ -140,7 +149,7 @@ pub(super) fn open_files(facts: &Facts) -> Check {
     let Limit { soft, hard } = facts.limits.open_files;
     let Some(soft) = soft else { return Check::ok(ID, "unlimited") };
     if soft >= wanted {
-        return Check::ok(ID, format!("{soft}; {} ranks may want {wanted}", facts.ranks));
+        return Check::ok(ID, format!("{soft}; mpirun may want {wanted} for {} ranks", facts.ranks));
     }
     let fix = match hard {
         Some(hard) if hard < wanted => {
@@ -150,7 +159,7 @@ pub(super) fn open_files(facts: &Facts) -> Check {
         }
         _ => format!("ulimit -n {wanted}"),
     };
-    Check::warning(ID, format!("{soft}; {} ranks may want {wanted}", facts.ranks), fix)
+    Check::warning(ID, format!("{soft}; mpirun may want {wanted} for {} ranks", facts.ranks), fix)
 }
 
 pub(super) fn cores(facts: &Facts) -> Check {

@@ -1,10 +1,10 @@
 //! Machines that nobody has, and what is said about them.
 
 use super::checks;
-use crate::cross_memory::Attempt;
+use crate::cross_memory::{Attempt, CrossMemory};
 use crate::doctor::facts::{
-    ComponentFile, CrossMemory, Facts, Identity, Limit, Limits, Mpirun, Namespaces, OmpiInfo, Reservation,
-    SharedObject, Space,
+    ComponentFile, Facts, Identity, Limit, Limits, Mpirun, Namespaces, OmpiInfo, Reservation, SharedObject,
+    Space,
 };
 use crate::doctor::report::{Check, Level, verdict};
 use crate::machine::Cores;
@@ -30,7 +30,8 @@ fn healthy() -> Facts {
             pml_selection: Some(parameter("^ucx")),
         }),
         component_files: vec![component("/home/u/.openmpi/components", true)],
-        reservation: Reservation::Worked { bytes: 16 << 20 },
+        parameters: Ok(0),
+        reservation: Reservation::Worked { control_bytes: 12 << 10, ring_bytes: 340 << 10 },
         dev_shm: Ok(Space { size_bytes: 8 << 30, free_bytes: 8 << 30 }),
         cross_memory: CrossMemory { plain: Attempt::Worked, with_consent: None, ptrace_scope: Some(0) },
         namespaces: Namespaces { own_pids: false, own_users: false },
@@ -100,7 +101,7 @@ fn assert_says(check: &Check, level: Level, value: &str, fix: &str) {
 fn a_healthy_machine_passes_every_check() {
     let all = checks(&healthy());
     assert_eq!(verdict(&all), Level::Ok, "{all:?}");
-    assert_eq!(all.len(), 14);
+    assert_eq!(all.len(), 15);
 }
 
 #[test]
@@ -254,15 +255,19 @@ fn root_needs_consent() {
 
 #[test]
 fn shared_memory_that_cannot_be_had_fails() {
-    let failed = |call: &str, message: &str| Reservation::Failed {
-        call: call.into(),
-        bytes: 16 << 20,
-        message: message.into(),
-    };
-    let check = judged("shared-memory", |f| f.reservation = failed("memfd_create", "not permitted"));
-    assert_says(&check, Level::Failure, "memfd_create is refused: not permitted", "seccomp");
-    let check = judged("shared-memory", |f| f.reservation = failed("fallocate", "No space left"));
-    assert_says(&check, Level::Failure, "16 MiB could not be reserved", "memory limit");
+    let check = judged("shared-memory", |f| {
+        f.reservation =
+            Reservation::Failed { message: "memfd_create failed: EPERM".into(), fix: "allow it".into() };
+    });
+    assert_says(&check, Level::Failure, "memfd_create failed: EPERM", "allow it");
+    assert_says(&judged("shared-memory", |_| ()), Level::Ok, "a ring of 340 KiB (and 12 KiB", "");
+}
+
+#[test]
+fn an_environment_that_every_rank_would_refuse_fails() {
+    let check = judged("parameters", |f| f.parameters = Err("eager_bytes = \"1\" is refused".into()));
+    assert_says(&check, Level::Failure, "eager_bytes = \"1\" is refused", "ironband info");
+    assert_says(&judged("parameters", |f| f.parameters = Ok(2)), Level::Ok, "sets 2", "");
 }
 
 #[test]
@@ -336,18 +341,18 @@ fn open_files_are_counted_per_rank() {
     let ranks = |ranks| move |f: &mut Facts| f.ranks = ranks;
     let along = ["cores", "dev-shm"];
     let just_enough = |f: &mut Facts| {
-        f.ranks = 149;
+        f.ranks = 298;
         f.limits.open_files.soft = Some(1022);
     };
     assert_eq!(judged_along("open-files", &along, just_enough).level, Level::Ok);
     assert_says(
-        &judged_along("open-files", &along, ranks(150)),
+        &judged_along("open-files", &along, ranks(299)),
         Level::Warning,
-        "1024; 150 ranks may want 1028",
-        "ulimit -n 1028",
+        "1024; mpirun may want 1025 for 299 ranks",
+        "ulimit -n 1025",
     );
     assert_says(
-        &judged_along("open-files", &along, ranks(700)),
+        &judged_along("open-files", &along, ranks(1400)),
         Level::Warning,
         "4328",
         "hard limit of 4096",

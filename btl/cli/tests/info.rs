@@ -1,0 +1,105 @@
+//! `ironband info` on the machine that runs the tests.
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+/// Runs the program with no setting but those given.
+fn info(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironband"));
+    command.arg("info").args(arguments);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("IRONBAND_")) {
+        command.env_remove(name);
+    }
+    command.envs(settings.iter().copied()).output().unwrap()
+}
+
+fn document(arguments: &[&str], settings: &[(&str, &str)]) -> Value {
+    let output = info(&[&["--json"], arguments].concat(), settings);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn parameter<'a>(document: &'a Value, name: &str) -> &'a Value {
+    document["parameters"].as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap()
+}
+
+#[test]
+fn the_text_is_whole_and_fits_the_screen() {
+    let output = info(&["-n", "3"], &[]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    for wanted in [
+        "Topology",
+        "Fabric shm, device memfd",
+        "eager limit",
+        "What a job with 3 ranks",
+        "btl_ironband_ring_bytes",
+    ] {
+        assert!(text.contains(wanted), "no {wanted} in\n{text}");
+    }
+    for line in text.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+}
+
+#[test]
+fn the_document_tells_of_a_device_that_was_really_used() {
+    let document = document(&["-n", "4"], &[]);
+    assert_eq!((&document["format"], &document["ranks"]), (&"ironband-info/1".into(), &4.into()));
+    let device = &document["fabrics"][0]["devices"][0];
+    assert_eq!(document["fabrics"][0]["name"], "shm");
+    assert_eq!(device["state"], "usable", "{device}");
+    assert!(device["inline_bytes_max"].as_u64().unwrap() >= 40, "{device}");
+    assert_eq!(device["atomics"], "global");
+    assert!(device["report"].as_str().unwrap().starts_with("fabric shm, device memfd, "), "{device}");
+    let memory = &device["memory"]["Ok"];
+    assert!(memory["ring_region_bytes"].as_u64() > device["ring_bytes"].as_u64(), "{device}");
+    assert_eq!(document["choice"]["device"], device["name"]);
+    assert!(document["topology"]["Ok"]["processors"].as_u64().unwrap() >= 1, "{}", document["topology"]);
+    // What the attempt between two processes gave decides what is announced.
+    let announced = document["choice"]["long_messages"]["mechanism"].as_str().unwrap();
+    let worked = ["plain", "with_consent"]
+        .iter()
+        .any(|attempt| document["cross_memory"][attempt]["outcome"] == "worked");
+    assert_eq!(announced, if worked { "measured" } else { "ring" });
+}
+
+#[test]
+fn the_environment_is_in_force() {
+    let defaults = document(&["-n", "2"], &[]);
+    let entry = parameter(&defaults, "ring_bytes");
+    assert_eq!((&entry["value"], &entry["from_environment"]), (&entry["default"], &false.into()));
+    let settings = [("IRONBAND_RING_BYTES", "1M"), ("IRONBAND_SINGLE_COPY", "ring")];
+    let changed = document(&["-n", "2"], &settings);
+    let entry = parameter(&changed, "ring_bytes");
+    assert_eq!((&entry["value"], &entry["from_environment"]), (&(1 << 20).into(), &true.into()));
+    assert_eq!(entry["mca_name"], "btl_ironband_ring_bytes");
+    let device = &changed["fabrics"][0]["devices"][0];
+    assert_eq!(device["ring_bytes"], 1 << 20);
+    assert_eq!(device["one_sided"], false);
+    let announced = &changed["choice"]["long_messages"];
+    assert_eq!(announced["mechanism"], "ring");
+    assert!(announced["why"].as_str().unwrap().contains("single_copy = ring"), "{announced}");
+}
+
+#[test]
+fn many_ranks_get_smaller_rings() {
+    let device = |ranks| document(&["-n", ranks], &[])["fabrics"][0]["devices"][0]["ring_bytes"].clone();
+    assert!(device("4000").as_u64() < device("2").as_u64());
+}
+
+#[test]
+fn a_bad_value_is_refused_with_name_value_and_range() {
+    let cases = [
+        ("IRONBAND_EAGER_BYTES", "12", "eager_bytes = \"12\" is refused: it must be 1024 to 262144 bytes"),
+        ("IRONBAND_SINGLE_COPY", "knem", "single_copy = \"knem\" is refused: it must be auto, cma, ring"),
+        ("IRONBAND_RING_BYTES", "32K", "is refused with ring_bytes = 32768"),
+    ];
+    for (name, value, wanted) in cases {
+        let output = info(&[], &[(name, value)]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(wanted), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+}
