@@ -298,7 +298,8 @@ fn body(random: &mut Random, kind: u8, offered: RemoteMemory) -> Vec<u8> {
     let (job, chunk_bytes) = (random.number() as u32, random.number() as u32);
     let mut bytes = match RecordKind::from_u8(kind) {
         Some(RecordKind::PullRequest) => {
-            PullRequest { job, chunk_bytes, address, key, len_bytes }.encode().to_vec()
+            let ticket = if random.below(2) == 0 { PullRequest::NO_TICKET } else { random.below(20) as u32 };
+            PullRequest { job, chunk_bytes, address, key, len_bytes, ticket, reserved: 0 }.encode().to_vec()
         }
         Some(RecordKind::ShareRequest) => {
             let ticket = random.below(20) as u32 | (random.below(3) as u32) << 16;

@@ -2,7 +2,7 @@
 //! cannot copy between processes, and the atomics. Each fits in one cache line.
 //!
 //! ```text
-//!  PullRequest    | job 4 | chunk 4 | address 8 | key 8 | length 8 |            owner, send me this memory
+//!  PullRequest    | job 4 | chunk 4 | address 8 | key 8 | length 8 | ticket 4 | 0 4 |   owner, send me this memory
 //!  ShareRequest   | ticket 4 | chunk 4 | source 8 | key 8 | target 8 | length 8 | ... and copy a part of it yourself
 //!  PushHeader     | job 4 | last 4 | address 8 | key 8 | total 8 | (then data)  store this at address
 //!  PushAck        | job 4 | status 4 |
@@ -148,7 +148,7 @@ macro_rules! record {
 
 record! {
     /// Asks the owner of memory to send it through the ring.
-    PullRequest, 32 {
+    PullRequest, 40 {
         /// The asker's number for this transfer.
         job: u32,
         /// Piece length in bytes that suits the asker.
@@ -159,6 +159,11 @@ record! {
         key: u64,
         /// In bytes.
         len_bytes: u64,
+        /// A ticket with one piece that the owner takes before it sends, so that an asker that is tired of waiting can take it
+        /// instead and read by itself; [`PullRequest::NO_TICKET`] if it cannot.
+        ticket: u32,
+        /// 0.
+        reserved: u32,
     }
 }
 record! {
@@ -233,6 +238,11 @@ record! {
     }
 }
 
+impl PullRequest {
+    /// The asker will wait.
+    pub const NO_TICKET: u32 = u32::MAX;
+}
+
 impl PushHeader {
     /// This is the last piece: acknowledge.
     pub const LAST: u32 = 1;
@@ -249,9 +259,17 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let pull = PullRequest { job: 1, chunk_bytes: 0x1000, address: 2, key: 3, len_bytes: 4 };
+        let pull = PullRequest {
+            job: 1,
+            chunk_bytes: 0x1000,
+            address: 2,
+            key: 3,
+            len_bytes: 4,
+            ticket: 5,
+            reserved: 0,
+        };
         let mut golden = vec![1, 0, 0, 0, 0, 0x10, 0, 0];
-        golden.extend([2u64, 3, 4].iter().flat_map(|v| v.to_le_bytes()));
+        golden.extend([2u64, 3, 4, 5].iter().flat_map(|v| v.to_le_bytes()));
         assert_eq!(pull.encode().as_slice(), golden);
 
         let atomic = AtomicRequest {
@@ -296,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_wrong_length_is_refused() {
-        assert_eq!(PullRequest::decode(&[0; 31]), None);
-        assert_eq!(PullRequest::decode(&[0; 33]), None);
+        assert_eq!(PullRequest::decode(&[0; 39]), None);
+        assert_eq!(PullRequest::decode(&[0; 41]), None);
     }
 }

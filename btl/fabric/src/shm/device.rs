@@ -5,7 +5,6 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use ironband_core::config::{Config, SingleCopy};
-use ironband_core::limits::ring_message_bytes_max;
 use ironband_core::path::{Allowed, Path};
 use ironband_core::wire::{AtomicCode, AtomicRequest, CARD_BYTES, Card, PullRequest, RecordKind};
 
@@ -17,12 +16,12 @@ use super::queue_pair::{CrossMemory, QueuePair, corrupt};
 use super::regions::{MemoryRegion, Regions};
 use super::ring::LINE_BODY_BYTES;
 use super::segment::{Mapping, Segment};
-use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, pull_chunk_bytes};
+use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, pull_chunk_bytes, ticket_word};
 use super::{DEVICE, OUTSTANDING_MAX};
 use crate::{
-    Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, CompletionStatus, Device,
-    DeviceError, Limits, Operation, Payload, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError,
-    RemoteMemory, SendFill, Unreachable, WorkId,
+    Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError,
+    Operation, Payload, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteMemory,
+    SendFill, Unreachable, WorkId,
 };
 
 /// Longest transfer for which a copy through the ring is tried when the kernel could copy: beyond, a trial costs too much.
@@ -49,6 +48,8 @@ pub struct ShmDevice {
     pub(super) done: VecDeque<Completion>,
     pub(super) tasks: Tasks,
     pub(super) jobs: Jobs,
+    /// Pulls that the owner may not have begun, oldest first.
+    pub(super) pulls: VecDeque<(QueuePairNumber, u32)>,
     pub(super) regions: Regions,
     pub(super) by_key: HashMap<[u8; 16], QueuePairNumber>,
     pub(super) segment: Segment,
@@ -99,6 +100,7 @@ impl ShmDevice {
             done: VecDeque::new(),
             tasks: Tasks::default(),
             jobs: Jobs::default(),
+            pulls: VecDeque::new(),
             regions: Regions::default(),
             by_key: HashMap::new(),
             segment,
@@ -107,7 +109,7 @@ impl ShmDevice {
             connect_deadline: Duration::from_secs(config.connect_seconds),
             single_copy: config.single_copy,
             share_bytes: config.share_bytes,
-            capabilities: capabilities(config, ring_bytes),
+            capabilities: super::capabilities::of(config, ring_bytes),
             notices: VecDeque::new(),
             last_life_check: Instant::now(),
             card,
@@ -361,20 +363,43 @@ impl ShmDevice {
         remote: RemoteMemory,
         len_bytes: usize,
     ) -> Posted {
-        let kind = JobKind::Pull { local, len_bytes, received: 0, start: Instant::now() };
-        let number = match self.admit(qp, id, kind) {
-            Ok(number) => number,
-            Err(posted) => return posted,
+        // Where the kernel copies, an owner that computes need not be waited for.
+        let kernel = self.qps[qp.index()].cross_memory == CrossMemory::Permitted;
+        let ticket = if kernel { self.qps[qp.index()].take_ticket(1) } else { None };
+        let kind = JobKind::Pull {
+            local,
+            remote: remote.address,
+            len_bytes,
+            received: 0,
+            start: Instant::now(),
+            ticket,
         };
-        let chunk = pull_chunk_bytes(len_bytes, self.capabilities.limits.send_copy_bytes_max);
-        let request = PullRequest {
-            job: number,
-            chunk_bytes: chunk as u32,
-            address: remote.address,
-            key: remote.key,
-            len_bytes: len_bytes as u64,
+        let posted = match self.admit(qp, id, kind) {
+            Ok(number) => {
+                let chunk = pull_chunk_bytes(len_bytes, self.capabilities.limits.send_copy_bytes_max);
+                let request = PullRequest {
+                    job: number,
+                    chunk_bytes: chunk as u32,
+                    address: remote.address,
+                    key: remote.key,
+                    len_bytes: len_bytes as u64,
+                    ticket: ticket.map_or(PullRequest::NO_TICKET, |(number, uses)| ticket_word(number, uses)),
+                    reserved: 0,
+                };
+                let posted = self.ask(qp, number, RecordKind::PullRequest, &request.encode());
+                if posted == Posted::Queued && ticket.is_some() {
+                    self.pulls.push_back((qp, number));
+                }
+                posted
+            }
+            Err(posted) => posted,
         };
-        self.ask(qp, number, RecordKind::PullRequest, &request.encode())
+        if posted != Posted::Queued
+            && let Some((number, _)) = ticket
+        {
+            self.qps[qp.index()].tickets |= 1 << number;
+        }
+        posted
     }
 
     /// The ways that a read may take.
@@ -430,39 +455,13 @@ impl ShmDevice {
             self.accept_requests();
         }
         self.run_tasks();
+        self.take_over_pulls();
         self.inbound.scan_one();
         let interval = if self.restless { RESTLESS_INTERVAL } else { HOUSEKEEPING_INTERVAL };
         if self.empty_polls.is_multiple_of(interval) {
             self.keep_house();
         }
         self.done.pop_front()
-    }
-}
-
-fn capabilities(config: &Config, ring_bytes: usize) -> Capabilities {
-    let single_copy = match (config.single_copy, host::yama_scope()) {
-        (SingleCopy::Ring, _) => "through the ring (single_copy=ring)".to_owned(),
-        (_, Some(scope)) if scope > 1 && !rustix::process::geteuid().is_root() => {
-            format!("through the ring unless a probe shows otherwise (kernel.yama.ptrace_scope is {scope})")
-        }
-        (SingleCopy::Cma, _) => "cross-memory attach (single_copy=cma; probed at connect)".to_owned(),
-        (SingleCopy::Auto, _) => {
-            "cross-memory attach by one or both ends, or the ring, as measured (probed at connect)".to_owned()
-        }
-    };
-    Capabilities {
-        limits: Limits {
-            inline_bytes_max: LINE_BODY_BYTES,
-            send_copy_bytes_max: ring_message_bytes_max(ring_bytes),
-            rdma_bytes_max: usize::MAX >> 1,
-            outstanding_max: OUTSTANDING_MAX,
-        },
-        atomics: AtomicScope::Global,
-        write_with_immediate: true,
-        loopback: true,
-        one_sided: config.single_copy != SingleCopy::Ring,
-        checks_remote_keys: config.single_copy == SingleCopy::Ring,
-        single_copy,
     }
 }
 

@@ -5,6 +5,7 @@
 //! ([`ironband_core::path`]). Segments have no names ([`segment`]); connecting takes no round trip ([`queue_pair`]).
 
 mod accept;
+mod capabilities;
 mod copy;
 mod device;
 mod host;

@@ -18,6 +18,7 @@ use super::layout::{
 };
 use super::ring::{Corrupt, INLINE_BODY_BYTES, LINE_BODY_BYTES, Producer};
 use super::segment::{Mapping, PeerSegment, Segment};
+use super::transfer::Claims;
 use super::{copy, segment::PAGE_BYTES};
 use crate::{Posted, Unreachable};
 
@@ -383,6 +384,20 @@ impl QueuePair {
             // The peer is about to answer a question that nobody asks any more; the slot is lost until this process ends.
             Err(_) => false,
         }
+    }
+
+    /// Takes a free ticket of the ring for a transfer of so many pieces; `None` if there is none. Gives its number and use.
+    pub(crate) fn take_ticket(&mut self, pieces: u32) -> Option<(usize, u16)> {
+        let number = self.tickets.trailing_zeros() as usize;
+        let tx = self.tx.as_ref().filter(|_| self.tickets != 0)?;
+        let use_number = self.ticket_uses[number].wrapping_add(1);
+        let ticket = &tx.memory.head().tickets[number];
+        ticket.written.store(0, Ordering::Relaxed);
+        ticket.failed.store(0, Ordering::Relaxed);
+        ticket.claims.store(Claims { use_number, back: pieces, front: 0 }.pack(), Ordering::Release);
+        self.tickets &= !(1 << number);
+        self.ticket_uses[number] = use_number;
+        Some((number, use_number))
     }
 
     /// Gives the ring's memory back.

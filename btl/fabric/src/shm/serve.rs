@@ -1,7 +1,7 @@
 //! The fabric's own protocol: requests of peers, answers to own requests, and transfers done bit by bit.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ironband_core::path::Path;
 use ironband_core::wire::{
@@ -17,7 +17,7 @@ use super::queue_pair::{CrossMemory, corrupt};
 use super::regions::Want;
 use super::ring::INLINE_BODY_BYTES;
 use super::transfer::{
-    Claims, JobKind, ReadShare, Task, Timed, claim_back, claim_front, piece, pieces, share_chunk_bytes,
+    JobKind, ReadShare, Task, Timed, claim_back, claim_front, piece, pieces, share_chunk_bytes,
     split_ticket_word, ticket_word,
 };
 use crate::{
@@ -28,6 +28,10 @@ use crate::{
 const FEED_BYTES_PER_POLL: usize = 64 << 10;
 /// Transfers that a peer may have this process work on at once.
 const PEER_TASKS_MAX: usize = 4 * super::OUTSTANDING_MAX;
+
+/// How long an owner may take to begin a pull before the asker reads by itself, where the kernel allows it. Several times
+/// what an owner that waits in MPI needs, and much less than a time slice.
+const PULL_PATIENCE: Duration = Duration::from_micros(30);
 
 const BAD_LENGTH: &str = "it broke the protocol: a record has the wrong length";
 const BAD_JOB: &str = "it broke the protocol: its answer is to another kind of request";
@@ -110,13 +114,17 @@ impl ShmDevice {
     /// Ends a job and counts it off. `None`: it was flushed when its queue pair was destroyed, and this answer is too late.
     fn end_job(&mut self, qp: QueuePairNumber, number: u32) -> Option<(WorkId, JobKind)> {
         let job = self.jobs.remove(number, qp)?;
-        self.qps[qp.index()].outstanding -= 1;
+        let entry = &mut self.qps[qp.index()];
+        entry.outstanding -= 1;
+        if let JobKind::Pull { ticket: Some((number, _)), .. } = job.kind {
+            entry.tickets |= 1 << number;
+        }
         Some((job.id, job.kind))
     }
 
     fn take_pull_data(&mut self, qp: QueuePairNumber, number: u32, body: Body) -> Result<(), String> {
         let Some(job) = self.jobs.get_mut(number, qp) else { return Ok(()) };
-        let JobKind::Pull { local, len_bytes, received, start } = &mut job.kind else {
+        let JobKind::Pull { local, len_bytes, received, start, .. } = &mut job.kind else {
             return Err(BAD_JOB.to_owned());
         };
         if body.len_bytes > *len_bytes - *received {
@@ -133,6 +141,48 @@ impl ShmDevice {
             }
         }
         Ok(())
+    }
+
+    /// Reads by the kernel what an owner has not begun to send for long: it is computing.
+    pub(super) fn take_over_pulls(&mut self) {
+        while let Some(&(qp, number)) = self.pulls.front() {
+            let Some(job) = self.jobs.get_mut(number, qp) else {
+                self.pulls.pop_front();
+                continue;
+            };
+            let JobKind::Pull { local, remote, len_bytes, received: 0, start, ticket: Some((ticket, _)) } =
+                job.kind
+            else {
+                self.pulls.pop_front();
+                continue;
+            };
+            if start.elapsed() < PULL_PATIENCE {
+                return;
+            }
+            self.pulls.pop_front();
+            let entry = &self.qps[qp.index()];
+            let won =
+                entry.tx.as_ref().is_some_and(|tx| claim_front(&tx.memory.head().tickets[ticket]).is_ok());
+            if !won {
+                continue; // The owner has begun after all.
+            }
+            // SAFETY: the poster keeps `local` writable for `len_bytes` until the completion.
+            let result = unsafe { copy::read_process(entry.card.pid, local, remote, len_bytes) };
+            let Some((id, _)) = self.end_job(qp, number) else { continue };
+            match result {
+                Ok(()) => {
+                    self.observe(qp, Timed { path: Path::Pull, len_bytes, start });
+                    self.finish(qp, id, Operation::Read, CompletionStatus::Success);
+                }
+                Err(CrossMemoryError::Unmapped) => {
+                    self.finish(qp, id, Operation::Read, CompletionStatus::Unmapped);
+                }
+                Err(error) => {
+                    self.finish(qp, id, Operation::Read, CompletionStatus::Flushed);
+                    self.fail(qp, format!("the kernel stopped copying: {error:?}"));
+                }
+            }
+        }
     }
 
     fn take_ack(&mut self, qp: QueuePairNumber, body: Body, operation: Operation) -> Result<(), String> {
@@ -186,6 +236,14 @@ impl ShmDevice {
 
     fn serve_pull(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
         let request = PullRequest::decode(&body.fixed::<{ PullRequest::BYTES }>()?).ok_or(BAD_LENGTH)?;
+        if request.ticket != PullRequest::NO_TICKET {
+            let (number, use_number) =
+                split_ticket_word(request.ticket).ok_or("it named a ticket that no ring has")?;
+            // The asker did not wait: there is nothing left to do.
+            if self.inbound_ticket(qp, number).is_none_or(|ticket| claim_back(ticket, use_number).is_none()) {
+                return Ok(());
+            }
+        }
         self.answering(qp)?;
         let Some(start) = self.regions.check(request.key, request.address, request.len_bytes, Want::Read)
         else {
@@ -328,16 +386,9 @@ impl ShmDevice {
         len_bytes: usize,
     ) -> Option<Posted> {
         let start = Instant::now();
-        let entry = &mut self.qps[qp.index()];
-        let number = entry.tickets.trailing_zeros() as usize;
-        let tx = entry.tx.as_ref().filter(|_| entry.tickets != 0)?;
-        let use_number = entry.ticket_uses[number].wrapping_add(1);
         let chunk_bytes = share_chunk_bytes(len_bytes);
-        let ticket = &tx.memory.head().tickets[number];
-        ticket.written.store(0, Ordering::Relaxed);
-        ticket.failed.store(0, Ordering::Relaxed);
-        let claims = Claims { use_number, back: pieces(len_bytes, chunk_bytes), front: 0 };
-        ticket.claims.store(claims.pack(), Ordering::Release);
+        let entry = &mut self.qps[qp.index()];
+        let (number, use_number) = entry.take_ticket(pieces(len_bytes, chunk_bytes))?;
         let request = ShareRequest {
             ticket: ticket_word(number, use_number),
             chunk_bytes: chunk_bytes as u32,
@@ -348,11 +399,12 @@ impl ShmDevice {
         };
         match entry.send_record(RecordKind::ShareRequest, 0, &request.encode(), (std::ptr::null(), 0)) {
             Ok(Posted::Complete) => {}
-            Ok(_) => return None,
+            Ok(_) => {
+                entry.tickets |= 1 << number;
+                return None;
+            }
             Err(error) => return Some(self.fail_corrupt(qp, error)),
         }
-        entry.tickets &= !(1 << number);
-        entry.ticket_uses[number] = use_number;
         self.tasks.push(Task::ReadShare(ReadShare {
             qp,
             id,

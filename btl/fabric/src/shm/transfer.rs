@@ -17,8 +17,16 @@ use crate::{AtomicWidth, QueuePairNumber, WorkId};
 /// What a job waits for.
 #[derive(Debug)]
 pub(crate) enum JobKind {
-    /// Pull data: where it goes, what has come, and when it was asked for.
-    Pull { local: *mut u8, len_bytes: usize, received: usize, start: Instant },
+    /// Pull data: where it goes, what has come, and when it was asked for. With a ticket (and its use) the asker can read by
+    /// itself, from `remote`, if the owner does not begin.
+    Pull {
+        local: *mut u8,
+        remote: u64,
+        len_bytes: usize,
+        received: usize,
+        start: Instant,
+        ticket: Option<(usize, u16)>,
+    },
     /// The acknowledgement of a push.
     Push,
     /// The old value.

@@ -1,0 +1,36 @@
+//! What the device says of itself.
+
+use ironband_core::config::{Config, SingleCopy};
+use ironband_core::limits::ring_message_bytes_max;
+
+use super::ring::LINE_BODY_BYTES;
+use super::{OUTSTANDING_MAX, host};
+use crate::{AtomicScope, Capabilities, Limits};
+
+/// The capabilities of a device with these settings and rings.
+pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
+    let single_copy = match (config.single_copy, host::yama_scope()) {
+        (SingleCopy::Ring, _) => "through the ring (single_copy=ring)".to_owned(),
+        (_, Some(scope)) if scope > 1 && !rustix::process::geteuid().is_root() => {
+            format!("through the ring unless a probe shows otherwise (kernel.yama.ptrace_scope is {scope})")
+        }
+        (SingleCopy::Cma, _) => "cross-memory attach (single_copy=cma; probed at connect)".to_owned(),
+        (SingleCopy::Auto, _) => {
+            "cross-memory attach by one or both ends, or the ring, as measured (probed at connect)".to_owned()
+        }
+    };
+    Capabilities {
+        limits: Limits {
+            inline_bytes_max: LINE_BODY_BYTES,
+            send_copy_bytes_max: ring_message_bytes_max(ring_bytes),
+            rdma_bytes_max: usize::MAX >> 1,
+            outstanding_max: OUTSTANDING_MAX,
+        },
+        atomics: AtomicScope::Global,
+        write_with_immediate: true,
+        loopback: true,
+        one_sided: config.single_copy != SingleCopy::Ring,
+        checks_remote_keys: config.single_copy == SingleCopy::Ring,
+        single_copy,
+    }
+}
