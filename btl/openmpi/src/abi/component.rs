@@ -26,6 +26,7 @@ pub(super) struct Component(UnsafeCell<ComponentTable>);
 unsafe impl Sync for Component {}
 
 /// The symbol that Open MPI looks for in `mca_btl_ironband.so`.
+// SAFETY: nothing else in the process has this name; Open MPI looks it up in this library only.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "Open MPI chooses the name")]
 pub(super) static mca_btl_ironband_component: Component = Component(UnsafeCell::new({
