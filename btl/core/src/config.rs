@@ -163,7 +163,7 @@ pub const PARAMETERS: [Parameter; 9] = [
         name: "connect_seconds",
         kind: Kind::Number { min: 1, max: 3_600, default: 60 },
         unit: "seconds",
-        help: "A peer that does not answer a connection request for so long is reported as failed.",
+        help: "A peer that has not accepted a connection for so long is reported; it is not given up while it lives.",
     },
 ];
 

@@ -1,6 +1,6 @@
 //! Fixed bounds. What a user may change is in [`crate::config`]; what is here is part of a format or of a proof.
 
-/// The unit in which processors hand memory to one another. Also the length of a ring slot.
+/// The unit in which processors hand memory to one another.
 pub const CACHE_LINE_BYTES: usize = 64;
 
 /// The longest out-of-band address of a device. Launchers limit the values of their key-value exchange; 200 bytes pass

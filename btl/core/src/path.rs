@@ -144,14 +144,14 @@ impl PathChooser {
     pub fn observe(&mut self, path: Path, len_bytes: usize, elapsed_ns: u64) {
         let class = &mut self.classes[class_of(len_bytes)];
         let index = PATHS.iter().position(|p| *p == path).unwrap_or(0);
-        let cost = (elapsed_ns << 16) / (len_bytes.max(1) as u64);
+        let cost = elapsed_ns.saturating_mul(1 << 16) / (len_bytes.max(1) as u64);
         let before = class.records[index].median();
         class.records[index].add(cost);
         let after = class.records[index].median();
         // The world has changed: look at the other paths again soon.
         if let (Some(before), Some(after)) = (before, after)
             && index == class.best
-            && after > before + before / 2
+            && after > before.saturating_add(before / 2)
         {
             class.interval = TRIAL_INTERVAL_MIN;
             class.countdown = class.countdown.min(TRIAL_INTERVAL_MIN);
@@ -267,7 +267,7 @@ mod tests {
         #[test]
         fn only_allowed_paths_are_chosen(
             pull: bool, read: bool, share: bool,
-            transfers in proptest::collection::vec((0usize..1 << 24, 0u64..1 << 40), 1..300),
+            transfers in proptest::collection::vec((0usize..1 << 24, proptest::prop_oneof![0u64..1 << 40, Just(u64::MAX)]), 1..300),
         ) {
             prop_assume!(pull || read || share);
             let allowed = Allowed { pull, read, share };

@@ -104,8 +104,10 @@ impl ShmDevice {
                 Unreachable::because(format!("it offers a ring of {} bytes", request.ring_bytes))
             })?;
         let mapping = PeerSegment::open(card)?.map(request.ring_offset, ring_region_bytes(ring_bytes))?;
+        // SAFETY: as in `control`; borrowed apart from `inbound`.
+        let control = unsafe { self.control.shared::<Control>(0) };
         self.inbound
-            .add(MappedRing::new(mapping, ring_bytes), qp)
+            .add(control, MappedRing::new(mapping, ring_bytes), qp)
             .map(|_| ())
             .ok_or_else(|| Unreachable::because("this process has as many local peers as it can have"))
     }
@@ -130,7 +132,7 @@ impl ShmDevice {
                 continue;
             }
             let mut result = entry
-                .check_request(self.connect_deadline)
+                .check_request()
                 .and_then(|()| entry.flush_replies())
                 .and_then(|()| entry.leave_on(&mut self.segment));
             if result.is_ok() && entry.tx.is_none() && !entry.replies.is_empty() {
@@ -139,11 +141,14 @@ impl ShmDevice {
             }
             // Shared transfers are not counted as outstanding: each has a ticket.
             let owes = entry.outstanding > 0
+                || entry.waiting_since.is_some()
                 || entry.tickets | entry.tickets_lost != u16::MAX
                 || !entry.is_drained();
             if check_life && owes && !host::is_alive(entry.card.pid) {
                 result = Err("the process has ended".to_owned());
             }
+            let overdue = if check_life { entry.overdue(self.connect_deadline) } else { None };
+            self.notices.extend(overdue);
             restless |= !entry.is_quiet() || entry.is_leaving();
             if let Err(reason) = result {
                 let qp = QueuePairNumber(index as u32);

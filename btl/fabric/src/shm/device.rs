@@ -150,17 +150,6 @@ impl ShmDevice {
                 self.probe_peer(qp);
                 Ok(())
             }
-            Ok(false) if entry.waiting_since.is_some_and(|since| since.elapsed() > self.connect_deadline) => {
-                let seconds = self.connect_deadline.as_secs();
-                self.fail(
-                    qp,
-                    format!(
-                        "it could not be asked for a connection for {seconds} s, because it does not look at those that ask: \
-                         it makes no MPI calls, is stopped, or has no processor; btl_ironband_connect_seconds is the limit"
-                    ),
-                );
-                Err(Posted::Failed)
-            }
             Ok(false) => Err(Posted::Busy),
             Err(unreachable) => {
                 self.fail(qp, unreachable.reason);
@@ -249,6 +238,7 @@ impl ShmDevice {
         }
         for task in self.tasks.remove(qp) {
             if let Task::ReadShare(read) = task {
+                self.qps[qp.index()].revoke(read.ticket);
                 self.finish(qp, read.id, Operation::Read, CompletionStatus::Flushed);
             }
         }
@@ -351,7 +341,11 @@ impl ShmDevice {
                 self.qps[qp.index()].outstanding -= 1;
                 posted
             }
-            Err(error) => self.fail_corrupt(qp, error),
+            Err(error) => {
+                // Taken back first: a post that failed has no completion.
+                self.jobs.remove(number, qp);
+                self.fail_corrupt(qp, error)
+            }
         }
     }
 
@@ -448,15 +442,15 @@ impl ShmDevice {
     fn poll_cold(&mut self, rang: bool, asked: bool) -> Option<Completion> {
         if rang {
             // SAFETY: as in `control`; borrowed apart from `inbound`.
-            let control = unsafe { self.control.shared::<Control>(0) };
-            self.inbound.answer(control);
+            self.inbound.answer(unsafe { self.control.shared::<Control>(0) });
         }
         if asked {
             self.accept_requests();
         }
         self.run_tasks();
         self.take_over_pulls();
-        self.inbound.scan_one();
+        // SAFETY: as above.
+        self.inbound.scan_one(unsafe { self.control.shared::<Control>(0) });
         let interval = if self.restless { RESTLESS_INTERVAL } else { HOUSEKEEPING_INTERVAL };
         if self.empty_polls.is_multiple_of(interval) {
             self.keep_house();

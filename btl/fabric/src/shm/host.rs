@@ -104,8 +104,37 @@ pub(crate) fn yama_scope() -> Option<u32> {
     std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?.trim().parse().ok()
 }
 
-/// True while a process with this number exists.
+/// True while a process with this number exists and has not ended: one that its parent has not waited for still exists.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    rustix::process::Pid::from_raw(pid.cast_signed())
-        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+    let exists = rustix::process::Pid::from_raw(pid.cast_signed())
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH));
+    // The state follows the name, which is in brackets and may have brackets inside.
+    let ended = |stat: String| {
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, Some('Z' | 'X'))
+    };
+    exists && !std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_is_not_alive_before_its_parent_waits() {
+        assert!(is_alive(std::process::id()));
+        let mut child = std::process::Command::new("/bin/cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("every system has cat");
+        assert!(is_alive(child.id()));
+        drop(child.stdin.take());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while is_alive(child.id()) {
+            assert!(std::time::Instant::now() < deadline, "an ended process is taken for a living one");
+            std::thread::yield_now();
+        }
+        child.wait().expect("a child");
+        assert!(!is_alive(child.id()));
+    }
 }

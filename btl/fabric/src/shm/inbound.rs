@@ -2,12 +2,13 @@
 //!
 //! A few rings are *hot*: each poll looks at them. All others are *asleep*: their producers are told (by `bell` in the ring
 //! head) to set a bit in this process's doorbell, and a poll looks at one word that sums the doorbell up. So a poll costs the
-//! same with 4 peers and with 400. A producer reads `bell` without a fence, so one message sent at the very moment when
-//! its ring falls asleep may ring nothing; that is why sleeping rings are also looked at one by one, at each
-//! [`SCAN_INTERVAL`]th empty poll. The doorbell makes it fast, the scan makes it certain.
+//! same with 4 peers and with 400. A ring that falls asleep with messages inside rings its own bell. A producer reads `bell`
+//! without a fence, so one message sent at the very moment when its ring falls asleep may ring nothing; that is why rings
+//! that have just fallen asleep are looked at once more, and all sleeping rings one by one, at each [`SCAN_INTERVAL`]th
+//! empty poll. The doorbell makes it fast, the scan makes it certain.
 
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use super::layout::{BELL_WORDS, Control, MappedRing};
 use super::ring::{Consumer, Corrupt, Record};
@@ -18,7 +19,8 @@ const HOT_MAX: usize = 8;
 /// Records taken from one ring before the others get their turn.
 const BURST_MAX: u32 = 16;
 /// Records after which everything else is looked at too, so that doorbells, requests and tasks are not forgotten in a flood.
-const RECORDS_BETWEEN_PAUSES: u64 = 64;
+/// Each hot ring has had its burst by then, so whoever is sent to sleep has been served.
+const RECORDS_BETWEEN_PAUSES: u64 = HOT_MAX as u64 * BURST_MAX as u64;
 /// Empty polls between looks at one sleeping ring.
 pub(crate) const SCAN_INTERVAL: u32 = 16;
 
@@ -59,13 +61,22 @@ pub(crate) struct Inbound {
     cursor: usize,
     burst: u32,
     scan: usize,
+    /// Rings that have fallen asleep since the last scan.
+    dozing: Vec<u32>,
+    /// Where the next look at the doorbell begins: after the last ring that it woke, or the first ones would always win.
+    next_bell: usize,
     /// Counts polls that found something.
     clock: u64,
 }
 
 impl Inbound {
     /// Adds a ring; `None` when [`BELL_WORDS`] x 64 peers are connected.
-    pub(crate) fn add(&mut self, memory: MappedRing, qp: QueuePairNumber) -> Option<RingIndex> {
+    pub(crate) fn add(
+        &mut self,
+        control: &Control,
+        memory: MappedRing,
+        qp: QueuePairNumber,
+    ) -> Option<RingIndex> {
         let ring = InboundRing {
             consumer: Consumer::new(memory),
             qp,
@@ -83,7 +94,7 @@ impl Inbound {
         };
         self.rings[index] = Some(ring);
         let index = RingIndex(index as u32);
-        self.wake(index);
+        self.wake(control, index);
         Some(index)
     }
 
@@ -126,7 +137,7 @@ impl Inbound {
 
     /// Makes a ring hot; the one that was silent for longest falls asleep if there are too many.
     #[cold]
-    pub(crate) fn wake(&mut self, index: RingIndex) {
+    pub(crate) fn wake(&mut self, control: &Control, index: RingIndex) {
         let clock = self.clock;
         let Some(ring) = self.get_mut(index) else { return };
         if ring.hot || ring.closing {
@@ -136,13 +147,13 @@ impl Inbound {
         ring.last_used = clock;
         ring.consumer.memory.head().bell.store(0, Ordering::Release);
         if self.hot_len == HOT_MAX {
-            self.put_to_sleep();
+            self.put_to_sleep(control);
         }
         self.hot[self.hot_len] = index.0;
         self.hot_len += 1;
     }
 
-    fn put_to_sleep(&mut self) {
+    fn put_to_sleep(&mut self, control: &Control) {
         let silent_since =
             |at: &usize| self.rings[self.hot[*at] as usize].as_ref().map_or(0, |ring| ring.last_used);
         let Some(at) = (0..self.hot_len).min_by_key(silent_since) else { return };
@@ -152,6 +163,12 @@ impl Inbound {
         if let Some(ring) = self.get_mut(RingIndex(index)) {
             ring.hot = false;
             ring.consumer.memory.head().bell.store(index + 1, Ordering::Release);
+            // Its producer may be waiting for an answer to what it has sent already, and ring nothing ever again.
+            fence(Ordering::SeqCst);
+            if ring.consumer.has_record() {
+                control.ring_bell(index);
+            }
+            self.dozing.push(index);
         }
     }
 
@@ -180,7 +197,8 @@ impl Inbound {
             match ring.consumer.take() {
                 Ok(Some(record)) => {
                     self.clock += 1;
-                    self.pause = self.clock.is_multiple_of(RECORDS_BETWEEN_PAUSES);
+                    // Kept if it is set: one poll may take several records of the fabric's own protocol.
+                    self.pause |= self.clock.is_multiple_of(RECORDS_BETWEEN_PAUSES);
                     ring.last_used = self.clock;
                     let body = ring.consumer.memory.body(record.place);
                     let taken = Taken { ring: RingIndex(index), qp: ring.qp, record, body };
@@ -197,29 +215,55 @@ impl Inbound {
         Ok(None)
     }
 
-    /// Wakes the rings whose bells rang.
+    /// Wakes the rings whose bells rang, as many as can be hot at once. The others stay rung, for the next time.
     #[cold]
     pub(crate) fn answer(&mut self, control: &Control) {
-        let mut words = control.summary.swap(0, Ordering::Acquire);
-        while words != 0 {
-            let word = words.trailing_zeros() as usize;
-            words &= words - 1;
-            let mut bits = control.bells[word].swap(0, Ordering::Acquire);
-            while bits != 0 {
-                self.wake(RingIndex((word * 64) as u32 + bits.trailing_zeros()));
+        let mut room = HOT_MAX;
+        let (first_word, first_bit) = (self.next_bell / 64 % BELL_WORDS, (self.next_bell % 64) as u32);
+        let words = control.summary.swap(0, Ordering::Acquire);
+        // The first word is visited twice: its bits from `first_bit` on at the beginning, the lower ones at the end.
+        for step in 0..=BELL_WORDS {
+            let word = (first_word + step) % BELL_WORDS;
+            if words & (1 << word) == 0 {
+                continue;
+            }
+            let turn = match step {
+                0 => u64::MAX << first_bit,
+                BELL_WORDS => !(u64::MAX << first_bit),
+                _ => u64::MAX,
+            };
+            let mut bits = control.bells[word].fetch_and(!turn, Ordering::Acquire) & turn;
+            while bits != 0 && room > 0 {
+                let bit = bits.trailing_zeros();
                 bits &= bits - 1;
+                room -= 1;
+                self.next_bell = word * 64 + bit as usize + 1;
+                self.wake(control, RingIndex((word * 64) as u32 + bit));
+            }
+            if bits != 0 {
+                control.bells[word].fetch_or(bits, Ordering::AcqRel);
+                control.summary.fetch_or(1 << word, Ordering::AcqRel);
             }
         }
     }
 
-    /// Looks at the next sleeping ring.
-    pub(crate) fn scan_one(&mut self) {
+    /// Looks at the rings that fell asleep last, and at the next sleeping ring.
+    pub(crate) fn scan_one(&mut self, control: &Control) {
+        for index in std::mem::take(&mut self.dozing) {
+            self.look_at(control, index as usize);
+        }
         if self.rings.len() <= self.hot_len {
             return;
         }
         self.scan = (self.scan + 1) % self.rings.len();
-        if self.rings[self.scan].as_ref().is_some_and(|ring| !ring.hot && ring.consumer.has_record()) {
-            self.wake(RingIndex(self.scan as u32));
+        self.look_at(control, self.scan);
+    }
+
+    /// Has a sleeping ring woken up if there is something in it.
+    fn look_at(&self, control: &Control, at: usize) {
+        let missed = |ring: &InboundRing| !ring.hot && !ring.closing && ring.consumer.has_record();
+        if self.rings[at].as_ref().is_some_and(missed) {
+            control.ring_bell(at as u32);
         }
     }
 }

@@ -12,7 +12,7 @@
 //! ```
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ironband_core::limits::{CACHE_LINE_BYTES, CONNECT_SLOTS, RING_BYTES_PER_SLOT, SHARED_COPIES_MAX};
 use ironband_core::wire::{CARD_BYTES, CARD_VERSION};
@@ -41,6 +41,19 @@ pub(crate) struct Control {
     /// Bit b of word w: inbound ring 64 w + b has something.
     pub(crate) bells: [AtomicU64; BELL_WORDS],
     pub(crate) connect: [ConnectSlot; CONNECT_SLOTS],
+}
+
+impl Control {
+    /// Sets a bell and its bit in the summary.
+    pub(crate) fn ring_bell(&self, bit: u32) {
+        let (word, mask) = ((bit / 64) as usize % BELL_WORDS, 1 << (bit % 64));
+        if self.bells[word].load(Ordering::Acquire) & mask == 0 {
+            self.bells[word].fetch_or(mask, Ordering::AcqRel);
+        }
+        if self.summary.load(Ordering::Acquire) & (1 << word) == 0 {
+            self.summary.fetch_or(1 << word, Ordering::AcqRel);
+        }
+    }
 }
 
 /// States of a connection request.
@@ -84,11 +97,11 @@ pub(crate) const CONTROL_BYTES: usize = size_of::<Control>().next_multiple_of(PA
 /// A transfer that both ends of a ring work on. The asker's end takes pieces from the front, the owner's from the back.
 #[repr(C, align(64))]
 pub(crate) struct Ticket {
-    /// Low half: next piece from the front. High half: pieces left before the back; they meet in the middle.
+    /// Which use of the ticket this is, and the pieces that are still free: [`super::transfer::Claims`].
     pub(crate) claims: AtomicU64,
     /// Pieces that the owner of the memory has written.
     pub(crate) written: AtomicU32,
-    /// Not 0: the owner could not write a piece; the asker reads all that the owner took.
+    /// 1 + the number of the use in which the owner could not write a piece; the asker then reads all that the owner took.
     pub(crate) failed: AtomicU32,
 }
 

@@ -17,6 +17,8 @@ mod ring;
 mod segment;
 mod serve;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 pub use device::ShmDevice;

@@ -72,6 +72,7 @@ pub(crate) struct QueuePair {
     /// Since when a connection has been wanted and could not even be asked for.
     pub(crate) waiting_since: Option<Instant>,
     claims_tried: u32,
+    overdue_told: bool,
 }
 
 const _: () = assert!(SHARED_COPIES_MAX == 16, "`tickets` has a bit for each");
@@ -99,6 +100,7 @@ impl QueuePair {
             said_goodbye: false,
             waiting_since: None,
             claims_tried: 0,
+            overdue_told: false,
         }
     }
 
@@ -208,8 +210,8 @@ impl QueuePair {
     }
 
     /// Looks whether the peer has answered the connection request. An error is the reason for the error state.
-    pub(crate) fn check_request(&mut self, deadline: Duration) -> Result<(), String> {
-        let Some((index, since)) = self.request else { return Ok(()) };
+    pub(crate) fn check_request(&mut self) -> Result<(), String> {
+        let Some((index, _)) = self.request else { return Ok(()) };
         let slot = self.slot(index);
         match slot.state.load(Ordering::Acquire) {
             connect_state::ACCEPTED => {
@@ -224,30 +226,31 @@ impl QueuePair {
                      process has the address of another job"
                     .to_owned())
             }
-            _ if !host::is_alive(self.card.pid) => {
-                Err("the process ended before it accepted the connection".to_owned())
-            }
-            _ if since.elapsed() > deadline => Err(format!(
-                "it did not accept the connection within {} s: it makes no MPI calls, is stopped, or has no processor; \
-                 btl_ironband_connect_seconds is the limit",
-                deadline.as_secs()
-            )),
             _ => Ok(()),
         }
+    }
+
+    /// What to tell the user, once, of a peer that has not accepted the connection for so long. It is no failure: a process
+    /// that computes makes no MPI calls, for hours if it likes, and a stopped one may go on.
+    pub(crate) fn overdue(&mut self, deadline: Duration) -> Option<String> {
+        let since = self.request.map(|(_, since)| since).or(self.waiting_since)?;
+        if self.overdue_told || since.elapsed() < deadline {
+            return None;
+        }
+        self.overdue_told = true;
+        Some(format!(
+            "{} has not accepted a connection for {} s (btl_ironband_connect_seconds): it makes no MPI calls, is stopped, or \
+             has no processor; messages to it wait",
+            self.peer_name(),
+            deadline.as_secs()
+        ))
     }
 
     /// Sets the peer's doorbell.
     #[cold]
     #[inline(never)]
     pub(crate) fn ring_bell(&self, bit: u32) {
-        let control = self.control();
-        let (word, mask) = ((bit / 64) as usize % super::layout::BELL_WORDS, 1 << (bit % 64));
-        if control.bells[word].load(Ordering::Acquire) & mask == 0 {
-            control.bells[word].fetch_or(mask, Ordering::AcqRel);
-        }
-        if control.summary.load(Ordering::Acquire) & (1 << word) == 0 {
-            control.summary.fetch_or(1 << word, Ordering::AcqRel);
-        }
+        self.control().ring_bell(bit);
     }
 
     /// Tells the peer, if it sleeps, that a record has been published.
@@ -400,13 +403,25 @@ impl QueuePair {
         Some((number, use_number))
     }
 
+    /// Lets the owner take no more pieces of a shared transfer: it has ended, and the memory may serve something else.
+    pub(crate) fn revoke(&self, ticket: usize) {
+        if let Some(ring) = self.tx.as_ref().or(self.leaving.as_ref()) {
+            let none = Claims { use_number: self.ticket_uses[ticket], back: 0, front: 0 };
+            ring.memory.head().tickets[ticket].claims.store(none.pack(), Ordering::Release);
+        }
+    }
+
     /// Gives the ring's memory back.
     pub(crate) fn drop_ring(&mut self, segment: &mut Segment) {
-        let unused = self.is_read_to_the_end() || self.withdraw();
+        let unused = self.is_read_to_the_end() || self.withdraw() || !host::is_alive(self.card.pid);
         (self.tx, self.leaving) = (None, None);
         (self.tickets, self.tickets_lost) = (u16::MAX, 0);
         if let Some((offset, len_bytes)) = self.ring_range.take() {
-            segment.free(offset, len_bytes, unused);
+            // A peer that still reads it would find zeroes where its messages were, and deliver them. So the range is then
+            // left as it is until this process ends; that is rare, because the connection has failed.
+            if unused {
+                segment.free(offset, len_bytes);
+            }
         }
     }
 }

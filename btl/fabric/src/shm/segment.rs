@@ -137,11 +137,10 @@ impl Segment {
         Ok((offset, mapping))
     }
 
-    /// Gives a range back to the system. A peer that still maps it reads zeroes. `unused`: no peer maps it or will, so it may
-    /// serve somebody else; otherwise only its memory is given back, and its place in the file is not used again.
-    pub(crate) fn free(&mut self, offset: u64, len_bytes: usize, unused: bool) {
+    /// Gives a range back to the system, for others. No peer maps it or will: what is in it turns to zeroes.
+    pub(crate) fn free(&mut self, offset: u64, len_bytes: usize) {
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        if rustix::fs::fallocate(&self.file, punch, offset, len_bytes as u64).is_ok() && unused {
+        if rustix::fs::fallocate(&self.file, punch, offset, len_bytes as u64).is_ok() {
             self.free.push((offset, len_bytes));
         }
     }

@@ -263,13 +263,14 @@ impl ShmDevice {
 
     fn serve_share(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
         let request = ShareRequest::decode(&body.fixed::<{ ShareRequest::BYTES }>()?).ok_or(BAD_LENGTH)?;
-        let (ticket, _) = split_ticket_word(request.ticket).ok_or("it named a ticket that no ring has")?;
+        let (ticket, use_number) =
+            split_ticket_word(request.ticket).ok_or("it named a ticket that no ring has")?;
         let source = self.regions.check(request.key, request.source, request.len_bytes, Want::Read);
         let permitted = self.qps[qp.index()].cross_memory == CrossMemory::Permitted;
         let (Some(source), true, true) = (source, permitted, request.chunk_bytes > 0) else {
             // The asker reads everything by itself.
             if let Some(ticket) = self.inbound_ticket(qp, ticket) {
-                ticket.failed.store(1, Ordering::Release);
+                ticket.failed.store(u32::from(use_number) + 1, Ordering::Release);
             }
             return Ok(());
         };
@@ -580,7 +581,9 @@ impl ShmDevice {
             }
         }
         let met_at = read.met_at.unwrap_or(total);
-        if ticket.failed.load(Ordering::Acquire) != 0 {
+        // A refusal of an earlier use may come late.
+        let use_number = entry.ticket_uses[read.ticket];
+        if ticket.failed.load(Ordering::Acquire) == u32::from(use_number) + 1 {
             let result = (met_at..total).try_for_each(copy_piece);
             let Some(read) = self.after_piece(read, result)? else { return Ok(None) };
             self.end_share(&read);
@@ -608,7 +611,9 @@ impl ShmDevice {
         match result {
             Ok(()) => Ok(Some(read)),
             Err(CrossMemoryError::Unmapped) => {
-                self.qps[read.qp.index()].tickets_lost |= 1 << read.ticket;
+                let entry = &mut self.qps[read.qp.index()];
+                entry.tickets_lost |= 1 << read.ticket;
+                entry.revoke(read.ticket);
                 self.finish(read.qp, read.id, Operation::Read, CompletionStatus::Unmapped);
                 Ok(None)
             }
@@ -631,7 +636,7 @@ impl ShmDevice {
         let registered = self.regions.check(key, source as u64, len_bytes as u64, Want::Read).is_some();
         let Some(shared) = self.inbound_ticket(qp, number) else { return Ok(None) };
         if !registered {
-            shared.failed.store(1, Ordering::Release);
+            shared.failed.store(u32::from(use_number) + 1, Ordering::Release);
             return Ok(None);
         }
         let Some(index) =
@@ -648,7 +653,7 @@ impl ShmDevice {
                 Ok(Some(task))
             }
             Err(_) => {
-                shared.failed.store(1, Ordering::Release);
+                shared.failed.store(u32::from(use_number) + 1, Ordering::Release);
                 Ok(None)
             }
         }
