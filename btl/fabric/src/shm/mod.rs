@@ -8,6 +8,8 @@ mod accept;
 mod capabilities;
 mod copy;
 mod device;
+#[cfg(test)]
+mod device_tests;
 mod host;
 mod inbound;
 mod layout;
@@ -17,8 +19,6 @@ mod ring;
 mod segment;
 mod serve;
 mod sync;
-#[cfg(test)]
-mod tests;
 mod transfer;
 
 pub use device::ShmDevice;
