@@ -111,8 +111,9 @@ impl<F: Fabric> Device<F> {
         let state = State { device, pd, cq };
         let (state, progress) = match threads {
             Threads::Multiple => (MaybeLock::threaded(state), MaybeLock::threaded(())),
-            // SAFETY: the caller's promise covers threads. Guards never overlap: each method below lets go of its guard before
-            // it returns or calls the handler.
+            // SAFETY: the caller's promise covers threads. Guards of the state never overlap: each method below lets go of its
+            // guard before it returns or calls the handler. Those of `progress` may (a handler may call it again), and guard
+            // nothing: the value is `()`.
             Threads::Single => unsafe { (MaybeLock::unthreaded(state), MaybeLock::unthreaded(())) },
         };
         Ok(Self {
@@ -291,6 +292,9 @@ impl<F: Fabric> Device<F> {
 
     /// Hands out what has arrived and what has ended; returns how many completions that were. Offers the processor to
     /// others when nothing has come for long and processes outnumber processors.
+    ///
+    /// With [`Threads::Multiple`] only one call at a time finds something: one inside a handler, and one in a second thread
+    /// meanwhile, return 0 at once. So a handler must not wait for another completion.
     #[inline(always)]
     pub fn progress(&self, handler: &impl Handler) -> usize {
         let Some(_in_order) = self.progress.try_lock() else {
