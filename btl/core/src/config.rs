@@ -4,7 +4,7 @@
 //! (`IRONBAND_NAME`, upper case) and of what `ironband info` prints. Each entry has a type, a range, a unit, a default
 //! and a sentence. A value that does not fit is refused with the value, the range and the parameter's name.
 
-use crate::limits::{RING_BYTES_MAX, RING_BYTES_MIN, ring_message_bytes_max};
+use crate::limits::{RING_BYTES_MAX, RING_BYTES_MIN, ring_message_bytes_max, ring_region_bytes_about};
 
 /// What kind of value a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,14 +274,15 @@ impl Config {
         Ok(())
     }
 
-    /// Checks the rules between values.
+    /// Checks the rules between values. A default gives way by itself: devices use what fits.
     ///
     /// # Errors
     /// [`ConfigError::Conflict`] naming both parameters.
     pub fn check(&self) -> Result<(), ConfigError> {
         let message_max = ring_message_bytes_max(self.ring_bytes);
         for (name, value) in [("eager_bytes", self.eager_bytes), ("fragment_bytes", self.fragment_bytes)] {
-            if value > message_max {
+            let is_default = parameter(name).is_some_and(|p| p.default_text() == value.to_string());
+            if value > message_max && !is_default {
                 return Err(ConfigError::Conflict {
                     name,
                     value: value as u64,
@@ -314,7 +315,8 @@ impl Config {
     pub fn ring_bytes_for(&self, local_ranks: u32) -> usize {
         let peers = (local_ranks.max(2) - 1) as usize;
         let mut ring = self.ring_bytes;
-        while ring > RING_BYTES_MIN && ring.saturating_mul(peers) > self.memory_bytes {
+        while ring > RING_BYTES_MIN && ring_region_bytes_about(ring).saturating_mul(peers) > self.memory_bytes
+        {
             ring /= 2;
         }
         ring
@@ -385,18 +387,22 @@ mod tests {
         let config = Config::from_environment(|name| (name == "IRONBAND_SPIN_POLLS").then(|| "7".to_owned()))
             .expect("fits");
         assert_eq!(config.spin_polls, 7);
-        let conflict =
-            Config::from_environment(|name| (name == "IRONBAND_RING_BYTES").then(|| "32K".to_owned()))
-                .expect_err("the default eager limit does not fit in a quarter of 32 KiB");
-        assert!(conflict.to_string().starts_with("eager_bytes = 8256 is refused with ring_bytes = 32768"));
+        let small_ring = |name: &str| (name == "IRONBAND_RING_BYTES").then(|| "32K".to_owned());
+        assert!(Config::from_environment(small_ring).is_ok(), "defaults give way");
+        let conflict = Config::from_environment(|name| match name {
+            "IRONBAND_EAGER_BYTES" => Some("16K".to_owned()),
+            name => small_ring(name),
+        })
+        .expect_err("16 KiB does not fit in a quarter of 32 KiB");
+        assert!(conflict.to_string().starts_with("eager_bytes = 16384 is refused with ring_bytes = 32768"));
     }
 
     #[test]
     fn rings_shrink_to_stay_within_the_budget() {
         let config = Config::default();
         assert_eq!(config.ring_bytes_for(1), 256 << 10);
-        assert_eq!(config.ring_bytes_for(128), 256 << 10);
-        assert_eq!(config.ring_bytes_for(130), 128 << 10);
+        assert_eq!(config.ring_bytes_for(97), 256 << 10);
+        assert_eq!(config.ring_bytes_for(98), 128 << 10);
         assert_eq!(config.ring_bytes_for(100_000), RING_BYTES_MIN);
     }
 }

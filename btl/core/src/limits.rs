@@ -24,6 +24,14 @@ pub const RING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// One ring slot for so many bytes of bulk space: a ring of 256 KiB has 256 slots.
 pub const RING_BYTES_PER_SLOT: usize = 1024;
 
+/// Length of a ring slot: five cache lines. An odd number spreads the first lines over all sets of a cache.
+pub const RING_SLOT_BYTES: usize = 320;
+
+/// What a ring of `ring_bytes` takes in all: bulk space, slots and head.
+pub const fn ring_region_bytes_about(ring_bytes: usize) -> usize {
+    ring_bytes + ring_bytes / RING_BYTES_PER_SLOT * RING_SLOT_BYTES + 4096
+}
+
 /// A message takes at most this part of the bulk space, so that a message, the gap before it and what the reader
 /// has not given back yet always fit together.
 pub const RING_MESSAGE_FRACTION: usize = 4;

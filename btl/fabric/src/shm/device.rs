@@ -16,7 +16,7 @@ use super::queue_pair::{CrossMemory, QueuePair, corrupt};
 use super::regions::{MemoryRegion, Regions};
 use super::ring::LINE_BODY_BYTES;
 use super::segment::{Mapping, Segment};
-use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, pull_chunk_bytes, ticket_word};
+use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, WatchedPull, pull_chunk_bytes, ticket_word};
 use super::{DEVICE, OUTSTANDING_MAX};
 use crate::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError,
@@ -48,8 +48,8 @@ pub struct ShmDevice {
     pub(super) done: VecDeque<Completion>,
     pub(super) tasks: Tasks,
     pub(super) jobs: Jobs,
-    /// Pulls that the owner may not have begun, oldest first.
-    pub(super) pulls: VecDeque<(QueuePairNumber, u32)>,
+    /// Pulls that the reader could finish by itself, oldest first.
+    pub(super) pulls: VecDeque<WatchedPull>,
     pub(super) regions: Regions,
     pub(super) by_key: HashMap<[u8; 16], QueuePairNumber>,
     pub(super) segment: Segment,
@@ -382,7 +382,8 @@ impl ShmDevice {
                 };
                 let posted = self.ask(qp, number, RecordKind::PullRequest, &request.encode());
                 if posted == Posted::Queued && ticket.is_some() {
-                    self.pulls.push_back((qp, number));
+                    let since = Instant::now();
+                    self.pulls.push_back(WatchedPull { qp, job: number, begun: false, received: 0, since });
                 }
                 posted
             }

@@ -39,8 +39,7 @@
 
 use super::sync::Ordering;
 
-/// A slot is five cache lines. An odd number spreads the first lines over all sets of a cache.
-pub(crate) const SLOT_BYTES: usize = 320;
+pub(crate) const SLOT_BYTES: usize = ironband_core::limits::RING_SLOT_BYTES;
 /// Bytes of body that fit beside the header, in its cache line.
 pub(crate) const LINE_BODY_BYTES: usize = 48;
 /// Bytes of body that fit in the slot. Models of the ring are small, and must reach the bulk space too.

@@ -32,6 +32,8 @@ const PEER_TASKS_MAX: usize = 4 * super::OUTSTANDING_MAX;
 /// How long an owner may take to begin a pull before the asker reads by itself, where the kernel allows it. Several times
 /// what an owner that waits in MPI needs, and much less than a time slice.
 const PULL_PATIENCE: Duration = Duration::from_micros(30);
+/// How long it may pause once it has begun: it may have lost its processor, and much has been copied already.
+const FEED_PATIENCE: Duration = Duration::from_millis(2);
 
 const BAD_LENGTH: &str = "it broke the protocol: a record has the wrong length";
 const BAD_JOB: &str = "it broke the protocol: its answer is to another kind of request";
@@ -145,29 +147,38 @@ impl ShmDevice {
 
     /// Reads by the kernel what an owner has not begun to send for long: it is computing.
     pub(super) fn take_over_pulls(&mut self) {
-        while let Some(&(qp, number)) = self.pulls.front() {
+        while let Some(pull) = self.pulls.front_mut() {
+            let (qp, number) = (pull.qp, pull.job);
             let Some(job) = self.jobs.get_mut(number, qp) else {
                 self.pulls.pop_front();
                 continue;
             };
-            let JobKind::Pull { local, remote, len_bytes, received: 0, start, ticket: Some((ticket, _)) } =
+            let JobKind::Pull { local, remote, len_bytes, received, start, ticket: Some((ticket, _)) } =
                 job.kind
             else {
                 self.pulls.pop_front();
                 continue;
             };
-            if start.elapsed() < PULL_PATIENCE {
+            if received > pull.received {
+                (pull.received, pull.since) = (received, Instant::now());
+            }
+            let begun = pull.begun || received > 0;
+            if pull.since.elapsed() < if begun { FEED_PATIENCE } else { PULL_PATIENCE } {
+                return;
+            }
+            let entry = &self.qps[qp.index()];
+            let taken =
+                entry.tx.as_ref().is_some_and(|tx| claim_front(&tx.memory.head().tickets[ticket]).is_ok());
+            if !taken && !begun {
+                // The owner has begun after all, and gets more time.
+                pull.begun = true;
                 return;
             }
             self.pulls.pop_front();
-            let entry = &self.qps[qp.index()];
-            let won =
-                entry.tx.as_ref().is_some_and(|tx| claim_front(&tx.memory.head().tickets[ticket]).is_ok());
-            if !won {
-                continue; // The owner has begun after all.
-            }
-            // SAFETY: the poster keeps `local` writable for `len_bytes` until the completion.
-            let result = unsafe { copy::read_process(entry.card.pid, local, remote, len_bytes) };
+            let (rest, from) = (len_bytes - received, remote + received as u64);
+            // SAFETY: the poster keeps `local` writable for `len_bytes` until the completion. Pieces that still come find no
+            // job and are dropped.
+            let result = unsafe { copy::read_process(entry.card.pid, local.add(received), from, rest) };
             let Some((id, _)) = self.end_job(qp, number) else { continue };
             match result {
                 Ok(()) => {

@@ -94,6 +94,18 @@ impl Jobs {
     }
 }
 
+/// A pull that is watched, because the reader could go on by itself.
+#[derive(Debug)]
+pub(crate) struct WatchedPull {
+    pub(crate) qp: QueuePairNumber,
+    pub(crate) job: u32,
+    /// The owner has taken the ticket.
+    pub(crate) begun: bool,
+    /// What had come at the last look, and since when nothing more has.
+    pub(crate) received: usize,
+    pub(crate) since: Instant,
+}
+
 /// Work to be done bit by bit.
 #[derive(Debug)]
 pub(crate) enum Task {
