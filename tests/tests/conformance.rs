@@ -5,4 +5,5 @@ use ironband_tests::conformance;
 
 conformance!(shm: Shm, "memfd", and shm {
     segments_are_private, nothing_is_left, wrong_key, hostile_peer, out_of_memory,
+    sleepers_wake_at_once,
 });

@@ -89,6 +89,12 @@ impl Agent {
         self.answers.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no answer to {order:?}"))
     }
 
+    /// Stops it wherever it is, as a debugger does.
+    pub fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("the agent runs");
+    }
+
     /// Ends it as hard as possible, and waits until the system has forgotten it.
     pub fn kill(&mut self) {
         let _ = self.process.kill();

@@ -1,6 +1,6 @@
 //! The conformance suite: what every [`Fabric`] promises, whatever the device.
 //!
-//! One file per area, each case a function over `F: Fabric`. [`conformance!`](crate::conformance) makes the tests of one
+//! One file per area, each case a function over `F: Fabric`. [`conformance!`](crate::conformance!) makes the tests of one
 //! fabric. Most cases drive two devices in one process, where each step can be told; the others start the test program a
 //! second time ([`agent`]) so that real process boundaries are crossed.
 //!
@@ -92,7 +92,7 @@ macro_rules! conformance {
                 ordering { sends, kinds_of_one_queue_pair, writes_before_sends, many_senders }
                 back_pressure { full_says_busy, busy_leaves_no_trace, release_in_any_order, reentrant, flood_is_fair, outstanding }
                 rdma {
-                    read_lengths, write_lengths, write_with_immediate, many_at_once, across_processes, owner_away,
+                    read_lengths, write_lengths, write_with_immediate, many_at_once, across_processes, shared_between_both, owner_away,
                     refused, refused_through_the_ring, refused_in_part, unmapped, loopback_rdma, deregistered_under_way
                 }
                 atomics { every_operation, misaligned, refused, contention, loopback_atomics }
@@ -111,7 +111,7 @@ macro_rules! conformance {
     };
 }
 
-/// One `#[test]` for each case; for [`conformance!`](crate::conformance) only.
+/// One `#[test]` for each case; for [`conformance!`](crate::conformance!) only.
 #[macro_export]
 macro_rules! conformance_cases {
     ($($area:ident { $($case:ident),+ $(,)? })+) => {

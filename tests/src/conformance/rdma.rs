@@ -190,9 +190,10 @@ pub fn many_at_once<F: Fabric>(setup: &Setup) -> Outcome {
 pub fn across_processes<F: Fabric>(setup: &Setup) -> Outcome {
     for setup in setup.all_single_copies() {
         let mut duo = Duo::<F>::connected(&setup);
-        let own = duo.node.buffer(400_000, 9, Access::ALL);
+        let own = duo.node.buffer(4 << 20, 9, Access::ALL);
         let own_remote = duo.node.remote(own, 0);
-        for len_bytes in [1, 4097, 100_000, 400_000] {
+        // The longest is divided between both processes: the end of it comes from the other one.
+        for len_bytes in [1, 4097, 100_000, 400_000, 4 << 20] {
             let (theirs, remote) = duo.remote_buffer(len_bytes, 7);
             let order = format!("read {} {} {} {len_bytes} 10", duo.back, own_remote.address, own_remote.key);
             duo.agent.tell(&order);
@@ -230,6 +231,34 @@ pub fn across_processes<F: Fabric>(setup: &Setup) -> Outcome {
             }
             assert_eq!(duo.ask(&format!("verify {theirs} 8")), "same");
         }
+    }
+    Ok(())
+}
+
+/// A long read that both processes wait for may be copied by both, a part each. It ends when both parts are there.
+pub fn shared_between_both<F: Fabric>(setup: &Setup) -> Outcome {
+    const LEN: usize = 4 << 20;
+    let mut duo = Duo::<F>::connected(&setup.with_single_copy(SingleCopy::Cma));
+    let (_, remote) = duo.remote_buffer(LEN, 7);
+    let sink = duo.node.buffer(LEN, 0, Access::LOCAL);
+    let (nothing, expected) = (vec![0; LEN], patterned(7, LEN));
+    for id in 0..100 {
+        duo.node.pages(sink).store(0, &nothing);
+        let posted = duo.post(|node, qp| node.read(qp, id, (sink, 0), remote, LEN, ReadHint::OwnerIsWaiting));
+        if posted == Posted::Queued {
+            wait_for("a read", || {
+                duo.node.turn();
+                duo.node.take_done(id)
+            });
+        }
+        // First the ends of the eighths, without any delay: the other process may be in the middle of its last piece.
+        let ends = std::array::from_fn::<u8, 8, _>(|eighth| {
+            duo.node.pages(sink).load((eighth + 1) * LEN / 8 - 1, 1)[0]
+        });
+        for (eighth, byte) in ends.into_iter().enumerate() {
+            assert_eq!(byte, expected[(eighth + 1) * LEN / 8 - 1], "read {id}, the end of eighth {eighth}");
+        }
+        assert!(duo.node.pages(sink).load(0, LEN) == expected, "read {id} ended before all of it was there");
     }
     Ok(())
 }

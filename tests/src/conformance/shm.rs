@@ -58,6 +58,36 @@ pub fn nothing_is_left<F: Fabric>(setup: &Setup) -> Outcome {
     Ok(())
 }
 
+/// The doorbell of a peer whose ring is asleep is answered by the next polls, not by the slow round that looks at all rings.
+pub fn sleepers_wake_at_once<F: Fabric>(setup: &Setup) -> Outcome {
+    const PEERS: u32 = 60;
+    let mut hub = Node::<F>::open(setup, 0);
+    let address = hub.address();
+    let mut peers: Vec<_> = (1..=PEERS)
+        .map(|rank| {
+            let mut peer = Node::<F>::open(setup, rank);
+            let qp = peer.connect(&address);
+            assert_eq!(peer.send(qp, 0, 8), Posted::Complete);
+            (peer, qp)
+        })
+        .collect();
+    for _ in 0..PEERS {
+        wait_for("the first messages", || {
+            hub.turn();
+            hub.take_arrival()
+        });
+    }
+    // More peers than the hub looks at in each poll: by the time of its turn, each has fallen asleep.
+    for round in 1..4 {
+        for (peer, qp) in &mut peers {
+            assert_eq!(peer.send(*qp, round, 8), Posted::Complete);
+            let polls = (0..1000).find(|_| matches!(hub.poll(), Some(Event::Message { .. })));
+            assert!(polls.is_some_and(|polls| polls < 20), "noticed after {polls:?} polls");
+        }
+    }
+    Ok(())
+}
+
 /// A process that has the address but not the job key is refused, and the one it asked is not disturbed.
 pub fn wrong_key<F: Fabric>(setup: &Setup) -> Outcome {
     let mut pair = Pair::<F>::connected(setup);
