@@ -28,6 +28,8 @@ const SAMPLES: usize = 5;
 /// Length classes: one per power of two, from 1 KiB (class 0) to 4 MiB and above.
 const CLASSES: usize = 13;
 const SMALLEST_CLASS_BITS: u32 = 10;
+/// Of the transfers on the preferred path, one in so many is timed: reading the clock is a good part of a short one.
+const TIMED_INTERVAL: u32 = 8;
 const TRIAL_INTERVAL_MIN: u32 = 32;
 const TRIAL_INTERVAL_MAX: u32 = 1024;
 
@@ -66,6 +68,8 @@ struct Class {
     trial: usize,
     /// Samples still wanted of the path under trial.
     trial_left: usize,
+    /// Transfers of the preferred path, for timing some of them.
+    taken: u32,
 }
 
 impl Default for Class {
@@ -77,6 +81,7 @@ impl Default for Class {
             interval: TRIAL_INTERVAL_MIN,
             trial: 0,
             trial_left: 0,
+            taken: 0,
         }
     }
 }
@@ -137,6 +142,16 @@ impl PathChooser {
             class.next_trial(allowed);
         }
         PATHS[class.best_allowed(allowed)]
+    }
+
+    /// Says whether the transfer that was just chosen is worth timing.
+    pub fn is_timed(&mut self, path: Path, len_bytes: usize) -> bool {
+        let class = &mut self.classes[class_of(len_bytes)];
+        let index = PATHS.iter().position(|p| *p == path).unwrap_or(0);
+        class.taken = class.taken.wrapping_add(1);
+        index != class.best
+            || class.records[index].seen < SAMPLES
+            || class.taken.is_multiple_of(TIMED_INTERVAL)
     }
 
     /// Tells how long a transfer took, from the request (or from the end of the one before it, whichever came later) to
@@ -218,7 +233,9 @@ mod tests {
             let path = chooser.choose(len, allowed);
             let index = PATHS.iter().position(|p| *p == path).expect("listed");
             taken[index] += 1;
-            chooser.observe(path, len, costs_ns[index]);
+            if chooser.is_timed(path, len) {
+                chooser.observe(path, len, costs_ns[index]);
+            }
         }
         taken
     }

@@ -26,6 +26,8 @@ use crate::{
 
 /// Longest transfer for which a copy through the ring is tried when the kernel could copy: beyond, a trial costs too much.
 const PULL_TRIAL_BYTES_MAX: usize = 4 << 20;
+/// From this length on, shared transfers are timed like others: from the end of the one before.
+const SHARE_QUEUED_BYTES_MIN: usize = 1 << 20;
 /// Empty polls between looks at connections and peers.
 const HOUSEKEEPING_INTERVAL: u32 = 4096;
 /// The same while a connection is being made or ended, or an answer waits for room.
@@ -260,7 +262,9 @@ impl ShmDevice {
     pub(super) fn observe(&mut self, qp: QueuePairNumber, timed: Timed) {
         let now = Instant::now();
         let entry = &mut self.qps[qp.index()];
-        let start = entry.last_end.map_or(timed.start, |end| end.max(timed.start));
+        // A shared transfer goes on while others are done in between, and delays them: all of its time counts.
+        let waits = timed.path != Path::Share || timed.len_bytes >= SHARE_QUEUED_BYTES_MIN;
+        let start = entry.last_end.filter(|_| waits).map_or(timed.start, |end| end.max(timed.start));
         entry.last_end = Some(now);
         let elapsed = u64::try_from(now.duration_since(start).as_nanos()).unwrap_or(u64::MAX);
         entry.chooser.observe(timed.path, timed.len_bytes, elapsed.min(u64::MAX >> 16));
@@ -278,11 +282,14 @@ impl ShmDevice {
         remote: u64,
         len_bytes: usize,
     ) -> Option<Posted> {
-        let start = Instant::now();
+        let entry = &mut self.qps[qp.index()];
+        let start = entry.chooser.is_timed(Path::Read, len_bytes).then(Instant::now);
         // SAFETY: as promised by the caller.
-        let result = unsafe { copy::read_process(self.qps[qp.index()].card.pid, local, remote, len_bytes) };
+        let result = unsafe { copy::read_process(entry.card.pid, local, remote, len_bytes) };
         let posted = self.after_cross_memory(qp, id, Operation::Read, result);
-        if posted == Some(Posted::Complete) {
+        if posted == Some(Posted::Complete)
+            && let Some(start) = start
+        {
             self.observe(qp, Timed { path: Path::Read, len_bytes, start });
         }
         posted
@@ -649,7 +656,7 @@ impl Device for ShmDevice {
             _ => self.qps[qp.index()].chooser.choose(len_bytes, allowed),
         };
         let shared = if path == Path::Share { self.share(qp, id, local, remote, len_bytes) } else { None };
-        // No ticket is free: both processors are busy with earlier transfers.
+        // Both processors are busy with earlier transfers.
         let posted = match shared {
             None if allowed.read && path != Path::Pull => {
                 // SAFETY: as promised by the caller.
