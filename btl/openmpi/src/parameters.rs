@@ -100,10 +100,9 @@ mod tests {
 
     #[test]
     fn a_conflict_names_both_parameters() {
-        let message =
-            configure(only("ring_bytes", "32K"), nothing).expect_err("too small for the eager limit");
+        let message = configure(only("eager_bytes", "100K"), nothing).expect_err("too long for the ring");
         assert!(message.contains("btl_ironband_eager_bytes = "), "{message}");
-        assert!(message.contains("with btl_ironband_ring_bytes = 32768"), "{message}");
+        assert!(message.contains("with btl_ironband_ring_bytes = 262144"), "{message}");
     }
 
     #[test]
