@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use ironband_core::config::{Config, SingleCopy};
-use ironband_core::path::{Allowed, Path};
-use ironband_core::wire::{AtomicCode, AtomicRequest, CARD_BYTES, Card, PullRequest, RecordKind};
+use ironband_core::path::Path;
+use ironband_core::wire::{AtomicCode, AtomicRequest, CARD_BYTES, Card, RecordKind};
 
 use super::copy::{self, CrossMemoryError};
 use super::host::{self, Probe};
@@ -16,7 +16,7 @@ use super::queue_pair::{CrossMemory, QueuePair, corrupt};
 use super::regions::{MemoryRegion, Regions};
 use super::ring::LINE_BODY_BYTES;
 use super::segment::{Mapping, Segment};
-use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, WatchedPull, pull_chunk_bytes, ticket_word};
+use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, WatchedPull};
 use super::{DEVICE, OUTSTANDING_MAX};
 use crate::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError,
@@ -24,8 +24,6 @@ use crate::{
     SendFill, Unreachable, WorkId,
 };
 
-/// Longest transfer for which a copy through the ring is tried when the kernel could copy: beyond, a trial costs too much.
-const PULL_TRIAL_BYTES_MAX: usize = 4 << 20;
 /// From this length on, shared transfers are timed like others: from the end of the one before.
 const SHARE_QUEUED_BYTES_MIN: usize = 1 << 20;
 /// Empty polls between looks at connections and peers.
@@ -59,9 +57,9 @@ pub struct ShmDevice {
     address: [u8; CARD_BYTES],
     pub(super) ring_bytes: usize,
     pub(super) connect_deadline: Duration,
-    single_copy: SingleCopy,
-    share_bytes: usize,
-    capabilities: Capabilities,
+    pub(super) single_copy: SingleCopy,
+    pub(super) share_bytes: usize,
+    pub(super) capabilities: Capabilities,
     pub(super) notices: VecDeque<String>,
     pub(super) last_life_check: Instant,
     /// Peers read and write it.
@@ -340,7 +338,7 @@ impl ShmDevice {
     }
 
     /// Sends the request of a job that was just admitted, or takes the job back.
-    fn ask(&mut self, qp: QueuePairNumber, number: u32, kind: RecordKind, body: &[u8]) -> Posted {
+    pub(super) fn ask(&mut self, qp: QueuePairNumber, number: u32, kind: RecordKind, body: &[u8]) -> Posted {
         match self.qps[qp.index()].send_record(kind, 0, body, (std::ptr::null(), 0)) {
             Ok(Posted::Complete) => Posted::Queued,
             Ok(posted) => {
@@ -354,64 +352,6 @@ impl ShmDevice {
                 self.fail_corrupt(qp, error)
             }
         }
-    }
-
-    fn pull(
-        &mut self,
-        qp: QueuePairNumber,
-        id: WorkId,
-        local: *mut u8,
-        remote: RemoteMemory,
-        len_bytes: usize,
-    ) -> Posted {
-        // Where the kernel copies, an owner that computes need not be waited for.
-        let kernel = self.qps[qp.index()].cross_memory == CrossMemory::Permitted;
-        let ticket = if kernel { self.qps[qp.index()].take_ticket(1) } else { None };
-        let kind = JobKind::Pull {
-            local,
-            remote: remote.address,
-            len_bytes,
-            received: 0,
-            start: Instant::now(),
-            ticket,
-        };
-        let posted = match self.admit(qp, id, kind) {
-            Ok(number) => {
-                let chunk = pull_chunk_bytes(len_bytes, self.capabilities.limits.send_copy_bytes_max);
-                let request = PullRequest {
-                    job: number,
-                    chunk_bytes: chunk as u32,
-                    address: remote.address,
-                    key: remote.key,
-                    len_bytes: len_bytes as u64,
-                    ticket: ticket.map_or(PullRequest::NO_TICKET, |(number, uses)| ticket_word(number, uses)),
-                    reserved: 0,
-                };
-                let posted = self.ask(qp, number, RecordKind::PullRequest, &request.encode());
-                if posted == Posted::Queued && ticket.is_some() {
-                    let since = Instant::now();
-                    self.pulls.push_back(WatchedPull { qp, job: number, begun: false, received: 0, since });
-                }
-                posted
-            }
-            Err(posted) => posted,
-        };
-        if posted != Posted::Queued
-            && let Some((number, _)) = ticket
-        {
-            self.qps[qp.index()].tickets |= 1 << number;
-        }
-        posted
-    }
-
-    /// The ways that a read may take.
-    fn allowed(&self, qp: QueuePairNumber, len_bytes: usize, hint: ReadHint) -> Allowed {
-        let kernel = self.qps[qp.index()].cross_memory == CrossMemory::Permitted;
-        let both = hint == ReadHint::OwnerIsWaiting;
-        let pull =
-            !kernel || (both && self.single_copy == SingleCopy::Auto && len_bytes <= PULL_TRIAL_BYTES_MAX);
-        let share = kernel && both && len_bytes >= self.share_bytes;
-        Allowed { pull, read: kernel, share }
     }
 
     /// A completion for a user message, or what a record of the fabric's own protocol led to.

@@ -13,6 +13,7 @@ mod device_tests;
 mod host;
 mod inbound;
 mod layout;
+mod pull;
 mod queue_pair;
 mod regions;
 mod ring;

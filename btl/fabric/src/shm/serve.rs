@@ -1,18 +1,18 @@
 //! The fabric's own protocol: requests of peers, answers to own requests, and transfers done bit by bit.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ironband_core::path::Path;
 use ironband_core::wire::{
-    AtomicCode, AtomicReply, AtomicRequest, PullRequest, PushAck, PushHeader, RecordKind, ShareRequest,
-    WireStatus,
+    AtomicCode, AtomicReply, AtomicRequest, PushAck, PushHeader, RecordKind, ShareRequest, WireStatus,
 };
 
 use super::copy::{self, CrossMemoryError};
 use super::device::ShmDevice;
 use super::inbound::Taken;
 use super::layout::Ticket;
+use super::pull::FEED_BYTES_PER_POLL;
 use super::queue_pair::{CrossMemory, corrupt};
 use super::regions::Want;
 use super::ring::INLINE_BODY_BYTES;
@@ -24,30 +24,22 @@ use crate::{
     AtomicWidth, Completion, CompletionStatus, Operation, Posted, QueuePairNumber, RemoteMemory, WorkId,
 };
 
-/// Bytes fed into one ring by one poll, so that receiving goes on in between.
-const FEED_BYTES_PER_POLL: usize = 64 << 10;
 /// Transfers that a peer may have this process work on at once.
 const PEER_TASKS_MAX: usize = 4 * super::OUTSTANDING_MAX;
 
-/// How long an owner may take to begin a pull before the asker reads by itself, where the kernel allows it. Several times
-/// what an owner that waits in MPI needs, and much less than a time slice.
-const PULL_PATIENCE: Duration = Duration::from_micros(30);
-/// How long it may pause once it has begun: it may have lost its processor, and much has been copied already.
-const FEED_PATIENCE: Duration = Duration::from_millis(2);
-
-const BAD_LENGTH: &str = "it broke the protocol: a record has the wrong length";
-const BAD_JOB: &str = "it broke the protocol: its answer is to another kind of request";
+pub(super) const BAD_LENGTH: &str = "it broke the protocol: a record has the wrong length";
+pub(super) const BAD_JOB: &str = "it broke the protocol: its answer is to another kind of request";
 
 /// A record's body, for the duration of its handling. In shared memory: copied before it is looked at.
 #[derive(Clone, Copy)]
-struct Body {
-    start: *const u8,
-    len_bytes: usize,
+pub(super) struct Body {
+    pub(super) start: *const u8,
+    pub(super) len_bytes: usize,
 }
 
 impl Body {
     /// Copies out a fixed-size body.
-    fn fixed<const N: usize>(self) -> Result<[u8; N], String> {
+    pub(super) fn fixed<const N: usize>(self) -> Result<[u8; N], String> {
         if self.len_bytes < N {
             return Err(BAD_LENGTH.to_owned());
         }
@@ -114,7 +106,7 @@ impl ShmDevice {
     }
 
     /// Ends a job and counts it off. `None`: it was flushed when its queue pair was destroyed, and this answer is too late.
-    fn end_job(&mut self, qp: QueuePairNumber, number: u32) -> Option<(WorkId, JobKind)> {
+    pub(super) fn end_job(&mut self, qp: QueuePairNumber, number: u32) -> Option<(WorkId, JobKind)> {
         let job = self.jobs.remove(number, qp)?;
         let entry = &mut self.qps[qp.index()];
         entry.outstanding -= 1;
@@ -122,78 +114,6 @@ impl ShmDevice {
             entry.tickets |= 1 << number;
         }
         Some((job.id, job.kind))
-    }
-
-    fn take_pull_data(&mut self, qp: QueuePairNumber, number: u32, body: Body) -> Result<(), String> {
-        let Some(job) = self.jobs.get_mut(number, qp) else { return Ok(()) };
-        let JobKind::Pull { local, len_bytes, received, start, .. } = &mut job.kind else {
-            return Err(BAD_JOB.to_owned());
-        };
-        if body.len_bytes > *len_bytes - *received {
-            return Err("it sent more than was asked for".to_owned());
-        }
-        // SAFETY: the poster keeps `local` writable for `len_bytes`; the piece ends inside, as just checked.
-        unsafe { std::ptr::copy_nonoverlapping(body.start, local.add(*received), body.len_bytes) };
-        *received += body.len_bytes;
-        if *received == *len_bytes {
-            let timed = Timed { path: Path::Pull, len_bytes: *len_bytes, start: *start };
-            if let Some((id, _)) = self.end_job(qp, number) {
-                self.observe(qp, timed);
-                self.finish(qp, id, Operation::Read, CompletionStatus::Success);
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads by the kernel what an owner has not begun to send for long: it is computing.
-    pub(super) fn take_over_pulls(&mut self) {
-        while let Some(pull) = self.pulls.front_mut() {
-            let (qp, number) = (pull.qp, pull.job);
-            let Some(job) = self.jobs.get_mut(number, qp) else {
-                self.pulls.pop_front();
-                continue;
-            };
-            let JobKind::Pull { local, remote, len_bytes, received, start, ticket: Some((ticket, _)) } =
-                job.kind
-            else {
-                self.pulls.pop_front();
-                continue;
-            };
-            if received > pull.received {
-                (pull.received, pull.since) = (received, Instant::now());
-            }
-            let begun = pull.begun || received > 0;
-            if pull.since.elapsed() < if begun { FEED_PATIENCE } else { PULL_PATIENCE } {
-                return;
-            }
-            let entry = &self.qps[qp.index()];
-            let taken =
-                entry.tx.as_ref().is_some_and(|tx| claim_front(&tx.memory.head().tickets[ticket]).is_ok());
-            if !taken && !begun {
-                // The owner has begun after all, and gets more time.
-                pull.begun = true;
-                return;
-            }
-            self.pulls.pop_front();
-            let (rest, from) = (len_bytes - received, remote + received as u64);
-            // SAFETY: the poster keeps `local` writable for `len_bytes` until the completion. Pieces that still come find no
-            // job and are dropped.
-            let result = unsafe { copy::read_process(entry.card.pid, local.add(received), from, rest) };
-            let Some((id, _)) = self.end_job(qp, number) else { continue };
-            match result {
-                Ok(()) => {
-                    self.observe(qp, Timed { path: Path::Pull, len_bytes, start });
-                    self.finish(qp, id, Operation::Read, CompletionStatus::Success);
-                }
-                Err(CrossMemoryError::Unmapped) => {
-                    self.finish(qp, id, Operation::Read, CompletionStatus::Unmapped);
-                }
-                Err(error) => {
-                    self.finish(qp, id, Operation::Read, CompletionStatus::Flushed);
-                    self.fail(qp, format!("the kernel stopped copying: {error:?}"));
-                }
-            }
-        }
     }
 
     fn take_ack(&mut self, qp: QueuePairNumber, body: Body, operation: Operation) -> Result<(), String> {
@@ -237,39 +157,12 @@ impl ShmDevice {
     }
 
     /// Takes on work for a peer.
-    fn take_on(&mut self, task: Task) -> Result<(), String> {
+    pub(super) fn take_on(&mut self, task: Task) -> Result<(), String> {
         if self.tasks.count(task.qp()) >= PEER_TASKS_MAX {
             return Err(format!("it asked for more than {PEER_TASKS_MAX} transfers at once"));
         }
         self.tasks.push(task);
         Ok(())
-    }
-
-    fn serve_pull(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
-        let request = PullRequest::decode(&body.fixed::<{ PullRequest::BYTES }>()?).ok_or(BAD_LENGTH)?;
-        if request.ticket != PullRequest::NO_TICKET {
-            let (number, use_number) =
-                split_ticket_word(request.ticket).ok_or("it named a ticket that no ring has")?;
-            // The asker did not wait: there is nothing left to do.
-            if self.inbound_ticket(qp, number).is_none_or(|ticket| claim_back(ticket, use_number).is_none()) {
-                return Ok(());
-            }
-        }
-        self.answering(qp)?;
-        let Some(start) = self.regions.check(request.key, request.address, request.len_bytes, Want::Read)
-        else {
-            let refusal = PushAck { job: request.job, status: WireStatus::RemoteAccess as u32 };
-            return self.qps[qp.index()].reply(RecordKind::PullRefused, &refusal.encode());
-        };
-        let longest = self.send_copy_bytes_max();
-        self.take_on(Task::Feed {
-            qp,
-            job: request.job,
-            key: request.key,
-            next: start,
-            left_bytes: request.len_bytes as usize,
-            chunk_bytes: (request.chunk_bytes as usize).clamp(64, longest),
-        })
     }
 
     fn serve_share(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
@@ -362,7 +255,7 @@ impl ShmDevice {
     }
 
     /// Makes sure that there is a ring to answer through: the peer may have connected first.
-    fn answering(&mut self, qp: QueuePairNumber) -> Result<(), String> {
+    pub(super) fn answering(&mut self, qp: QueuePairNumber) -> Result<(), String> {
         let entry = &mut self.qps[qp.index()];
         if entry.tx.is_some() {
             return Ok(());
@@ -379,12 +272,12 @@ impl ShmDevice {
     }
 
     /// The asker's ticket, in the ring that it sends through.
-    fn inbound_ticket(&mut self, qp: QueuePairNumber, ticket: usize) -> Option<&Ticket> {
+    pub(super) fn inbound_ticket(&mut self, qp: QueuePairNumber, ticket: usize) -> Option<&Ticket> {
         let ring = self.inbound.of(qp)?;
         self.inbound.get_mut(ring)?.consumer.memory.head().tickets.get(ticket)
     }
 
-    fn send_copy_bytes_max(&self) -> usize {
+    pub(super) fn send_copy_bytes_max(&self) -> usize {
         ironband_core::limits::ring_message_bytes_max(self.ring_bytes)
     }
 
@@ -495,33 +388,6 @@ impl ShmDevice {
                 tx.reserve();
             }
         }
-    }
-
-    fn feed(&mut self, task: Task) -> Result<Option<Task>, String> {
-        let Task::Feed { qp, job, key, mut next, mut left_bytes, chunk_bytes } = task else {
-            return Ok(None);
-        };
-        // The registration may have ended since the last turn, and the memory with it.
-        if self.regions.check(key, next as u64, left_bytes as u64, Want::Read).is_none() {
-            let refusal = PushAck { job, status: WireStatus::RemoteAccess as u32 };
-            return self.qps[qp.index()].reply(RecordKind::PullRefused, &refusal.encode()).map(|()| None);
-        }
-        if self.qps[qp.index()].tx.is_none() {
-            self.answering(qp)?;
-        }
-        let mut fed = 0;
-        while left_bytes > 0 && fed < FEED_BYTES_PER_POLL {
-            let len = left_bytes.min(chunk_bytes);
-            let entry = &mut self.qps[qp.index()];
-            match entry.send_record(RecordKind::PullData, job, &[], (next, len)).map_err(corrupt)? {
-                Posted::Complete => {}
-                _ => break,
-            }
-            next = next.wrapping_add(len);
-            left_bytes -= len;
-            fed += len;
-        }
-        Ok((left_bytes > 0).then_some(Task::Feed { qp, job, key, next, left_bytes, chunk_bytes }))
     }
 
     fn push_on(&mut self, task: Task) -> Result<Option<Task>, String> {
