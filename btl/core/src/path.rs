@@ -1,9 +1,10 @@
 //! Chooses how a long message moves between two processes of one node, by measuring it.
 //!
-//! Three ways exist and none is best everywhere. Reading the sender's pages through the kernel costs a system call
+//! Four ways exist and none is best everywhere. Reading the sender's pages through the kernel costs a system call
 //! and page pinning but copies once; it is fast while the source's cache lines are shared and three times slower when the
 //! sender has just written them. Copying through the ring costs two copies, but both processors work and the data crosses
-//! in the order the caches like. When both ends wait, each can also copy a half by itself. Which one wins depends on the
+//! in the order the caches like; the owner may even begin before it is asked, which saves the question but is wasted
+//! work if the reader is not waiting yet. When both ends wait, each can also copy a half by itself. Which one wins depends on the
 //! processor, the message length and on whether the program writes its buffer between sends, and no table knows
 //! that: so each transfer is timed by its receiver, and the fastest way by recent median is used, while the others
 //! are tried again now and then. Trials become rarer while nothing changes.
@@ -21,12 +22,15 @@ pub enum Path {
     Read,
     /// Both ends copy pieces through the kernel until all are taken.
     Share,
+    /// As `Pull`, but the owner begins unasked, right behind the message that tells the reader of the memory.
+    Ahead,
 }
 
-const PATHS: [Path; 3] = [Path::Pull, Path::Read, Path::Share];
+const PATHS: [Path; 4] = [Path::Pull, Path::Read, Path::Share, Path::Ahead];
 const SAMPLES: usize = 5;
 /// Length classes: one per power of two, from 1 KiB (class 0) to 4 MiB and above.
 const CLASSES: usize = 13;
+const _: () = assert!(CLASSES <= 32, "a word has a bit for each");
 const SMALLEST_CLASS_BITS: u32 = 10;
 /// Of the transfers on the preferred path, one in so many is timed: reading the clock is a good part of a short one.
 const TIMED_INTERVAL: u32 = 8;
@@ -95,11 +99,13 @@ pub struct Allowed {
     pub read: bool,
     /// By both, through the kernel.
     pub share: bool,
+    /// Through the ring, unasked.
+    pub ahead: bool,
 }
 
 impl Allowed {
     fn has(self, index: usize) -> bool {
-        [self.pull, self.read, self.share][index]
+        [self.pull, self.read, self.share, self.ahead][index]
     }
 }
 
@@ -115,8 +121,8 @@ impl Default for PathChooser {
     }
 }
 
-/// The class of a length, for [`PathChooser`].
-fn class_of(len_bytes: usize) -> usize {
+/// The class of a length, for [`PathChooser`]: below 32, so that a word has a bit for each.
+pub fn class_of(len_bytes: usize) -> usize {
     let bits = usize::BITS - len_bytes.leading_zeros();
     (bits.saturating_sub(SMALLEST_CLASS_BITS + 1) as usize).min(CLASSES - 1)
 }
@@ -171,6 +177,13 @@ impl PathChooser {
             class.interval = TRIAL_INTERVAL_MIN;
             class.countdown = class.countdown.min(TRIAL_INTERVAL_MIN);
         }
+        // A path under trial that has become the faster one: see whether that holds, before its next turn.
+        if index == class.trial && index != class.best && class.trial_left == 0 {
+            let best = class.records[class.best].median();
+            if best.is_some_and(|best| cost < best) {
+                class.trial_left = SAMPLES / 2;
+            }
+        }
         class.rank();
     }
 
@@ -218,17 +231,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: Allowed = Allowed { pull: true, read: true, share: true };
+    const ALL: Allowed = Allowed { pull: true, read: true, share: true, ahead: true };
 
     /// Runs `count` transfers against fixed costs and returns how often each path was taken.
     fn run(
         chooser: &mut PathChooser,
         len: usize,
-        costs_ns: [u64; 3],
+        costs_ns: [u64; 4],
         allowed: Allowed,
         count: usize,
-    ) -> [usize; 3] {
-        let mut taken = [0; 3];
+    ) -> [usize; 4] {
+        let mut taken = [0; 4];
         for _ in 0..count {
             let path = chooser.choose(len, allowed);
             let index = PATHS.iter().position(|p| *p == path).expect("listed");
@@ -242,8 +255,8 @@ mod tests {
 
     #[test]
     fn the_fastest_path_gets_nearly_all_transfers() {
-        for best in 0..3 {
-            let mut costs = [9_000, 9_000, 9_000];
+        for best in 0..4 {
+            let mut costs = [9_000; 4];
             costs[best] = 3_000;
             let taken = run(&mut PathChooser::default(), 65_536, costs, ALL, 10_000);
             assert!(taken[best] > 9_850, "{taken:?} with path {best} three times faster");
@@ -253,21 +266,29 @@ mod tests {
     #[test]
     fn a_change_of_the_program_is_noticed() {
         let mut chooser = PathChooser::default();
-        run(&mut chooser, 32_768, [4_000, 2_000, 9_000], ALL, 5_000);
+        run(&mut chooser, 32_768, [4_000, 2_000, 9_000, 9_000], ALL, 5_000);
         assert_eq!(chooser.preferred(32_768, ALL), Some(Path::Read));
         // The program starts to write its buffer between sends.
-        let taken = run(&mut chooser, 32_768, [4_000, 11_000, 9_000], ALL, 500);
+        let taken = run(&mut chooser, 32_768, [4_000, 11_000, 9_000, 9_000], ALL, 500);
         assert_eq!(chooser.preferred(32_768, ALL), Some(Path::Pull));
         assert!(taken[0] > 300, "{taken:?}");
         // And stops: the path that became fast again is found by the trials.
-        run(&mut chooser, 32_768, [4_000, 2_000, 9_000], ALL, 5_000);
+        run(&mut chooser, 32_768, [4_000, 2_000, 9_000, 9_000], ALL, 5_000);
         assert_eq!(chooser.preferred(32_768, ALL), Some(Path::Read));
+    }
+
+    #[test]
+    fn a_path_that_never_comes_about_is_given_up() {
+        // The owner does not send ahead, whatever the reader wishes: each wish in vain is told as an endless transfer.
+        let taken =
+            run(&mut PathChooser::default(), 16_384, [3_000, 4_000, 9_000, u64::MAX >> 16], ALL, 5_000);
+        assert!(taken[3] < 50 && taken[0] > 4_800, "{taken:?}");
     }
 
     #[test]
     fn outliers_do_not_sway_it() {
         let mut chooser = PathChooser::default();
-        run(&mut chooser, 1 << 20, [50_000, 40_000, 20_000], ALL, 1_000);
+        run(&mut chooser, 1 << 20, [50_000, 40_000, 20_000, 60_000], ALL, 1_000);
         chooser.observe(Path::Share, 1 << 20, 50_000_000);
         assert_eq!(chooser.preferred(1 << 20, ALL), Some(Path::Share));
     }
@@ -283,11 +304,11 @@ mod tests {
     proptest! {
         #[test]
         fn only_allowed_paths_are_chosen(
-            pull: bool, read: bool, share: bool,
+            pull: bool, read: bool, share: bool, ahead: bool,
             transfers in proptest::collection::vec((0usize..1 << 24, proptest::prop_oneof![0u64..1 << 40, Just(u64::MAX)]), 1..300),
         ) {
-            prop_assume!(pull || read || share);
-            let allowed = Allowed { pull, read, share };
+            prop_assume!(pull || read || share || ahead);
+            let allowed = Allowed { pull, read, share, ahead };
             let mut chooser = PathChooser::default();
             for (len, elapsed) in transfers {
                 let path = chooser.choose(len, allowed);

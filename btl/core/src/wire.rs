@@ -8,8 +8,8 @@ mod record;
 
 pub use card::{CARD_BYTES, CARD_VERSION, Card, CardError, HostIdentity};
 pub use record::{
-    AtomicCode, AtomicReply, AtomicRequest, INLINE_RECORD_BYTES, PullRequest, PushAck, PushHeader,
-    RecordKind, ShareRequest, WireStatus,
+    AheadOffer, AtomicCode, AtomicReply, AtomicRequest, INLINE_RECORD_BYTES, PullRequest, PushAck,
+    PushHeader, RecordKind, ShareRequest, WireStatus,
 };
 
 /// Takes fixed-size little-endian fields from the front of a byte string whose length was checked before.

@@ -170,6 +170,22 @@ pub trait Device: Sized {
     /// returns, so there is no completion ([`Posted::Complete`]). Together at most [`Limits::send_copy_bytes_max`].
     fn post_send(&mut self, qp: QueuePairNumber, imm: u32, header: &[u8], payload: &[u8]) -> Posted;
 
+    /// Like [`Device::post_send`], for a message that tells the peer of a region of this process, by its remote key, which the
+    /// peer will most likely read as a whole and at once. A device may send the memory along, unasked; the key may be
+    /// anything, and one that is not of a region for remote reading means nothing.
+    #[inline]
+    fn post_send_announcing(
+        &mut self,
+        qp: QueuePairNumber,
+        imm: u32,
+        header: &[u8],
+        payload: &[u8],
+        key: u64,
+    ) -> Posted {
+        let _ = key;
+        self.post_send(qp, imm, header, payload)
+    }
+
     /// Like [`Device::post_send`], but the payload is produced by `fill`, directly into the device's send buffer: for
     /// data that must be packed. `payload_bytes_max` is what `fill` may write; it returns what it wrote.
     fn post_send_fill(

@@ -183,6 +183,20 @@ impl<F: Fabric> Device<F> {
         self.state.lock().device.post_send(endpoint.0, imm, header, payload)
     }
 
+    /// Like [`Device::send_short`], for a message that tells the peer of registered memory, by its key: where that is faster
+    /// the memory is sent along, before the peer asks for it.
+    #[inline]
+    pub fn send_announcing(
+        &self,
+        endpoint: Endpoint,
+        imm: u32,
+        header: &[u8],
+        payload: &[u8],
+        key: u64,
+    ) -> Posted {
+        self.state.lock().device.post_send_announcing(endpoint.0, imm, header, payload, key)
+    }
+
     /// Like [`Device::send_short`], with a payload that `fill` packs directly into the send buffer. `fill` must not call
     /// this device.
     #[inline]

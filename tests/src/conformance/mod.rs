@@ -8,6 +8,7 @@
 //! which is how `ci/test` counts it; it never passes in silence.
 
 pub mod agent;
+pub mod announced;
 pub mod atomics;
 pub mod back_pressure;
 pub mod failure;
@@ -95,6 +96,7 @@ macro_rules! conformance {
                     read_lengths, write_lengths, write_with_immediate, many_at_once, across_processes, shared_between_both, owner_away,
                     refused, refused_through_the_ring, refused_in_part, unmapped, loopback_rdma, deregistered_under_way
                 }
+                announced { read_at_once, read_late, read_in_part, many_at_once, gone, any_key, destroyed }
                 atomics { every_operation, misaligned, refused, contention, loopback_atomics }
                 limits { address_is_short, sixty_four_peers, three_hundred_peers, idle_peers_cost_nothing, one_after_another }
                 lifecycle {

@@ -222,6 +222,13 @@ impl<F: Fabric> Node<F> {
         self.device.post_send(qp, imm, header, payload)
     }
 
+    /// As [`Node::send`], announcing the region with this key.
+    pub fn announce(&mut self, qp: QueuePairNumber, imm: u32, len_bytes: usize, key: u64) -> Posted {
+        let bytes = patterned(imm, len_bytes);
+        let (header, payload) = bytes.split_at(len_bytes / 3);
+        self.device.post_send_announcing(qp, imm, header, payload, key)
+    }
+
     /// RDMA read of a peer's memory into a buffer.
     pub fn read(
         &mut self,

@@ -299,7 +299,7 @@ fn anywhere(random: &mut Random, memory: &Foreign, range: std::ops::Range<usize>
 fn records(random: &mut Random, own: &Foreign, sent: u32, offered: RemoteMemory) {
     for position in sent..sent + 30 {
         let slot = at::SLOTS + position as usize % at::SLOT_COUNT * at::SLOT_BYTES;
-        let kind = random.below(14) as u64;
+        let kind = random.below(17) as u64;
         let body = body(random, kind as u8, offered);
         for (index, word) in body.as_chunks::<8>().0.iter().enumerate() {
             own.write(slot + 16 + index * 8, u64::from_le_bytes(*word));

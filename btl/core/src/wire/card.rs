@@ -16,7 +16,7 @@ use super::{Reader, Writer};
 /// Length of a card in bytes.
 pub const CARD_BYTES: usize = 88;
 /// Version of the card and of everything in the shared segment: both change together.
-pub const CARD_VERSION: u16 = 1;
+pub const CARD_VERSION: u16 = 2;
 const MAGIC: [u8; 4] = *b"IBsm";
 
 /// What two processes must have in common to share memory.
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let mut golden = Vec::new();
-        golden.extend_from_slice(b"IBsm\x01\x00\x58\x00");
+        golden.extend_from_slice(b"IBsm\x02\x00\x58\x00");
         golden.extend_from_slice(&[0xb0; 16]);
         golden.extend_from_slice(&[8, 7, 6, 5, 4, 3, 2, 1]);
         golden.extend_from_slice(&[0x22, 0x11, 0, 0, 0xe8, 3, 0, 0, 3, 0, 0, 0, 9, 0, 0, 0]);

@@ -8,8 +8,10 @@
 //!  PushAck        | job 4 | status 4 |
 //!  AtomicRequest  | job 4 | code 2 | width 2 | address 8 | key 8 | operand 8 | compare 8 |
 //!  AtomicReply    | job 4 | status 4 | old value 8 |
+//!  AheadOffer     | address 8 | key 8 | length 8 |                                      the bytes of this memory follow
 //! ```
-//! Pull data is the bare bytes; its job number is the record's immediate word.
+//! Pull data is the bare bytes; its job number is the record's immediate word. Behind a `SendAhead` come one `AheadOffer` and
+//! then its bytes in order, as `AheadData`; nothing comes in between.
 
 use super::{Reader, Writer};
 
@@ -42,6 +44,12 @@ pub enum RecordKind {
     ShareRequest = 10,
     /// The sender closes this ring: no record follows.
     Goodbye = 11,
+    /// As `Send`; an `AheadOffer` comes next.
+    SendAhead = 12,
+    /// The memory of which the message before told is sent unasked.
+    AheadOffer = 13,
+    /// A piece of it, in order.
+    AheadData = 14,
 }
 
 impl RecordKind {
@@ -60,6 +68,9 @@ impl RecordKind {
             9 => Self::AtomicReply,
             10 => Self::ShareRequest,
             11 => Self::Goodbye,
+            12 => Self::SendAhead,
+            13 => Self::AheadOffer,
+            14 => Self::AheadData,
             _ => return None,
         })
     }
@@ -184,6 +195,17 @@ record! {
     }
 }
 record! {
+    /// Says which memory is sent unasked.
+    AheadOffer, 24 {
+        /// In the owner.
+        address: u64,
+        /// The region's key.
+        key: u64,
+        /// In bytes.
+        len_bytes: u64,
+    }
+}
+record! {
     /// Goes before each piece of an emulated RDMA write.
     PushHeader, 32 {
         /// The writer's number for this transfer.
@@ -296,6 +318,10 @@ mod tests {
         golden.extend([3u64, 4, 5, 6].iter().flat_map(|v| v.to_le_bytes()));
         assert_eq!(share.encode().as_slice(), golden);
         let push = PushHeader { job: 1, flags: 3, address: 5, key: 6, total_bytes: 7 };
+        let offer = AheadOffer { address: 0x0102, key: 3, len_bytes: 0x4000 };
+        let golden: Vec<u8> = [0x0102_u64, 3, 0x4000].iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(offer.encode().as_slice(), golden);
+
         let mut golden = vec![1, 0, 0, 0, 3, 0, 0, 0];
         golden.extend([5u64, 6, 7].iter().flat_map(|v| v.to_le_bytes()));
         assert_eq!(push.encode().as_slice(), golden);
@@ -306,7 +332,7 @@ mod tests {
         for value in 0..=u8::MAX {
             assert!(RecordKind::from_u8(value).is_none_or(|kind| kind as u8 == value));
         }
-        assert_eq!((RecordKind::from_u8(0), RecordKind::from_u8(12)), (None, None));
+        assert_eq!((RecordKind::from_u8(0), RecordKind::from_u8(15)), (None, None));
         assert_eq!((AtomicCode::from_u16(0), AtomicCode::from_u16(9)), (None, None));
         assert!((1..9).all(|v| AtomicCode::from_u16(v).is_some_and(|code| code as u16 == v)));
         assert_eq!(WireStatus::from_u32(2), None);

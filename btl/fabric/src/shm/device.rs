@@ -16,7 +16,7 @@ use super::queue_pair::{CrossMemory, QueuePair, corrupt};
 use super::regions::{MemoryRegion, Regions};
 use super::ring::LINE_BODY_BYTES;
 use super::segment::{Mapping, Segment};
-use super::transfer::{Job, JobKind, Jobs, Task, Tasks, Timed, WatchedPull};
+use super::transfer::{AheadState, Job, JobKind, Jobs, Task, Tasks, Timed, WatchedPull};
 use super::{DEVICE, OUTSTANDING_MAX};
 use crate::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError,
@@ -242,7 +242,9 @@ impl ShmDevice {
                 self.finish(qp, read.id, Operation::Read, CompletionStatus::Flushed);
             }
         }
-        self.qps[qp.index()].outstanding = 0;
+        let entry = &mut self.qps[qp.index()];
+        entry.outstanding = 0;
+        entry.ahead.state = AheadState::Idle;
     }
 
     pub(super) fn finish(
@@ -358,7 +360,10 @@ impl ShmDevice {
     #[inline(always)]
     fn deliver(&mut self, taken: Taken) -> Option<Completion> {
         if taken.record.kind != RecordKind::Send as u8 {
-            return self.handle(taken);
+            if taken.record.kind != RecordKind::SendAhead as u8 {
+                return self.handle(taken);
+            }
+            self.expect_offer(taken.qp);
         }
         Some(Completion::Received {
             qp: taken.qp,
@@ -526,6 +531,18 @@ impl Device for ShmDevice {
         self.send_long(qp, imm, header, payload)
     }
 
+    fn post_send_announcing(
+        &mut self,
+        qp: QueuePairNumber,
+        imm: u32,
+        header: &[u8],
+        payload: &[u8],
+        key: u64,
+    ) -> Posted {
+        self.send_ahead(qp, imm, header, payload, key)
+            .unwrap_or_else(|| self.post_send(qp, imm, header, payload))
+    }
+
     #[inline(never)]
     fn post_send_fill(
         &mut self,
@@ -595,10 +612,15 @@ impl Device for ShmDevice {
             ReadHint::OwnerMayBeAway if allowed.read => Path::Read,
             _ => self.qps[qp.index()].chooser.choose(len_bytes, allowed),
         };
+        if hint == ReadHint::OwnerIsWaiting
+            && let Some(posted) = self.await_offer(qp, id, local, remote, len_bytes, path)
+        {
+            return posted;
+        }
         let shared = if path == Path::Share { self.share(qp, id, local, remote, len_bytes) } else { None };
         // Both processors are busy with earlier transfers.
         let posted = match shared {
-            None if allowed.read && path != Path::Pull => {
+            None if allowed.read && !matches!(path, Path::Pull | Path::Ahead) => {
                 // SAFETY: as promised by the caller.
                 unsafe { self.read_now(qp, id, local, remote.address, len_bytes) }
             }

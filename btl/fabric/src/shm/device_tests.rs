@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ironband_core::config::Config;
+use ironband_core::config::{Config, SingleCopy};
 use ironband_core::limits::CONNECT_SLOTS;
 
 use super::device::ShmDevice;
 use super::queue_pair::CrossMemory;
+use super::transfer::AheadState;
 use crate::{
     Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Device, Job, Posted, QueuePairNumber,
     ReadHint, RemoteMemory, WorkId,
@@ -261,4 +262,58 @@ fn what_was_sent_before_a_failure_arrives_intact_or_not_at_all() {
     let bytes = unsafe { std::slice::from_raw_parts(payload.as_ptr(), payload.len()) };
     assert!(bytes.iter().all(|byte| *byte == 0x5a), "the memory of a held message was taken away");
     receiver.release(token);
+}
+
+/// One announcement from `owner`, taken by `reader` and read, at once or after a while. Says whether the bytes were on their
+/// way with it.
+fn announce(
+    (owner, to_reader): (&mut ShmDevice, QueuePairNumber),
+    (reader, to_owner): (&mut ShmDevice, QueuePairNumber),
+    (remote, sink): (RemoteMemory, &mut [u8]),
+    at_once: bool,
+) -> bool {
+    assert_eq!(owner.post_send_announcing(to_reader, 0, b"announced", b"", remote.key), Posted::Complete);
+    until(|| receive(reader));
+    let came = reader.qps[to_owner.index()].ahead.state == AheadState::Due(None);
+    if !at_once {
+        (0..50).for_each(|_| assert_eq!(reader.poll_cq(()), None));
+    }
+    let (target, id) = (sink.as_mut_ptr(), WorkId(1));
+    // SAFETY: the sink is as long as the region.
+    let posted =
+        unsafe { reader.post_read(to_owner, id, target, remote, sink.len(), ReadHint::OwnerIsWaiting) };
+    assert_eq!(posted, Posted::Queued, "through the ring");
+    let completion = until(|| {
+        assert_eq!(owner.poll_cq(()), None);
+        reader.poll_cq(())
+    });
+    assert!(
+        matches!(completion, Completion::Done { status: CompletionStatus::Success, .. }),
+        "{completion:?}"
+    );
+    came
+}
+
+#[test]
+fn memory_comes_unasked_when_that_was_asked_for_and_stops_when_nobody_waits() {
+    let config = Config { single_copy: SingleCopy::Ring, ..Config::default() };
+    let open = |rank| ShmDevice::open(&config, &Job { local_ranks: 2, rank }).expect("memfd and /proc");
+    let (mut owner, mut reader) = (open(0), open(1));
+    let (to_reader, to_owner) = (connect(&mut owner, &reader), connect(&mut reader, &owner));
+    let mut memory: Vec<u8> = (0..20_000_u32).map(|index| index as u8).collect();
+    let region = remote(&mut owner, &mut memory);
+    let mut sink = vec![0_u8; memory.len()];
+    let mut round = |at_once| {
+        sink.fill(0xee);
+        let came = announce((&mut owner, to_reader), (&mut reader, to_owner), (region, &mut sink), at_once);
+        assert!(sink == memory);
+        (came, reader.qps[to_owner.index()].ahead.hold)
+    };
+    let came: Vec<bool> = (0..40).map(|_| round(true).0).collect();
+    assert!(!came[0], "nobody has asked yet");
+    assert!(came.iter().filter(|came| **came).count() >= 5, "asked for five times to measure it: {came:?}");
+    // Now the reader is late: it says so, and for a good while nothing is sent in vain.
+    let late: Vec<(bool, u32)> = (0..200).map(|_| round(false)).collect();
+    let in_vain = late.iter().filter(|(came, _)| *came).count();
+    assert!(in_vain <= 3, "{in_vain} of 200 were sent in vain");
 }

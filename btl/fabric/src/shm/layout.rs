@@ -4,7 +4,7 @@
 //!  control block                                  ring region
 //!  0     +--------------------------------+      0     +-------------------------------+
 //!        | magic, version        (1 line) |            | freed                (1 line) |
-//!  64    | summary, requests     (1 line) |      64    | bell                 (1 line) |
+//!  64    | summary, requests     (1 line) |      64    | bell, ahead_wanted   (1 line) |
 //!  128   | bells: 64 words       (8 lines)|      128   | tickets      (16 x 1 line)    |
 //!  640   | connection requests   (64 x 2) |      1152  | slots        (n x 5 lines)     |
 //!  8832  +--------------------------------+            | bulk space, page aligned      |
@@ -112,7 +112,9 @@ pub(crate) struct RingHead {
     _pad: [u64; 7],
     /// 0: the consumer looks at the ring by itself. Otherwise 1 + the bell bit to set after a message.
     pub(crate) bell: AtomicU32,
-    _pad2: [u32; 15],
+    /// Bit c: the consumer wants memory of length class c ([`ironband_core::path::class_of`]) to be sent ahead.
+    pub(crate) ahead_wanted: AtomicU32,
+    _pad2: [u32; 14],
     pub(crate) tickets: [Ticket; SHARED_COPIES_MAX],
 }
 
@@ -121,7 +123,7 @@ const _: () = {
     assert!(size_of::<Control>() == 640 + CONNECT_SLOTS * 128);
     assert!(size_of::<ConnectSlot>() == 128 && size_of::<Ticket>() == CACHE_LINE_BYTES);
     assert!(size_of::<RingHead>() == 1152);
-    assert!(CARD_BYTES.is_multiple_of(8) && CARD_VERSION == 1);
+    assert!(CARD_BYTES.is_multiple_of(8) && CARD_VERSION == 2);
 };
 
 /// Slots of a ring with so much bulk space.

@@ -1,11 +1,17 @@
 //! Reads through the ring: the asker sends a request, the owner feeds the memory into its ring, piece by piece, and the
 //! asker copies each piece out of it while the owner writes the next.
+//!
+//! The question costs a crossing, and with 4 to 64 KiB that is a good part of the whole. So an owner that sends a message
+//! about a region may feed it right behind that message, *ahead* of the question: if the reader has asked for it (by a bit in
+//! the ring's head, one per power of two). The reader asks while that is the fastest way for the length, as measured, and
+//! stops for a while when what came found nobody waiting, because it is then copied for nothing.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ironband_core::config::SingleCopy;
-use ironband_core::path::{Allowed, Path};
-use ironband_core::wire::{PullRequest, PushAck, RecordKind, WireStatus};
+use ironband_core::path::{Allowed, Path, class_of};
+use ironband_core::wire::{AheadOffer, PullRequest, PushAck, RecordKind, WireStatus};
 
 use super::copy::{self, CrossMemoryError};
 use super::device::ShmDevice;
@@ -13,13 +19,18 @@ use super::queue_pair::{CrossMemory, corrupt};
 use super::regions::Want;
 use super::serve::{BAD_JOB, BAD_LENGTH, Body};
 use super::transfer::{
-    JobKind, Task, Timed, WatchedPull, claim_back, claim_front, pull_chunk_bytes, split_ticket_word,
-    ticket_word,
+    AheadState, AwaitedOffer, JobKind, Task, Timed, WatchedPull, claim_back, claim_front, piece, pieces,
+    pull_chunk_bytes, split_ticket_word, ticket_word,
 };
 use crate::{CompletionStatus, Operation, Posted, QueuePairNumber, ReadHint, RemoteMemory, WorkId};
 
 /// Longest transfer for which a copy through the ring is tried when the kernel could copy: beyond, a trial costs too much.
 const PULL_TRIAL_BYTES_MAX: usize = 4 << 20;
+/// Sent ahead is at most this part of a ring, so that it fits while other messages are on their way.
+const AHEAD_RING_FRACTION: usize = 2;
+/// Reads for which nothing is sent ahead, after something was in vain; doubled each time that happens again.
+const AHEAD_HOLD_MIN: u32 = 64;
+const AHEAD_HOLD_MAX: u32 = 8192;
 /// Bytes fed into one ring by one poll, so that receiving goes on in between.
 pub(super) const FEED_BYTES_PER_POLL: usize = 64 << 10;
 /// How long an owner may take to begin a pull before the asker reads by itself, where the kernel allows it. Several times
@@ -45,21 +56,13 @@ impl ShmDevice {
             remote: remote.address,
             len_bytes,
             received: 0,
-            start: Instant::now(),
+            start: Some(Instant::now()),
             ticket,
+            path: Path::Pull,
         };
         let posted = match self.admit(qp, id, kind) {
             Ok(number) => {
-                let chunk = pull_chunk_bytes(len_bytes, self.capabilities.limits.send_copy_bytes_max);
-                let request = PullRequest {
-                    job: number,
-                    chunk_bytes: chunk as u32,
-                    address: remote.address,
-                    key: remote.key,
-                    len_bytes: len_bytes as u64,
-                    ticket: ticket.map_or(PullRequest::NO_TICKET, |(number, uses)| ticket_word(number, uses)),
-                    reserved: 0,
-                };
+                let request = self.pull_request(number, remote, len_bytes, ticket);
                 let posted = self.ask(qp, number, RecordKind::PullRequest, &request.encode());
                 if posted == Posted::Queued && ticket.is_some() {
                     let since = Instant::now();
@@ -77,6 +80,24 @@ impl ShmDevice {
         posted
     }
 
+    fn pull_request(
+        &self,
+        job: u32,
+        remote: RemoteMemory,
+        len_bytes: usize,
+        ticket: Option<(usize, u16)>,
+    ) -> PullRequest {
+        PullRequest {
+            job,
+            chunk_bytes: pull_chunk_bytes(len_bytes, self.capabilities.limits.send_copy_bytes_max) as u32,
+            address: remote.address,
+            key: remote.key,
+            len_bytes: len_bytes as u64,
+            ticket: ticket.map_or(PullRequest::NO_TICKET, |(number, uses)| ticket_word(number, uses)),
+            reserved: 0,
+        }
+    }
+
     /// The ways that a read may take.
     pub(super) fn allowed(&self, qp: QueuePairNumber, len_bytes: usize, hint: ReadHint) -> Allowed {
         let kernel = self.qps[qp.index()].cross_memory == CrossMemory::Permitted;
@@ -84,7 +105,11 @@ impl ShmDevice {
         let pull =
             !kernel || (both && self.single_copy == SingleCopy::Auto && len_bytes <= PULL_TRIAL_BYTES_MAX);
         let share = kernel && both && len_bytes >= self.share_bytes;
-        Allowed { pull, read: kernel, share }
+        let ahead = pull
+            && both
+            && len_bytes <= self.ring_bytes / AHEAD_RING_FRACTION
+            && self.qps[qp.index()].ahead.hold == 0;
+        Allowed { pull, read: kernel, share, ahead }
     }
 
     pub(super) fn take_pull_data(
@@ -94,7 +119,7 @@ impl ShmDevice {
         body: Body,
     ) -> Result<(), String> {
         let Some(job) = self.jobs.get_mut(number, qp) else { return Ok(()) };
-        let JobKind::Pull { local, len_bytes, received, start, .. } = &mut job.kind else {
+        let JobKind::Pull { local, len_bytes, received, start, path, .. } = &mut job.kind else {
             return Err(BAD_JOB.to_owned());
         };
         if body.len_bytes > *len_bytes - *received {
@@ -104,9 +129,11 @@ impl ShmDevice {
         unsafe { std::ptr::copy_nonoverlapping(body.start, local.add(*received), body.len_bytes) };
         *received += body.len_bytes;
         if *received == *len_bytes {
-            let timed = Timed { path: Path::Pull, len_bytes: *len_bytes, start: *start };
+            let timed = start.map(|start| Timed { path: *path, len_bytes: *len_bytes, start });
             if let Some((id, _)) = self.end_job(qp, number) {
-                self.observe(qp, timed);
+                if let Some(timed) = timed {
+                    self.observe(qp, timed);
+                }
                 self.finish(qp, id, Operation::Read, CompletionStatus::Success);
             }
         }
@@ -121,8 +148,9 @@ impl ShmDevice {
                 self.pulls.pop_front();
                 continue;
             };
-            let JobKind::Pull { local, remote, len_bytes, received, start, ticket: Some((ticket, _)) } =
-                job.kind
+            let JobKind::Pull {
+                local, remote, len_bytes, received, start, ticket: Some((ticket, _)), ..
+            } = job.kind
             else {
                 self.pulls.pop_front();
                 continue;
@@ -150,7 +178,9 @@ impl ShmDevice {
             let Some((id, _)) = self.end_job(qp, number) else { continue };
             match result {
                 Ok(()) => {
-                    self.observe(qp, Timed { path: Path::Pull, len_bytes, start });
+                    if let Some(start) = start {
+                        self.observe(qp, Timed { path: Path::Pull, len_bytes, start });
+                    }
                     self.finish(qp, id, Operation::Read, CompletionStatus::Success);
                 }
                 Err(CrossMemoryError::Unmapped) => {
@@ -216,5 +246,164 @@ impl ShmDevice {
             fed += len;
         }
         Ok((left_bytes > 0).then_some(Task::Feed { qp, job, key, next, left_bytes, chunk_bytes }))
+    }
+
+    /// Sends a message and, if the peer wants that and there is room for all of it, the memory it tells of. `None`: nothing
+    /// was sent.
+    pub(super) fn send_ahead(
+        &mut self,
+        qp: QueuePairNumber,
+        imm: u32,
+        header: &[u8],
+        payload: &[u8],
+        key: u64,
+    ) -> Option<Posted> {
+        let entry = self.qps.get_mut(qp.index())?;
+        let tx = entry.tx.as_mut()?;
+        let wanted = tx.memory.head().ahead_wanted.load(Ordering::Relaxed);
+        if wanted == 0 {
+            return None;
+        }
+        let (start, len_bytes) = self.regions.readable(key)?;
+        if wanted & 1 << class_of(len_bytes) == 0 || len_bytes > self.ring_bytes / AHEAD_RING_FRACTION {
+            return None;
+        }
+        let message_bytes = header.len() + payload.len();
+        let longest = ironband_core::limits::ring_message_bytes_max(self.ring_bytes);
+        let chunk = pull_chunk_bytes(len_bytes, longest);
+        let records = 2 + pieces(len_bytes, chunk) as usize;
+        if message_bytes > chunk || !tx.has_room(records, chunk, len_bytes + message_bytes) {
+            return None;
+        }
+        let offer = AheadOffer { address: start as u64, key, len_bytes: len_bytes as u64 };
+        let mut send = |kind, imm, head: &[u8], data| match entry.send_record(kind, imm, head, data) {
+            Ok(posted) => {
+                assert_eq!(posted, Posted::Complete, "has_room promised room");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        let sent = send(RecordKind::SendAhead, imm, header, (payload.as_ptr(), payload.len()))
+            .and_then(|()| send(RecordKind::AheadOffer, 0, &offer.encode(), (std::ptr::null(), 0)))
+            .and_then(|()| {
+                (0..pieces(len_bytes, chunk)).try_for_each(|index| {
+                    let (offset, len) = piece(index, len_bytes, chunk);
+                    send(RecordKind::AheadData, 0, &[], (start.wrapping_add(offset), len))
+                })
+            });
+        Some(match sent {
+            Ok(()) => Posted::Complete,
+            Err(error) => self.fail_corrupt(qp, error),
+        })
+    }
+
+    /// The message that is being handed out has its memory behind it.
+    #[cold]
+    pub(super) fn expect_offer(&mut self, qp: QueuePairNumber) {
+        self.qps[qp.index()].ahead.state = AheadState::Due(None);
+    }
+
+    /// Tells the peer what is wanted of it from now on, and lets this read wait for what is on its way already. `None`:
+    /// nothing is.
+    pub(super) fn await_offer(
+        &mut self,
+        qp: QueuePairNumber,
+        id: WorkId,
+        local: *mut u8,
+        remote: RemoteMemory,
+        len_bytes: usize,
+        path: Path,
+    ) -> Option<Posted> {
+        let due = self.qps[qp.index()].ahead.state == AheadState::Due(None);
+        self.wish(qp, len_bytes, path == Path::Ahead, due);
+        if !due {
+            return None;
+        }
+        let timed = self.qps[qp.index()].chooser.is_timed(Path::Ahead, len_bytes);
+        let kind = JobKind::Pull {
+            local,
+            remote: remote.address,
+            len_bytes,
+            received: 0,
+            start: timed.then(Instant::now),
+            ticket: None,
+            path: Path::Ahead,
+        };
+        match self.admit(qp, id, kind) {
+            Ok(job) => {
+                let awaited = AwaitedOffer { job, remote, len_bytes };
+                self.qps[qp.index()].ahead.state = AheadState::Due(Some(awaited));
+                Some(Posted::Queued)
+            }
+            Err(posted) => Some(posted),
+        }
+    }
+
+    /// Notes whether memory of this length is to be sent ahead, for the peer to see.
+    fn wish(&mut self, qp: QueuePairNumber, len_bytes: usize, wanted: bool, came: bool) {
+        let bit = 1 << class_of(len_bytes);
+        let entry = &mut self.qps[qp.index()];
+        entry.ahead.hold = entry.ahead.hold.saturating_sub(1);
+        let before = entry.ahead.wanted;
+        if wanted && !came && before & bit != 0 {
+            // The peer could have known: it did not announce the region, or had no room.
+            entry.chooser.observe(Path::Ahead, len_bytes, u64::MAX >> 16);
+        }
+        let now = if wanted { before | bit } else { before & !bit };
+        if now != before {
+            entry.ahead.wanted = now;
+            self.show_wishes(qp);
+        }
+    }
+
+    #[cold]
+    fn show_wishes(&mut self, qp: QueuePairNumber) {
+        let wanted = self.qps[qp.index()].ahead.wanted;
+        if let Some(ring) = self.inbound.of(qp)
+            && let Some(entry) = self.inbound.get_mut(ring)
+        {
+            entry.consumer.memory.head().ahead_wanted.store(wanted, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn take_offer(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
+        let offer = AheadOffer::decode(&body.fixed::<{ AheadOffer::BYTES }>()?).ok_or(BAD_LENGTH)?;
+        let ahead = &mut self.qps[qp.index()].ahead;
+        // Idle: the queue pair was destroyed and made again meanwhile.
+        let AheadState::Due(awaited) = std::mem::take(&mut ahead.state) else { return Ok(()) };
+        let Some(awaited) = awaited else {
+            self.refuse_offers(qp);
+            return Ok(());
+        };
+        let fits = offer.address == awaited.remote.address
+            && offer.key == awaited.remote.key
+            && offer.len_bytes == awaited.len_bytes as u64;
+        if fits {
+            ahead.state = AheadState::Taking(awaited.job);
+            ahead.next_hold = AHEAD_HOLD_MIN;
+            return Ok(());
+        }
+        // What came is something else: ask. The answer is not worth timing.
+        let request = self.pull_request(awaited.job, awaited.remote, awaited.len_bytes, None);
+        self.answering(qp)?;
+        self.qps[qp.index()].reply(RecordKind::PullRequest, &request.encode())
+    }
+
+    /// Nobody was waiting for what was sent ahead: the program had not posted its receive.
+    fn refuse_offers(&mut self, qp: QueuePairNumber) {
+        let ahead = &mut self.qps[qp.index()].ahead;
+        ahead.next_hold = ahead.next_hold.clamp(AHEAD_HOLD_MIN, AHEAD_HOLD_MAX);
+        ahead.hold = ahead.next_hold;
+        ahead.next_hold *= 2;
+        ahead.wanted = 0;
+        self.show_wishes(qp);
+    }
+
+    pub(super) fn take_ahead_data(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
+        match self.qps[qp.index()].ahead.state {
+            AheadState::Taking(job) => self.take_pull_data(qp, job, body),
+            AheadState::Idle => Ok(()),
+            AheadState::Due(_) => Err("it broke the protocol: bytes came before their offer".to_owned()),
+        }
     }
 }

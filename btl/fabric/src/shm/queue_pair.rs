@@ -18,7 +18,7 @@ use super::layout::{
 };
 use super::ring::{Corrupt, INLINE_BODY_BYTES, LINE_BODY_BYTES, Producer};
 use super::segment::{Mapping, PeerSegment, Segment};
-use super::transfer::Claims;
+use super::transfer::{Ahead, Claims};
 use super::{copy, segment::PAGE_BYTES};
 use crate::{Posted, Unreachable};
 
@@ -52,6 +52,8 @@ pub(crate) struct QueuePair {
     pub(crate) closed: bool,
     pub(crate) cross_memory: CrossMemory,
     pub(crate) chooser: PathChooser,
+    /// Memory that the peer sends unasked.
+    pub(crate) ahead: Ahead,
     /// Requests of this side that the peer has not answered.
     pub(crate) outstanding: usize,
     pub(crate) replies: VecDeque<Reply>,
@@ -88,6 +90,7 @@ impl QueuePair {
             closed: false,
             cross_memory: CrossMemory::Unknown,
             chooser: PathChooser::default(),
+            ahead: Ahead::default(),
             outstanding: 0,
             replies: VecDeque::new(),
             tickets: u16::MAX,

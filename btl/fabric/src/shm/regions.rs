@@ -73,6 +73,13 @@ impl Regions {
         self.free.push(index);
     }
 
+    /// Start and length of the region with this key, if peers may read it.
+    pub(crate) fn readable(&self, key: u64) -> Option<(*const u8, usize)> {
+        let region = self.table.get(key as u32 as usize)?;
+        let live = region.used && region.generation == (key >> 32) as u32 && region.access.remote_read;
+        live.then_some((region.start as *const u8, region.len_bytes))
+    }
+
     /// The local pointer for a peer's request, if key, range and access allow it.
     pub(crate) fn check(&self, key: u64, address: u64, len_bytes: u64, want: Want) -> Option<*mut u8> {
         let region = self.table.get(key as u32 as usize)?;
@@ -109,6 +116,12 @@ mod tests {
         assert!(!check(&regions, region.key, 1000, u64::MAX, Want::Read), "overflow");
         assert!(!check(&regions, region.key, 1000, 1, Want::Write));
         assert!(!check(&regions, region.key, 1000, 1, Want::Atomic));
+        assert_eq!(regions.readable(region.key), Some((1000 as *const u8, 100)));
+        assert_eq!(regions.readable(region.key + (1 << 32)), None, "another generation");
+        let hidden =
+            regions.register(5000, 100, Access { remote_write: true, ..Access::LOCAL }).expect("room");
+        assert_eq!(regions.readable(hidden.key), None, "not for reading");
+        regions.deregister(&hidden);
         assert!(!check(&regions, region.key + 1, 1000, 1, Want::Read), "no such index");
         let stale = region.key;
         regions.deregister(&region);

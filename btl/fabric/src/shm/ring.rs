@@ -172,6 +172,19 @@ impl<M: RingMemory> Producer<M> {
         unpack(self.memory.freed().load(Ordering::Acquire)).0 == self.tail
     }
 
+    /// True when so many records, with bodies of up to `longest_bytes` each and `total_bytes` in all, have room one after
+    /// another: each of their claims will succeed.
+    pub(crate) fn has_room(&mut self, records: usize, longest_bytes: usize, total_bytes: usize) -> bool {
+        // Each body is rounded up to units, and one of them may find itself before the end of the space.
+        let units = total_bytes.div_ceil(UNIT_BYTES) + records + longest_bytes.div_ceil(UNIT_BYTES);
+        let has = |ring: &Self| {
+            let used = |tail: u32, freed: u32| tail.wrapping_sub(freed) as usize;
+            used(ring.tail, ring.freed_slots) + records <= ring.memory.slots() as usize
+                && used(ring.bulk_tail, ring.freed_units) + units <= ring.memory.units() as usize
+        };
+        has(self) || (self.refresh().is_ok() && has(self))
+    }
+
     /// Claims room for a body of `len_bytes`. `None`: the ring is full.
     #[inline(always)]
     pub(crate) fn claim(&mut self, len_bytes: usize) -> Result<Option<Claim>, Corrupt> {

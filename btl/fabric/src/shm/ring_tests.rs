@@ -105,6 +105,8 @@ mod oracle {
         Send(Length),
         /// Claim room for one length, then send a part of it.
         SendShortened(Length, Length),
+        /// All of them, one after the other, if the ring says that all have room.
+        SendAll(Vec<Length>),
         Take,
         /// Release one of the held records, chosen by this number.
         Release(usize),
@@ -141,6 +143,7 @@ mod oracle {
         prop_oneof![
             5 => length().prop_map(Op::Send),
             2 => (length(), length()).prop_map(|(claimed, sent)| Op::SendShortened(claimed, sent)),
+            1 => proptest::collection::vec(length(), 1..6).prop_map(Op::SendAll),
             4 => Just(Op::Take),
             4 => any::<usize>().prop_map(Op::Release),
         ]
@@ -250,6 +253,19 @@ mod oracle {
             true
         }
 
+        fn send_all(&mut self, lengths: &[usize]) {
+            let longest = lengths.iter().copied().max().unwrap_or(0);
+            let free = self.tail == self.freed;
+            if self.producer.has_room(lengths.len(), longest, lengths.iter().sum()) {
+                for len_bytes in lengths {
+                    assert!(self.send(*len_bytes, *len_bytes), "room was promised for {lengths:?}");
+                }
+            } else {
+                let few = lengths.len() == 1 && longest <= self.max() / 2;
+                assert!(!(free && few), "an empty ring has room for one of {longest} bytes");
+            }
+        }
+
         fn take(&mut self) {
             assert_eq!(self.consumer.has_record(), !self.sent.is_empty());
             let taken = self.consumer.take().expect("nobody broke the protocol");
@@ -320,6 +336,10 @@ mod oracle {
                     Op::SendShortened(claimed, sent) => {
                         let claimed = claimed.of(run.max());
                         run.send(claimed, sent.of(claimed));
+                    }
+                    Op::SendAll(lengths) => {
+                        let max = run.max();
+                        run.send_all(&lengths.iter().map(|length| length.of(max)).collect::<Vec<_>>());
                     }
                     Op::Take => run.take(),
                     Op::Release(choice) => run.release(choice),

@@ -86,6 +86,8 @@ impl ShmDevice {
     ) -> Result<Option<Completion>, String> {
         match kind {
             Some(RecordKind::PullData) => self.take_pull_data(qp, imm, body)?,
+            Some(RecordKind::AheadOffer) => self.take_offer(qp, body)?,
+            Some(RecordKind::AheadData) => self.take_ahead_data(qp, body)?,
             Some(RecordKind::PullRequest) => self.serve_pull(qp, body)?,
             Some(RecordKind::PullRefused) => self.take_ack(qp, body, Operation::Read)?,
             Some(RecordKind::ShareRequest) => self.serve_share(qp, body)?,
@@ -98,7 +100,7 @@ impl ShmDevice {
                 return Ok(Some(Completion::WrittenWithImmediate { qp, imm, len_bytes }));
             }
             Some(RecordKind::Goodbye) => {}
-            Some(RecordKind::Send) | None => {
+            Some(RecordKind::Send | RecordKind::SendAhead) | None => {
                 return Err("it broke the protocol: a record is of an unknown kind".to_owned());
             }
         }

@@ -12,7 +12,7 @@ use ironband_core::limits::SHARED_COPIES_MAX;
 use ironband_core::path::Path;
 
 use super::layout::Ticket;
-use crate::{AtomicWidth, QueuePairNumber, WorkId};
+use crate::{AtomicWidth, QueuePairNumber, RemoteMemory, WorkId};
 
 /// What a job waits for.
 #[derive(Debug)]
@@ -24,8 +24,11 @@ pub(crate) enum JobKind {
         remote: u64,
         len_bytes: usize,
         received: usize,
-        start: Instant,
+        /// `None`: not to be timed.
+        start: Option<Instant>,
         ticket: Option<(usize, u16)>,
+        /// `Pull` or `Ahead`.
+        path: Path,
     },
     /// The acknowledgement of a push.
     Push,
@@ -92,6 +95,37 @@ impl Jobs {
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.table.len()
     }
+}
+
+/// What is known of memory that a peer sends unasked, behind the message that tells of it.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    pub(crate) state: AheadState,
+    /// The classes for which it was asked to, as in the ring's head.
+    pub(crate) wanted: u32,
+    /// Reads until it is asked to again: what it sent found nobody waiting.
+    pub(crate) hold: u32,
+    /// The next such pause.
+    pub(crate) next_hold: u32,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AheadState {
+    /// Nothing is on its way, or nothing that anybody wants.
+    #[default]
+    Idle,
+    /// An offer comes next. This read waits for it, if the message has led to one.
+    Due(Option<AwaitedOffer>),
+    /// The bytes are for this job.
+    Taking(u32),
+}
+
+/// A read that has not been asked for, because its bytes seem to be on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AwaitedOffer {
+    pub(crate) job: u32,
+    pub(crate) remote: RemoteMemory,
+    pub(crate) len_bytes: usize,
 }
 
 /// A pull that is watched, because the reader could go on by itself.

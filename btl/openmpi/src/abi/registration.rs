@@ -6,8 +6,8 @@
 //! ```text
 //!  0                 8          12         16
 //! +-----------------+----------+----------+
-//! | key of the      | purpose  | zero     |     in this machine's byte order: a peer of another
-//! | transport       | 0 or 1   |          |     architecture is not on this node
+//! | key of the      | purpose  | mark     |     in this machine's byte order: a peer of another
+//! | transport       | 0 or 1   | "IBky"   |     architecture is not on this node
 //! +-----------------+----------+----------+
 //! ```
 
@@ -31,12 +31,15 @@ use super::series::{
 pub(super) struct RemoteKey {
     pub(super) key: u64,
     purpose: u32,
-    zero: u32,
+    mark: u32,
 }
 
 /// `btl_registration_handle_size`.
 pub(super) const REMOTE_KEY_BYTES: usize = size_of::<RemoteKey>();
 const _: () = assert!(REMOTE_KEY_BYTES == 16);
+
+/// Last word of each handle.
+const MARK: u32 = u32::from_le_bytes(*b"IBky");
 
 /// Registered by ob1 for one message.
 const RENDEZVOUS: u32 = 0;
@@ -52,6 +55,16 @@ impl RemoteKey {
     pub(super) unsafe fn from_c(handle: *const OpaqueHandle) -> Self {
         // SAFETY: as promised by the caller; every bit pattern is a value.
         unsafe { handle.cast::<Self>().read_unaligned() }
+    }
+
+    /// The key of the message that a control message of ob1's announces: ob1 puts the handle at the end of its header. Other
+    /// bytes that look like a handle do no harm, because the transport knows which keys are good.
+    #[inline]
+    pub(super) fn announced_by(message: &[u8]) -> Option<u64> {
+        let handle = message.last_chunk::<REMOTE_KEY_BYTES>()?;
+        // SAFETY: as many bytes as a key has.
+        let key = unsafe { Self::from_c(handle.as_ptr().cast()) };
+        (key.mark == MARK && key.purpose == RENDEZVOUS).then_some(key.key)
     }
 
     /// True for a window of one-sided communication.
@@ -118,7 +131,7 @@ pub(super) unsafe extern "C" fn register_mem<F: Fabric>(
         // SAFETY: the memory is the user's or osc/rdma's, which keep it until they deregister it.
         match unsafe { module.device().register(start.cast(), len_bytes, access) } {
             Ok(registration) => {
-                let remote = RemoteKey { key: registration.key(), purpose, zero: 0 };
+                let remote = RemoteKey { key: registration.key(), purpose, mark: MARK };
                 let handle = Handle { remote, registration: Some(registration) };
                 let spare = module.with_spare_handles(|spare| spare.0.pop());
                 let place = spare.unwrap_or_else(|| {

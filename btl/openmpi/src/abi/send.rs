@@ -16,6 +16,7 @@ use super::endpoint::{Endpoint, QueuedFragment};
 use super::fragment::Fragment;
 use super::module::Module;
 use super::panics::contained;
+use super::registration::RemoteKey;
 use super::series::{
     Convertor, Descriptor, MCA_BTL_DES_FLAGS_BTL_OWNERSHIP, MCA_BTL_DES_SEND_ALWAYS_CALLBACK, ModuleTable,
     OPAL_ERR_OUT_OF_RESOURCE, OPAL_ERR_UNREACH, OPAL_ERROR, OPAL_SUCCESS, OpaqueEndpoint, current_pointer,
@@ -294,7 +295,11 @@ unsafe fn post<F: Fabric>(module: &Module<F>, peer: &Endpoint, fragment: NonNull
         };
         (first, second, (*it).tag)
     };
-    module.device().send_short(peer.transport, u32::from(tag), header, payload)
+    let announced = if payload.is_empty() { RemoteKey::announced_by(header) } else { None };
+    match announced {
+        Some(key) => module.device().send_announcing(peer.transport, u32::from(tag), header, payload, key),
+        None => module.device().send_short(peer.transport, u32::from(tag), header, payload),
+    }
 }
 
 /// Makes the callback of a fragment that has left (or never will), and frees it if that is this component's task.
