@@ -245,6 +245,10 @@ pub trait Device: Sized {
     /// many peers are connected.
     fn poll_cq(&mut self, cq: Self::CompletionQueue) -> Option<Completion>;
 
+    /// Says, in a few instructions, whether the next [`Device::poll_cq`] is likely to find something, right after one that did.
+    /// For who waits for one message, a poll that looks everywhere and finds nothing is time lost. `false` may be wrong.
+    fn is_more_likely(&self, cq: Self::CompletionQueue) -> bool;
+
     /// Gives back the buffer of a receive completion.
     fn release(&mut self, token: ReceiveToken);
 

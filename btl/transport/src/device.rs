@@ -316,13 +316,7 @@ impl<F: Fabric> Device<F> {
             return 0;
         };
         let mut count = 0;
-        while count < COMPLETIONS_PER_PROGRESS {
-            let completion = {
-                let mut guard = self.state.lock();
-                let State { device, cq, .. } = &mut *guard;
-                device.poll_cq(*cq)
-            };
-            let Some(completion) = completion else { break };
+        while let Some(completion) = self.poll(count) {
             self.dispatch(handler, completion);
             count += 1;
         }
@@ -332,6 +326,15 @@ impl<F: Fabric> Device<F> {
             self.rest();
         }
         count
+    }
+
+    /// The next completion of a call of `progress` that has handed out `count`.
+    #[inline(always)]
+    fn poll(&self, count: usize) -> Option<Completion> {
+        let mut guard = self.state.lock();
+        let State { device, cq, .. } = &mut *guard;
+        let goes_on = count == 0 || (count < COMPLETIONS_PER_PROGRESS && device.is_more_likely(*cq));
+        if goes_on { device.poll_cq(*cq) } else { None }
     }
 
     /// Nothing was found: offers the processor to others after a while.

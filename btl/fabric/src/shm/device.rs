@@ -727,6 +727,11 @@ impl Device for ShmDevice {
     }
 
     #[inline(always)]
+    fn is_more_likely(&self, (): ()) -> bool {
+        self.inbound.has_record_at_hand() || !self.done.is_empty()
+    }
+
+    #[inline(always)]
     fn release(&mut self, token: ReceiveToken) {
         let ring = RingIndex(token.0 as u32);
         if let Some(entry) = self.inbound.get_mut(ring) {

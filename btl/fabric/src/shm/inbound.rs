@@ -10,8 +10,9 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
+use super::copy;
 use super::layout::{BELL_WORDS, Control, MappedRing};
-use super::ring::{Consumer, Corrupt, Record};
+use super::ring::{Consumer, Corrupt, LINE_BODY_BYTES, Record};
 use crate::QueuePairNumber;
 
 /// Rings looked at by each poll. Their next headers stay in the first-level cache.
@@ -201,6 +202,13 @@ impl Inbound {
                     self.pause |= self.clock.is_multiple_of(RECORDS_BETWEEN_PAUSES);
                     ring.last_used = self.clock;
                     let body = ring.consumer.memory.body(record.place);
+                    if record.len_bytes > LINE_BODY_BYTES {
+                        // The first line of a short one is here already, with the header.
+                        copy::prefetch_for_read(
+                            body.as_ptr().wrapping_add(LINE_BODY_BYTES),
+                            record.len_bytes,
+                        );
+                    }
                     let taken = Taken { ring: RingIndex(index), qp: ring.qp, record, body };
                     self.burst += 1;
                     if self.burst == BURST_MAX {
@@ -213,6 +221,14 @@ impl Inbound {
             }
         }
         Ok(None)
+    }
+
+    /// True when the ring whose turn it is has a record.
+    #[inline(always)]
+    pub(crate) fn has_record_at_hand(&self) -> bool {
+        let index = self.hot[self.cursor % HOT_MAX];
+        let ring = self.rings.get(index as usize).and_then(Option::as_ref);
+        ring.is_some_and(|ring| ring.hot && ring.consumer.has_record())
     }
 
     /// Wakes the rings whose bells rang, as many as can be hot at once. The others stay rung, for the next time.

@@ -327,6 +327,7 @@ impl<M: RingMemory> Consumer<M> {
     }
 
     /// Says whether a record is there, without taking it.
+    #[inline(always)]
     pub(crate) fn has_record(&self) -> bool {
         let slot = self.head & (self.memory.slots() - 1);
         self.memory.header(slot).load(Ordering::Acquire) as u32 == self.head.wrapping_add(1)
