@@ -132,7 +132,7 @@ impl Other {
         loop {
             // SAFETY: the buffer is borrowed until the request has ended.
             let posted = unsafe {
-                self.device.get(self.peer, WorkId(0), into.as_mut_ptr(), self.remote, into.len(), hint)
+                self.device.get(self.peer, WorkId(0), into.as_mut_ptr(), None, self.remote, into.len(), hint)
             };
             match posted {
                 Posted::Complete => return,

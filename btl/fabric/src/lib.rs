@@ -199,13 +199,17 @@ pub trait Device: Sized {
 
     /// RDMA read: copies `len_bytes` bytes of the peer's memory to `local`.
     ///
+    /// `local_region` is the registration that `local` lies in. Without one, a device whose hardware moves the bytes registers
+    /// the memory for the time of this request, which costs system calls; others do not care.
+    ///
     /// # Safety
-    /// `local` is writable for `len_bytes` until the completion with this `id` arrives (or the call returned `Complete`).
+    /// `local_region` stays registered and `local` is writable for `len_bytes` until the completion with this `id` arrives (or the call returned `Complete`).
     unsafe fn post_read(
         &mut self,
         qp: QueuePairNumber,
         id: WorkId,
         local: *mut u8,
+        local_region: Option<&Self::MemoryRegion>,
         remote: RemoteMemory,
         len_bytes: usize,
         hint: ReadHint,
@@ -213,14 +217,16 @@ pub trait Device: Sized {
 
     /// RDMA write: copies `len_bytes` bytes at `local` to the peer's memory. It is complete when the data is visible at
     /// the target. With `imm`, the target then gets a [`Completion::WrittenWithImmediate`].
+    /// `local_region` is as for [`Device::post_read`].
     ///
     /// # Safety
-    /// `local` is readable for `len_bytes` until the completion with this `id` arrives (or the call returned `Complete`).
+    /// `local_region` stays registered and `local` is readable for `len_bytes` until the completion with this `id` arrives (or the call returned `Complete`).
     unsafe fn post_write(
         &mut self,
         qp: QueuePairNumber,
         id: WorkId,
         local: *const u8,
+        local_region: Option<&Self::MemoryRegion>,
         remote: RemoteMemory,
         len_bytes: usize,
         imm: Option<u32>,

@@ -28,7 +28,7 @@ fn an_owner_that_computes_is_not_waited_for() {
         // SAFETY: `target` lives until the completion has been seen below.
         let posted = unsafe {
             let local = target.as_mut_ptr();
-            reader.post_read(qp, WorkId(round), local, remote, target.len(), ReadHint::OwnerIsWaiting)
+            reader.post_read(qp, WorkId(round), local, None, remote, target.len(), ReadHint::OwnerIsWaiting)
         };
         if posted == Posted::Queued {
             let done = loop {

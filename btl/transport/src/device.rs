@@ -211,37 +211,43 @@ impl<F: Fabric> Device<F> {
         self.state.lock().device.post_send_fill(endpoint.0, imm, header, payload_bytes_max, fill)
     }
 
-    /// Copies peer memory to `local`.
+    /// Copies peer memory to `local`. `local_registration` is the one that `local` lies in; without, the device registers
+    /// the memory for the time of the request, if its hardware needs that.
     ///
     /// # Safety
-    /// `local` is writable for `len_bytes` until the request has ended.
+    /// `local_registration` is kept, and `local` is writable for `len_bytes` until the request has ended.
     pub unsafe fn get(
         &self,
         endpoint: Endpoint,
         id: WorkId,
         local: *mut u8,
+        local_registration: Option<&Registration<F>>,
         remote: RemoteMemory,
         len_bytes: usize,
         hint: ReadHint,
     ) -> Posted {
+        let region = local_registration.map(|registration| &registration.region);
         // SAFETY: as promised by the caller.
-        unsafe { self.state.lock().device.post_read(endpoint.0, id, local, remote, len_bytes, hint) }
+        unsafe { self.state.lock().device.post_read(endpoint.0, id, local, region, remote, len_bytes, hint) }
     }
 
     /// Copies `local` to peer memory; it has ended when the data is visible there.
+    /// `local_registration` is as for [`Device::get`].
     ///
     /// # Safety
-    /// `local` is readable for `len_bytes` until the request has ended.
+    /// `local_registration` is kept, and `local` is readable for `len_bytes` until the request has ended.
     pub unsafe fn put(
         &self,
         endpoint: Endpoint,
         id: WorkId,
         local: *const u8,
+        local_registration: Option<&Registration<F>>,
         remote: RemoteMemory,
         len_bytes: usize,
     ) -> Posted {
+        let region = local_registration.map(|registration| &registration.region);
         // SAFETY: as promised by the caller.
-        unsafe { self.state.lock().device.post_write(endpoint.0, id, local, remote, len_bytes, None) }
+        unsafe { self.state.lock().device.post_write(endpoint.0, id, local, region, remote, len_bytes, None) }
     }
 
     /// Like [`Device::put`]; the peer's handler is then told ([`Handler::written`]).
@@ -253,12 +259,16 @@ impl<F: Fabric> Device<F> {
         endpoint: Endpoint,
         id: WorkId,
         local: *const u8,
+        local_registration: Option<&Registration<F>>,
         remote: RemoteMemory,
         len_bytes: usize,
         imm: u32,
     ) -> Posted {
+        let region = local_registration.map(|registration| &registration.region);
         // SAFETY: as promised by the caller.
-        unsafe { self.state.lock().device.post_write(endpoint.0, id, local, remote, len_bytes, Some(imm)) }
+        unsafe {
+            self.state.lock().device.post_write(endpoint.0, id, local, region, remote, len_bytes, Some(imm))
+        }
     }
 
     /// An atomic on peer memory; the old value goes to `result`.

@@ -95,7 +95,7 @@ impl Side<'_> {
                 // SAFETY: `local` and `old` live until `finish` returns.
                 self.finish(thread, || unsafe {
                     let hint = ReadHint::OwnerIsWaiting;
-                    self.device.get(self.peer, id, local.as_mut_ptr(), self.remote, LONG, hint)
+                    self.device.get(self.peer, id, local.as_mut_ptr(), None, self.remote, LONG, hint)
                 });
                 assert!(local.iter().all(|byte| *byte == 0x77));
                 // SAFETY: as above.

@@ -242,7 +242,17 @@ impl<F: Fabric> Node<F> {
         assert!(offset + len_bytes <= self.pages(buffer).len_bytes());
         let local = self.pages(buffer).at(offset);
         // SAFETY: inside the buffer, which outlives the device unless a case unmaps it, after the request has ended.
-        unsafe { self.device.post_read(qp, WorkId(id), local, remote, len_bytes, hint) }
+        unsafe {
+            self.device.post_read(
+                qp,
+                WorkId(id),
+                local,
+                self.buffers[buffer].region.as_ref(),
+                remote,
+                len_bytes,
+                hint,
+            )
+        }
     }
 
     /// RDMA write of a buffer into a peer's memory.
@@ -258,7 +268,17 @@ impl<F: Fabric> Node<F> {
         assert!(offset + len_bytes <= self.pages(buffer).len_bytes());
         let local = self.pages(buffer).at(offset);
         // SAFETY: as in `read`.
-        unsafe { self.device.post_write(qp, WorkId(id), local, remote, len_bytes, imm) }
+        unsafe {
+            self.device.post_write(
+                qp,
+                WorkId(id),
+                local,
+                self.buffers[buffer].region.as_ref(),
+                remote,
+                len_bytes,
+                imm,
+            )
+        }
     }
 
     /// An atomic on a peer's memory; see [`Node::result`].

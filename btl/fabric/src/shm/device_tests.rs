@@ -179,7 +179,8 @@ fn a_pull_from_a_peer_that_computes_is_read_through_the_kernel() {
     let qp = connect(&mut reader, &owner);
     let (local, len) = (target.as_mut_ptr(), target.len());
     // SAFETY: `target` lives until the completion.
-    let posted = unsafe { reader.post_read(qp, WorkId(9), local, remote, len, ReadHint::OwnerIsWaiting) };
+    let posted =
+        unsafe { reader.post_read(qp, WorkId(9), local, None, remote, len, ReadHint::OwnerIsWaiting) };
     if reader.qps[qp.index()].cross_memory != CrossMemory::Permitted {
         println!("skipped: the kernel does not permit copies between processes here");
         return;
@@ -281,7 +282,7 @@ fn announce(
     let (target, id) = (sink.as_mut_ptr(), WorkId(1));
     // SAFETY: the sink is as long as the region.
     let posted =
-        unsafe { reader.post_read(to_owner, id, target, remote, sink.len(), ReadHint::OwnerIsWaiting) };
+        unsafe { reader.post_read(to_owner, id, target, None, remote, sink.len(), ReadHint::OwnerIsWaiting) };
     assert_eq!(posted, Posted::Queued, "through the ring");
     let completion = until(|| {
         assert_eq!(owner.poll_cq(()), None);

@@ -17,7 +17,7 @@ use super::endpoint::Endpoint;
 use super::module::Module;
 use super::own_memory;
 use super::panics::contained;
-use super::registration::RemoteKey;
+use super::registration::{self, RemoteKey};
 use super::runtime;
 use super::series::{
     MCA_BTL_ATOMIC_ADD, MCA_BTL_ATOMIC_AND, MCA_BTL_ATOMIC_FLAG_32BIT, MCA_BTL_ATOMIC_FLAG_FLOAT,
@@ -55,9 +55,25 @@ struct Callback {
 /// What the transport is to do.
 #[derive(Clone, Copy)]
 enum Request {
-    Get { local: *mut u8, remote: RemoteMemory, len_bytes: usize, hint: ReadHint },
-    Put { local: *const u8, remote: RemoteMemory, len_bytes: usize },
-    Atomic { result: *mut u8, remote: RemoteMemory, op: AtomicOp, width: AtomicWidth },
+    Get {
+        local: *mut u8,
+        handle: *const OpaqueHandle,
+        remote: RemoteMemory,
+        len_bytes: usize,
+        hint: ReadHint,
+    },
+    Put {
+        local: *const u8,
+        handle: *const OpaqueHandle,
+        remote: RemoteMemory,
+        len_bytes: usize,
+    },
+    Atomic {
+        result: *mut u8,
+        remote: RemoteMemory,
+        op: AtomicOp,
+        width: AtomicWidth,
+    },
 }
 
 impl Request {
@@ -79,17 +95,19 @@ impl Request {
 /// Offers a transfer to the transport.
 ///
 /// # Safety
-/// The local memory of the request stays valid until the transfer is complete.
+/// The local memory of the request, and its handle if there is one, stay valid until the transfer is complete.
 unsafe fn post<F: Fabric>(module: &Module<F>, peer: &Endpoint, number: u32, request: &Request) -> Posted {
     let id = WorkId(u64::from(number));
     // SAFETY: as promised by the caller.
     unsafe {
         match *request {
-            Request::Get { local, remote, len_bytes, hint } => {
-                module.device().get(peer.transport, id, local, remote, len_bytes, hint)
+            Request::Get { local, handle, remote, len_bytes, hint } => {
+                let registration = registration::of::<F>(handle);
+                module.device().get(peer.transport, id, local, registration, remote, len_bytes, hint)
             }
-            Request::Put { local, remote, len_bytes } => {
-                module.device().put(peer.transport, id, local, remote, len_bytes)
+            Request::Put { local, handle, remote, len_bytes } => {
+                let registration = registration::of::<F>(handle);
+                module.device().put(peer.transport, id, local, registration, remote, len_bytes)
             }
             Request::Atomic { result, remote, op, width } => {
                 module.device().atomic(peer.transport, id, result, remote, op, width)
@@ -197,7 +215,7 @@ fn report_failed(peer: &Endpoint, transfer: &Transfer, status: CompletionStatus)
 pub(super) fn flush<F: Fabric>(module: &Module<F>, table: *mut ModuleTable, peer: &Endpoint) -> usize {
     let mut started = 0;
     let offer = |number| match module.with_transfers(|transfers| transfers.get(number).map(|it| it.request)) {
-        // SAFETY: Open MPI keeps the local memory until the callback, which has not been made.
+        // SAFETY: Open MPI keeps the local memory and its handle until the callback, which has not been made.
         Some(request) => unsafe { post(module, peer, number, &request) },
         None => Posted::Failed,
     };
@@ -239,12 +257,18 @@ pub(super) unsafe extern "C" fn get<F: Fabric>(
         };
         let remote = RemoteMemory { address: remote_address, key: key.key };
         let transfer = Transfer {
-            request: Request::Get { local: local_address.cast(), remote, len_bytes, hint: key.read_hint() },
+            request: Request::Get {
+                local: local_address.cast(),
+                handle: local_handle,
+                remote,
+                len_bytes,
+                hint: key.read_hint(),
+            },
             window: key.is_window(),
             endpoint: peer,
             callback: Callback { function, local_address, local_handle, context, data },
         };
-        // SAFETY: Open MPI keeps the local memory until the callback.
+        // SAFETY: Open MPI keeps the local memory and its handle until the callback.
         unsafe { start(module, table, peer, transfer) }
     })
 }
@@ -271,12 +295,12 @@ pub(super) unsafe extern "C" fn put<F: Fabric>(
         };
         let remote = RemoteMemory { address: remote_address, key: key.key };
         let transfer = Transfer {
-            request: Request::Put { local: local_address.cast(), remote, len_bytes },
+            request: Request::Put { local: local_address.cast(), handle: local_handle, remote, len_bytes },
             window: key.is_window(),
             endpoint: peer,
             callback: Callback { function, local_address, local_handle, context, data },
         };
-        // SAFETY: Open MPI keeps the local memory until the callback.
+        // SAFETY: Open MPI keeps the local memory and its handle until the callback.
         unsafe { start(module, table, peer, transfer) }
     })
 }

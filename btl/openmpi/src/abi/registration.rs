@@ -89,6 +89,16 @@ pub(super) struct Handle<F: Fabric> {
 
 const _: () = assert!(std::mem::offset_of!(Handle<ironband_fabric::shm::Shm>, remote) == 0);
 
+/// The registration behind the handle that Open MPI passes for the local memory of a transfer; `None` without a handle.
+///
+/// # Safety
+/// `handle` is null or one of this module's, and is not given back during `'handle`.
+#[inline]
+pub(super) unsafe fn of<'handle, F: Fabric>(handle: *const OpaqueHandle) -> Option<&'handle Registration<F>> {
+    // SAFETY: as promised by the caller; registered handles are only read until they are given back.
+    unsafe { handle.cast::<Handle<F>>().as_ref() }?.registration.as_ref()
+}
+
 /// Handles that are not in use, to be used again: a rendezvous registers and deregisters once per message.
 pub(super) struct SpareHandles<F: Fabric>(Vec<NonNull<Handle<F>>>);
 
