@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod handshake;
 pub mod limits;
 pub mod path;
 pub mod wire;

@@ -4,13 +4,20 @@
 //! Whoever reads treats the bytes as hostile: unknown magic, version or kind is an error value, never a guess.
 
 mod card;
+mod datagram;
 mod record;
+mod verbs_card;
 
 pub use card::{CARD_BYTES, CARD_VERSION, Card, CardError, HostIdentity};
+pub use datagram::{
+    CREDITS_MIN, DATAGRAM_BYTES, Datagram, DatagramKind, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind,
+    Offer,
+};
 pub use record::{
     AheadOffer, AtomicCode, AtomicReply, AtomicRequest, INLINE_RECORD_BYTES, PullRequest, PushAck,
     PushHeader, RecordKind, ShareRequest, WireStatus,
 };
+pub use verbs_card::{Carrier, VERBS_CARD_BYTES, VERBS_VERSION, VerbsCard, VerbsCardError};
 
 /// Takes fixed-size little-endian fields from the front of a byte string whose length was checked before.
 pub(crate) struct Reader<'a>(&'a [u8]);
