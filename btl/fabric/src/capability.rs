@@ -42,6 +42,11 @@ pub struct Capabilities {
     /// The key, the range and the access of every remote operation are checked ([`crate::CompletionStatus::RemoteAccess`]).
     /// Without, atomics alone are sure to be checked, and whoever knows an address can reach it.
     pub checks_remote_keys: bool,
+    /// A remote operation that was refused ends with an error, and the queue pair works on. Reliable queue pairs of verbs
+    /// do not: they enter the error state.
+    pub survives_refusal: bool,
+    /// A connection is made, and messages are accepted for it, while the peer's process does not poll.
+    pub connects_alone: bool,
     /// How large transfers move, and why it was chosen: one clause for the report line.
     pub single_copy: String,
 }

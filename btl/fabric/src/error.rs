@@ -65,4 +65,12 @@ pub enum RegisterError {
         /// The device's limit.
         limit: usize,
     },
+    /// The device or the kernel refused.
+    #[error("{len_bytes} bytes could not be registered: {reason}")]
+    Refused {
+        /// How much was to be registered.
+        len_bytes: usize,
+        /// What the system said, and what to do.
+        reason: String,
+    },
 }

@@ -26,6 +26,8 @@ mod work;
 
 #[cfg(not(loom))]
 pub mod shm;
+#[cfg(all(feature = "verbs", not(loom)))]
+pub mod verbs;
 /// The part of shared memory that loom checks: its atomics are not the processor's, so nothing is mapped.
 #[cfg(loom)]
 mod shm {

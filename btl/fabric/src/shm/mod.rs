@@ -10,7 +10,7 @@ mod copy;
 mod device;
 #[cfg(test)]
 mod device_tests;
-mod host;
+pub(crate) mod host;
 mod inbound;
 mod layout;
 mod pull;

@@ -1,0 +1,380 @@
+//! Messages and completions: what is posted, what arrives, what ends.
+
+use ironband_core::wire::{AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind};
+use rdma_sys::ibv_wc_status as status;
+
+use super::connection::{Closing, Underway};
+use super::device::VerbsDevice;
+use super::failure;
+use super::object::{Part, Work, WorkCompletion};
+use super::receives::{Owner, RECEIVE};
+use super::requests::work_id;
+use crate::{Completion, CompletionStatus, Payload, Posted, QueuePairNumber, ReceiveToken, SendFill};
+
+const BAD_LENGTH: &str = "it broke the protocol: a message has the wrong length";
+
+/// Sends the last message of a connection. False if it cannot be.
+pub(super) fn send_bye(closing: &mut Closing) -> bool {
+    let header = MessageHeader { kind: MessageKind::Bye, credits: 0, imm: 0 }.encode();
+    let connection = &mut closing.connection;
+    connection.credits -= 1;
+    let (number, _) = connection.note(Underway::Bye);
+    let part = Part { start: header.as_ptr(), len_bytes: header.len(), local_key: 0 };
+    let work = Work::send(work_id(closing.qp, number), &[part]).inline().signalled();
+    // SAFETY: sent inline: the header is copied before the call returns.
+    unsafe { connection.qp.post(&mut [work]) }.is_ok()
+}
+
+impl VerbsDevice {
+    /// Sends a message if there is room for it. The last credit is kept for giving credits back.
+    #[inline]
+    pub(super) fn transmit(
+        &mut self,
+        qp: QueuePairNumber,
+        kind: MessageKind,
+        imm: u32,
+        header: &[u8],
+        payload: &[u8],
+    ) -> Posted {
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
+        let kept = u16::from(kind != MessageKind::Credits);
+        if connection.credits <= kept || !connection.has_room(1) || connection.partial.is_some() && kept == 1
+        {
+            return Posted::Busy;
+        }
+        let len_bytes = MESSAGE_HEADER_BYTES + header.len() + payload.len();
+        let bounce = if len_bytes <= connection.qp.inline_bytes_max() {
+            None
+        } else {
+            let Some(bounce) = self.bounces.take(&self.domain) else { return Posted::Busy };
+            Some(bounce)
+        };
+        if connection.owed > 0 && self.receives.has_idle() {
+            // Credits stand for buffers that are posted.
+            if let Err(error) = self.receives.post_idle() {
+                self.fail(qp, error.to_string());
+                return Posted::Failed;
+            }
+        }
+        connection.credits -= 1;
+        let credits = std::mem::take(&mut connection.owed);
+        let front = MessageHeader { kind, credits, imm }.encode();
+        let what = bounce.map_or(Underway::Inline, Underway::Bounce);
+        let (number, signalled) = connection.note(what);
+        let id = work_id(qp, number);
+        let mut work = match bounce {
+            None => Work::send(id, &[part(&front, 0), part(header, 0), part(payload, 0)]).inline(),
+            Some(bounce) => {
+                let start = self.bounces.at(bounce);
+                let mut at = start.as_ptr();
+                for bytes in [&front[..], header, payload] {
+                    // SAFETY: a free buffer; callers keep messages below its length.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len());
+                        at = at.add(bytes.len());
+                    }
+                }
+                let local_key = self.bounces.local_key(bounce);
+                Work::send(id, &[Part { start: start.as_ptr(), len_bytes, local_key }])
+            }
+        };
+        if signalled {
+            work = work.signalled();
+        }
+        // SAFETY: inline data is copied by the call; a buffer is this message's until the completion.
+        match unsafe { connection.qp.post(&mut [work]) } {
+            Ok(()) => Posted::Complete,
+            Err(error) => {
+                self.fail(qp, error.to_string());
+                Posted::Failed
+            }
+        }
+    }
+
+    /// Sends a message whose payload is packed by `fill`.
+    pub(super) fn transmit_filled(
+        &mut self,
+        qp: QueuePairNumber,
+        imm: u32,
+        header: &[u8],
+        payload_bytes_max: usize,
+        fill: impl SendFill,
+    ) -> Posted {
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
+        if connection.credits <= 1 || !connection.has_room(1) || connection.partial.is_some() {
+            return Posted::Busy;
+        }
+        let Some(bounce) = self.bounces.take(&self.domain) else { return Posted::Busy };
+        let start = self.bounces.at(bounce);
+        let front_bytes = MESSAGE_HEADER_BYTES + header.len();
+        // SAFETY: a free buffer; callers keep messages below its length.
+        let room = unsafe {
+            let behind = start.add(MESSAGE_HEADER_BYTES);
+            std::ptr::copy_nonoverlapping(header.as_ptr(), behind.as_ptr(), header.len());
+            start.add(front_bytes)
+        };
+        let filled = fill(room, payload_bytes_max);
+        assert!(filled <= payload_bytes_max, "{filled} bytes were packed into room for {payload_bytes_max}");
+        let front = MessageHeader { kind: MessageKind::Send, credits: 0, imm }.encode();
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(front.as_ptr(), start.as_ptr(), front.len()) };
+        connection.credits -= 1;
+        let (number, _) = connection.note(Underway::Bounce(bounce));
+        let local_key = self.bounces.local_key(bounce);
+        let part = Part { start: start.as_ptr(), len_bytes: front_bytes + filled, local_key };
+        let work = Work::send(work_id(qp, number), &[part]).signalled();
+        // SAFETY: the buffer is this message's until the completion.
+        match unsafe { connection.qp.post(&mut [work]) } {
+            Ok(()) => Posted::Complete,
+            Err(error) => {
+                self.fail(qp, error.to_string());
+                Posted::Failed
+            }
+        }
+    }
+
+    /// Looks at what the adapter has done, for a post that found no room. What the layer above must see is kept.
+    pub(super) fn pump(&mut self) {
+        while let Some(completion) = self.cq.as_mut().and_then(super::object::CompletionQueue::poll) {
+            if let Some(found) = self.handle(completion) {
+                self.done.push_back(found);
+            }
+        }
+    }
+
+    /// Takes one of the adapter's completions.
+    #[inline]
+    pub(super) fn handle(&mut self, completion: WorkCompletion) -> Option<Completion> {
+        if completion.id & RECEIVE != 0 {
+            return self.take_receive(completion);
+        }
+        self.take_sent(completion);
+        None
+    }
+
+    fn take_sent(&mut self, completion: WorkCompletion) {
+        let (qp, number) = (QueuePairNumber((completion.id >> 32) as u32), completion.id as u32);
+        let current = |device: &Self| {
+            let peer = device.peers.get(qp.index())?;
+            peer.connection.as_ref().filter(|connection| connection.qpn == completion.qpn).map(|_| ())
+        };
+        if current(self).is_none() {
+            self.take_sent_closing(completion, number);
+            return;
+        }
+        // What is posted first ends first: one completion tells of all before it, and a failed one that all before it ended well.
+        let until = if completion.is_success() { number } else { number.wrapping_sub(1) };
+        while let Some(what) =
+            self.peers[qp.index()].connection.as_mut().and_then(|connection| connection.retire(until))
+        {
+            match what {
+                Underway::Bounce(index) => self.bounces.give_back(index),
+                Underway::Request(number) => self.end_work(number),
+                Underway::Inline | Underway::Bye => {}
+            }
+        }
+        if !completion.is_success() {
+            self.take_failed(qp, completion);
+            return;
+        }
+        let peer = &self.peers[qp.index()];
+        if peer.connection.as_ref().is_some_and(|connection| connection.partial.is_some()) {
+            self.advance(qp);
+        }
+    }
+
+    #[cold]
+    fn take_failed(&mut self, qp: QueuePairNumber, completion: WorkCompletion) {
+        let failed = self.peers[qp.index()].connection.as_ref().and_then(|it| it.posted.front().copied());
+        let mut operation = "a message";
+        if let Some(Underway::Request(number)) = failed {
+            operation = "an RDMA or atomic request";
+            let end = match completion.status {
+                status::IBV_WC_REM_ACCESS_ERR => Some(CompletionStatus::RemoteAccess),
+                status::IBV_WC_REM_INV_REQ_ERR => Some(CompletionStatus::RemoteAccess),
+                status::IBV_WC_LOC_PROT_ERR => Some(CompletionStatus::Unmapped),
+                _ => None,
+            };
+            if let Some(end) = end {
+                self.fail_request(qp, number, end);
+            }
+        }
+        let text = failure::explain(&self.card, &self.peers[qp.index()], &completion, operation);
+        self.fail(qp, text);
+    }
+
+    /// Remembers how a request ended, to be told when its queue pair is gone and its memory free.
+    fn fail_request(&mut self, _qp: QueuePairNumber, number: u32, status: CompletionStatus) {
+        self.end_request(number, status);
+    }
+
+    #[cold]
+    fn take_sent_closing(&mut self, completion: WorkCompletion, number: u32) {
+        let Some(at) = self.closing.iter().position(|closing| closing.connection.qpn == completion.qpn)
+        else {
+            return; // Of a queue pair that is gone.
+        };
+        let mut over = !completion.is_success();
+        let until = if over { number.wrapping_sub(1) } else { number };
+        while let Some(what) = self.closing[at].connection.retire(until) {
+            match what {
+                Underway::Bounce(index) => self.bounces.give_back(index),
+                Underway::Request(number) => self.end_work(number),
+                Underway::Inline => {}
+                Underway::Bye => over = true,
+            }
+        }
+        if over && !self.closing[at].delivers {
+            let closing = self.closing.swap_remove(at);
+            self.bury(closing.connection);
+        }
+    }
+
+    fn take_receive(&mut self, completion: WorkCompletion) -> Option<Completion> {
+        let index = completion.id as u32;
+        let qp = self.by_qpn.get(&completion.qpn).copied();
+        let (Some(qp), true) = (qp, completion.is_success()) else {
+            self.receives.give_back(index);
+            if let Some(qp) = qp {
+                self.take_failed_receive(qp, completion);
+            }
+            return None;
+        };
+        let start = self.receives.at(index);
+        let len_bytes = (completion.len_bytes as usize).min(self.receives.buffer_bytes());
+        // SAFETY: a filled buffer, which is longer than a header.
+        let front: [u8; MESSAGE_HEADER_BYTES] = unsafe { start.cast().read() };
+        let header = MessageHeader::decode(front).filter(|_| len_bytes >= MESSAGE_HEADER_BYTES);
+        let Some(header) = header else {
+            self.receives.give_back(index);
+            self.fail(qp, BAD_LENGTH.to_owned());
+            return None;
+        };
+        let peer = &mut self.peers[qp.index()];
+        let Some(connection) = peer.connection.as_mut().filter(|it| it.qpn == completion.qpn) else {
+            return self.take_late(qp, completion, header);
+        };
+        connection.credits += header.credits.min(u16::MAX - connection.credits);
+        if connection.credits > connection.credits_max {
+            self.receives.give_back(index);
+            self.fail(qp, "it broke the protocol: it gave back more credits than it had taken".to_owned());
+            return None;
+        }
+        if !peer.open {
+            // It may send, so it is ready to receive.
+            peer.open = peer.handshake.as_mut().is_some_and(|it| it.hear_message() || it.is_ready());
+        }
+        self.take_message(qp, completion.qpn, index, header, len_bytes - MESSAGE_HEADER_BYTES)
+    }
+
+    #[inline]
+    fn take_message(
+        &mut self,
+        qp: QueuePairNumber,
+        qpn: u32,
+        index: u32,
+        header: MessageHeader,
+        len_bytes: usize,
+    ) -> Option<Completion> {
+        // SAFETY: inside the buffer, behind the header.
+        let body = unsafe { self.receives.at(index).add(MESSAGE_HEADER_BYTES) };
+        if header.kind == MessageKind::Send {
+            self.receives.lend(index, Owner { qp, qpn });
+            let payload = Payload::new(body, len_bytes);
+            return Some(Completion::Received {
+                qp,
+                imm: header.imm,
+                payload,
+                token: ReceiveToken(index.into()),
+            });
+        }
+        let mut bytes = [0_u8; AtomicRequest::BYTES];
+        let taken = len_bytes.min(bytes.len());
+        // SAFETY: `taken` bytes are inside the buffer, and fit.
+        unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), bytes.as_mut_ptr(), taken) };
+        self.receives.give_back(index);
+        if let Some(connection) = &mut self.peers[qp.index()].connection {
+            connection.owed += 1;
+        }
+        let mut found = None;
+        let result = match header.kind {
+            MessageKind::Written if len_bytes == 8 => {
+                let length = u64::from_le_bytes(bytes[..8].try_into().unwrap_or_default());
+                found = Some(Completion::WrittenWithImmediate {
+                    qp,
+                    imm: header.imm,
+                    len_bytes: length as usize,
+                });
+                Ok(())
+            }
+            MessageKind::AtomicRequest if len_bytes == AtomicRequest::BYTES => self.serve_atomic(qp, &bytes),
+            MessageKind::AtomicReply if len_bytes == AtomicReply::BYTES => {
+                let reply: [u8; AtomicReply::BYTES] = std::array::from_fn(|at| bytes[at]);
+                self.take_atomic_reply(qp, &reply)
+            }
+            MessageKind::Credits if len_bytes == 0 => Ok(()),
+            MessageKind::Bye if len_bytes == 0 => {
+                self.peer_ended(qp, ironband_core::wire::DatagramKind::Ready);
+                return None;
+            }
+            _ => Err(BAD_LENGTH),
+        };
+        if let Err(reason) = result {
+            self.fail(qp, reason.to_owned());
+            return found;
+        }
+        self.send_replies(qp);
+        if self.peers[qp.index()].connection.as_ref().is_some_and(|it| it.partial.is_some()) {
+            self.advance(qp);
+        }
+        self.return_credits(qp);
+        found
+    }
+
+    /// A message on a connection that is not its peer's current one any more.
+    #[cold]
+    fn take_late(
+        &mut self,
+        qp: QueuePairNumber,
+        completion: WorkCompletion,
+        header: MessageHeader,
+    ) -> Option<Completion> {
+        let index = completion.id as u32;
+        let at = self.closing.iter().position(|closing| closing.connection.qpn == completion.qpn);
+        let Some(at) = at else {
+            self.receives.give_back(index);
+            return None;
+        };
+        let closing = &mut self.closing[at];
+        let credits = closing.connection.credits.saturating_add(header.credits);
+        closing.connection.credits = credits.min(closing.connection.credits_max);
+        if header.kind == MessageKind::Bye {
+            self.receives.give_back(index);
+            let closing = self.closing.swap_remove(at);
+            self.bury(closing.connection);
+            return None;
+        }
+        if closing.delivers && header.kind == MessageKind::Send {
+            let len_bytes = (completion.len_bytes as usize).min(self.receives.buffer_bytes());
+            return self.take_message(qp, completion.qpn, index, header, len_bytes - MESSAGE_HEADER_BYTES);
+        }
+        self.receives.give_back(index);
+        let now = self.now();
+        self.end_closing(now);
+        None
+    }
+
+    #[cold]
+    fn take_failed_receive(&mut self, qp: QueuePairNumber, completion: WorkCompletion) {
+        let peer = &self.peers[qp.index()];
+        if peer.connection.as_ref().is_some_and(|connection| connection.qpn == completion.qpn) {
+            let text = failure::explain(&self.card, peer, &completion, "a receive");
+            self.fail(qp, text);
+        }
+    }
+}
+
+#[inline]
+const fn part(bytes: &[u8], local_key: u32) -> Part {
+    Part { start: bytes.as_ptr(), len_bytes: bytes.len(), local_key }
+}

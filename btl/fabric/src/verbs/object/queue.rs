@@ -1,0 +1,228 @@
+//! Completion queues and shared receive queues.
+
+use std::ffi::{CStr, c_int};
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+
+use rdma_sys as ibv;
+
+use super::context::{Context, ProtectionDomain};
+use super::error::{VerbError, check};
+
+/// Completions taken from the adapter at once.
+const BATCH: usize = 16;
+
+/// A completion queue, and the completions that were taken from it and not handed out yet.
+#[derive(Debug)]
+pub(in crate::verbs) struct CompletionQueue {
+    raw: NonNull<ibv::ibv_cq>,
+    batch: [WorkCompletion; BATCH],
+    next: usize,
+    count: usize,
+    depth: u32,
+    context: Arc<Context>,
+}
+
+// SAFETY: as for `Context`.
+unsafe impl Send for CompletionQueue {}
+
+/// One completion.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::verbs) struct WorkCompletion {
+    pub(in crate::verbs) id: u64,
+    pub(in crate::verbs) qpn: u32,
+    pub(in crate::verbs) status: u32,
+    /// Of a receive.
+    pub(in crate::verbs) len_bytes: u32,
+    pub(in crate::verbs) vendor_error: u32,
+}
+
+impl WorkCompletion {
+    const NONE: Self = Self { id: 0, qpn: 0, status: 0, len_bytes: 0, vendor_error: 0 };
+
+    pub(in crate::verbs) const fn is_success(&self) -> bool {
+        self.status == ibv::ibv_wc_status::IBV_WC_SUCCESS
+    }
+
+    /// The status in the library's words.
+    pub(in crate::verbs) fn status_text(&self) -> String {
+        // SAFETY: gives a constant string for every number.
+        let text = unsafe { CStr::from_ptr(ibv::ibv_wc_status_str(self.status)) };
+        text.to_string_lossy().into_owned()
+    }
+}
+
+impl CompletionQueue {
+    pub(in crate::verbs) fn create(context: &Arc<Context>, depth: u32) -> Result<Self, VerbError> {
+        // SAFETY: an open context; no completion channel.
+        let raw =
+            unsafe { ibv::ibv_create_cq(context.as_ptr(), depth.cast_signed(), null_mut(), null_mut(), 0) };
+        let raw = NonNull::new(raw)
+            .ok_or_else(|| VerbError::from_errno(format!("ibv_create_cq for {depth} completions")))?;
+        let context = Arc::clone(context);
+        Ok(Self { raw, batch: [WorkCompletion::NONE; BATCH], next: 0, count: 0, depth, context })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut ibv::ibv_cq {
+        self.raw.as_ptr()
+    }
+
+    /// Makes room for at least so many completions.
+    pub(in crate::verbs) fn grow(&mut self, depth: u32) -> Result<(), VerbError> {
+        let max = self.context.limits().completion_queue_depth_max;
+        if depth <= self.depth || self.depth == max {
+            return Ok(());
+        }
+        let depth = depth.next_power_of_two().min(max);
+        // SAFETY: a completion queue of this process.
+        let returned = unsafe { ibv::ibv_resize_cq(self.as_ptr(), depth.cast_signed()) };
+        check("ibv_resize_cq", returned)?;
+        self.depth = depth;
+        Ok(())
+    }
+
+    /// The next completion.
+    #[inline]
+    pub(in crate::verbs) fn poll(&mut self) -> Option<WorkCompletion> {
+        if self.next == self.count {
+            self.refill();
+            if self.count == 0 {
+                return None;
+            }
+        }
+        let completion = self.batch[self.next];
+        self.next += 1;
+        Some(completion)
+    }
+
+    #[inline]
+    fn refill(&mut self) {
+        (self.next, self.count) = (0, 0);
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut raw: [ibv::ibv_wc; BATCH] = unsafe { std::mem::zeroed() };
+        // SAFETY: room for `BATCH` completions.
+        let polled = unsafe { ibv::ibv_poll_cq(self.as_ptr(), BATCH as c_int, raw.as_mut_ptr()) };
+        // A negative number is a broken queue; the queue pairs behind it fail by their own errors.
+        let count = usize::try_from(polled).unwrap_or(0).min(BATCH);
+        for (taken, raw) in self.batch.iter_mut().zip(&raw[..count]) {
+            *taken = WorkCompletion {
+                id: raw.wr_id,
+                qpn: raw.qp_num,
+                status: raw.status,
+                len_bytes: raw.byte_len,
+                vendor_error: raw.vendor_err,
+            };
+        }
+        self.count = count;
+    }
+}
+
+impl Drop for CompletionQueue {
+    fn drop(&mut self) {
+        // SAFETY: created by `create`; the queue pairs that use it are gone (see `Device`).
+        let returned = unsafe { ibv::ibv_destroy_cq(self.raw.as_ptr()) };
+        debug_assert_eq!(returned, 0, "ibv_destroy_cq");
+    }
+}
+
+/// A queue of receives that all queue pairs of a device take from.
+#[derive(Debug)]
+pub(in crate::verbs) struct SharedReceiveQueue {
+    raw: NonNull<ibv::ibv_srq>,
+    _domain: Arc<ProtectionDomain>,
+}
+
+// SAFETY: as for `Context`.
+unsafe impl Send for SharedReceiveQueue {}
+
+/// A buffer to receive into.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::verbs) struct Receive {
+    pub(in crate::verbs) id: u64,
+    pub(in crate::verbs) start: NonNull<u8>,
+    pub(in crate::verbs) len_bytes: u32,
+    pub(in crate::verbs) local_key: u32,
+}
+
+/// Receives posted with one doorbell.
+pub(in crate::verbs) const RECEIVES_PER_POST: usize = 16;
+
+/// Calls `post` with chains of work requests made from `receives`.
+///
+/// # Safety
+/// `post` only uses the chain during the call.
+unsafe fn post_in_chains(
+    receives: &[Receive],
+    mut post: impl FnMut(*mut ibv::ibv_recv_wr, *mut *mut ibv::ibv_recv_wr) -> c_int,
+) -> Result<(), VerbError> {
+    for chunk in receives.chunks(RECEIVES_PER_POST) {
+        let none = ibv::ibv_sge { addr: 0, length: 0, lkey: 0 };
+        let mut parts = [none; RECEIVES_PER_POST];
+        let empty = ibv::ibv_recv_wr { wr_id: 0, next: null_mut(), sg_list: null_mut(), num_sge: 1 };
+        let mut works = [empty; RECEIVES_PER_POST];
+        for (index, receive) in chunk.iter().enumerate() {
+            parts[index] = ibv::ibv_sge {
+                addr: receive.start.as_ptr() as u64,
+                length: receive.len_bytes,
+                lkey: receive.local_key,
+            };
+            works[index].wr_id = receive.id;
+        }
+        let (parts, chain) = (parts.as_mut_ptr(), works.as_mut_ptr());
+        for index in 0..chunk.len() {
+            // SAFETY: `index` is inside both arrays, which live until the end of this turn.
+            unsafe {
+                (*chain.add(index)).sg_list = parts.add(index);
+                if index + 1 < chunk.len() {
+                    (*chain.add(index)).next = chain.add(index + 1);
+                }
+            }
+        }
+        let mut bad = null_mut();
+        check("ibv_post_recv", post(chain, &raw mut bad))?;
+    }
+    Ok(())
+}
+
+impl SharedReceiveQueue {
+    pub(in crate::verbs) fn create(domain: &Arc<ProtectionDomain>, depth: u32) -> Result<Self, VerbError> {
+        let mut attributes = ibv::ibv_srq_init_attr {
+            srq_context: null_mut(),
+            attr: ibv::ibv_srq_attr { max_wr: depth, max_sge: 1, srq_limit: 0 },
+        };
+        // SAFETY: an existing domain and a readable structure.
+        let raw = NonNull::new(unsafe { ibv::ibv_create_srq(domain.as_ptr(), &raw mut attributes) });
+        let raw = raw.ok_or_else(|| VerbError::from_errno(format!("ibv_create_srq for {depth} receives")))?;
+        Ok(Self { raw, _domain: Arc::clone(domain) })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut ibv::ibv_srq {
+        self.raw.as_ptr()
+    }
+
+    /// Posts receives.
+    ///
+    /// # Safety
+    /// The buffers stay registered and nobody uses them until their completion, or until the queue is gone.
+    pub(in crate::verbs) unsafe fn post(&self, receives: &[Receive]) -> Result<(), VerbError> {
+        // SAFETY: the caller vouches for the buffers, the chain lives during the call.
+        unsafe { post_in_chains(receives, |chain, bad| ibv::ibv_post_srq_recv(self.as_ptr(), chain, bad)) }
+    }
+}
+
+impl Drop for SharedReceiveQueue {
+    fn drop(&mut self) {
+        // SAFETY: created by `create`; the queue pairs that use it are gone (see `Device`).
+        let returned = unsafe { ibv::ibv_destroy_srq(self.raw.as_ptr()) };
+        debug_assert_eq!(returned, 0, "ibv_destroy_srq");
+    }
+}
+
+/// Posts receives to a queue pair's own queue.
+///
+/// # Safety
+/// As for [`SharedReceiveQueue::post`].
+pub(super) unsafe fn post_to_queue_pair(qp: *mut ibv::ibv_qp, receives: &[Receive]) -> Result<(), VerbError> {
+    // SAFETY: the caller vouches for the buffers, the chain lives during the call.
+    unsafe { post_in_chains(receives, |chain, bad| ibv::ibv_post_recv(qp, chain, bad)) }
+}

@@ -1,0 +1,565 @@
+//! RDMA and atomics: what was asked, how far it is, how it ends.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use ironband_core::wire::{AtomicCode, AtomicReply, AtomicRequest, MessageKind, WireStatus};
+
+use super::connection::Underway;
+use super::device::VerbsDevice;
+use super::object::{MemoryRegion, Part, Work};
+use super::regions::{Want, adapter_key};
+use crate::{
+    Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Operation, Posted, QueuePairNumber,
+    RemoteMemory, WorkId,
+};
+
+/// One request of this process.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) qp: QueuePairNumber,
+    /// The connection that it is on.
+    pub(super) qpn: u32,
+    id: WorkId,
+    operation: Operation,
+    /// Works that have not ended, and one more while not all are posted.
+    works: u32,
+    /// Registered for this request only.
+    region: Option<MemoryRegion>,
+    atomic: Option<Atomic>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Atomic {
+    result: *mut u8,
+    width: AtomicWidth,
+    op: AtomicOp,
+    remote: RemoteMemory,
+    /// Of the adapter's own atomics: where the old value arrives. `None`: the peer's processor does it.
+    bounce: Option<u32>,
+    /// For operations that the adapter lacks: what the last compare-and-swap expected.
+    expected: Option<u64>,
+}
+
+/// An RDMA that is longer than the send queue has room for: nothing else is posted until all of it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Partial {
+    request: u32,
+    local: *mut u8,
+    local_key: u32,
+    address: u64,
+    key: u32,
+    left_bytes: usize,
+    total_bytes: usize,
+    imm: Option<u32>,
+}
+
+/// All requests of a device.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    slots: Vec<Option<Request>>,
+    free: Vec<u32>,
+    count: usize,
+}
+
+impl Requests {
+    fn insert(&mut self, request: Request) -> u32 {
+        self.count += 1;
+        if let Some(number) = self.free.pop() {
+            self.slots[number as usize] = Some(request);
+            return number;
+        }
+        self.slots.push(Some(request));
+        self.slots.len() as u32 - 1
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Request> {
+        let request = self.slots.get_mut(number as usize)?.take()?;
+        self.free.push(number);
+        self.count -= 1;
+        Some(request)
+    }
+
+    fn get(&mut self, number: u32) -> Option<&mut Request> {
+        self.slots.get_mut(number as usize)?.as_mut()
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn of(&self, qpn: u32) -> Vec<u32> {
+        let on = |request: &Option<Request>| request.as_ref().is_some_and(|request| request.qpn == qpn);
+        (0..self.slots.len()).filter(|&at| on(&self.slots[at])).map(|at| at as u32).collect()
+    }
+}
+
+impl VerbsDevice {
+    /// The device's word on a finished request.
+    pub(super) fn finish(
+        &mut self,
+        qp: QueuePairNumber,
+        id: WorkId,
+        operation: Operation,
+        status: CompletionStatus,
+    ) {
+        self.done.push_back(Completion::Done { qp, id, operation, status });
+    }
+
+    /// A read or a write.
+    ///
+    /// # Safety
+    /// As for `Device::post_read` and `Device::post_write`.
+    pub(super) unsafe fn post_rdma(
+        &mut self,
+        qp: QueuePairNumber,
+        id: WorkId,
+        (local, region): (*mut u8, Option<&MemoryRegion>),
+        remote: RemoteMemory,
+        len_bytes: usize,
+        (operation, imm): (Operation, Option<u32>),
+    ) -> Posted {
+        if let Err(posted) = self.make_ready(qp) {
+            return posted;
+        }
+        if self.peers[qp.index()].own {
+            // SAFETY: as promised by the caller.
+            return unsafe { self.copy_to_self(qp, id, local, remote, len_bytes, (operation, imm)) };
+        }
+        if len_bytes == 0 {
+            return match imm {
+                Some(imm) => self.transmit(qp, MessageKind::Written, imm, &0_u64.to_le_bytes(), &[]),
+                None => Posted::Complete,
+            };
+        }
+        let key = adapter_key(remote.key).filter(|_| remote.address.checked_add(len_bytes as u64).is_some());
+        let Some(key) = key else {
+            self.finish(qp, id, operation, CompletionStatus::RemoteAccess);
+            return Posted::Queued;
+        };
+        if !self.has_request_room(qp, imm.is_some()) {
+            return Posted::Busy;
+        }
+        let mut own_region = None;
+        let local_key = match region {
+            Some(region) => region.local_key(),
+            // SAFETY: the caller keeps the memory until the completion, and the region ends before that.
+            None => match unsafe { MemoryRegion::register(&self.domain, local, len_bytes, Access::LOCAL) } {
+                Ok(region) => own_region.insert(region).local_key(),
+                Err(error) => {
+                    self.notices
+                        .push_back(format!("the memory of a request could not be registered: {error}"));
+                    self.finish(qp, id, operation, CompletionStatus::Unmapped);
+                    return Posted::Queued;
+                }
+            },
+        };
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
+        let qpn = connection.qpn;
+        let request = Request { qp, qpn, id, operation, works: 1, region: own_region, atomic: None };
+        let request = self.requests.insert(request);
+        connection.partial = Some(Partial {
+            request,
+            local,
+            local_key,
+            address: remote.address,
+            key,
+            left_bytes: len_bytes,
+            total_bytes: len_bytes,
+            imm,
+        });
+        self.advance(qp);
+        Posted::Queued
+    }
+
+    fn has_request_room(&mut self, qp: QueuePairNumber, notifies: bool) -> bool {
+        let room = |device: &Self| {
+            device.peers[qp.index()].connection.as_ref().is_some_and(|connection| {
+                connection.partial.is_none()
+                    && connection.has_request_room()
+                    && (!notifies || connection.credits > 1 && connection.has_room(1))
+            })
+        };
+        if room(self) {
+            return true;
+        }
+        self.pump();
+        self.peers[qp.index()].open && room(self)
+    }
+
+    /// Posts as much of a long RDMA as there is room for.
+    pub(super) fn advance(&mut self, qp: QueuePairNumber) {
+        let longest = self.message_bytes_max;
+        loop {
+            let Some(connection) = &mut self.peers[qp.index()].connection else { return };
+            let Some(mut partial) = connection.partial else { return };
+            if partial.left_bytes > 0 {
+                if !connection.has_request_room() {
+                    return;
+                }
+                let Some(request) = self.requests.get(partial.request) else { return };
+                let len_bytes = partial.left_bytes.min(longest);
+                let (number, _) = connection.note(Underway::Request(partial.request));
+                let id = work_id(qp, number);
+                let part = Part { start: partial.local, len_bytes, local_key: partial.local_key };
+                let work = match request.operation {
+                    Operation::Read => Work::read(id, part, partial.address, partial.key),
+                    _ => Work::write(id, part, partial.address, partial.key),
+                };
+                request.works += 1;
+                // SAFETY: the poster keeps the memory, and its registration, until the request has ended.
+                if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
+                    connection.unnote();
+                    self.fail(qp, error.to_string());
+                    return;
+                }
+                partial.local = partial.local.wrapping_add(len_bytes);
+                partial.address += len_bytes as u64;
+                partial.left_bytes -= len_bytes;
+                connection.partial = Some(partial);
+                continue;
+            }
+            connection.partial = None;
+            if let Some(imm) = partial.imm {
+                // Behind the write on the same queue pair, so it arrives when the data is there. A credit was kept.
+                let length = (partial.total_bytes as u64).to_le_bytes();
+                let posted = self.transmit(qp, MessageKind::Written, imm, &length, &[]);
+                if posted == Posted::Busy {
+                    if let Some(connection) = &mut self.peers[qp.index()].connection {
+                        connection.partial = Some(partial);
+                    }
+                    return;
+                }
+            }
+            self.end_work(partial.request);
+            return;
+        }
+    }
+
+    /// One work of a request has ended well.
+    pub(super) fn end_work(&mut self, number: u32) {
+        let Some(request) = self.requests.get(number) else { return };
+        request.works -= 1;
+        if request.works > 0 {
+            return;
+        }
+        if let Some(atomic) = request.atomic {
+            self.end_native_atomic(number, atomic);
+        } else {
+            self.end_request(number, CompletionStatus::Success);
+        }
+    }
+
+    /// Ends a request, whatever is left of it.
+    pub(super) fn end_request(&mut self, number: u32, status: CompletionStatus) {
+        let Some(request) = self.requests.remove(number) else { return };
+        drop(request.region);
+        if let Some(bounce) = request.atomic.and_then(|atomic| atomic.bounce) {
+            self.bounces.give_back(bounce);
+        }
+        self.finish(request.qp, request.id, request.operation, status);
+    }
+
+    /// Ends all requests of a connection, whose queue pair is gone.
+    pub(super) fn flush_requests(&mut self, qpn: u32) {
+        for number in self.requests.of(qpn) {
+            self.end_request(number, CompletionStatus::Flushed);
+        }
+    }
+
+    /// An atomic.
+    ///
+    /// # Safety
+    /// As for `Device::post_atomic`.
+    pub(super) unsafe fn post_atomic_op(
+        &mut self,
+        qp: QueuePairNumber,
+        id: WorkId,
+        result: *mut u8,
+        remote: RemoteMemory,
+        (op, width): (AtomicOp, AtomicWidth),
+    ) -> Posted {
+        if let Err(posted) = self.make_ready(qp) {
+            return posted;
+        }
+        let aligned = remote.address.is_multiple_of(width.bytes() as u64);
+        if self.peers[qp.index()].own {
+            return self.atomic_to_self(qp, id, result, remote, (op, width));
+        }
+        if !aligned || adapter_key(remote.key).is_none() {
+            self.finish(qp, id, Operation::Atomic, CompletionStatus::RemoteAccess);
+            return Posted::Queued;
+        }
+        let native = self.native_atomics && width == AtomicWidth::Eight;
+        if !self.has_request_room(qp, !native) {
+            return Posted::Busy;
+        }
+        let bounce = if native {
+            let Some(bounce) = self.bounces.take(&self.domain) else { return Posted::Busy };
+            Some(bounce)
+        } else {
+            None
+        };
+        let Some(connection) = &self.peers[qp.index()].connection else { return Posted::Busy };
+        let atomic = Atomic { result, width, op, remote, bounce, expected: None };
+        let request = Request {
+            qp,
+            qpn: connection.qpn,
+            id,
+            operation: Operation::Atomic,
+            works: 0,
+            region: None,
+            atomic: Some(atomic),
+        };
+        if !native && self.requests.of_atomics(connection.qpn) >= super::connection::OUTSTANDING_MAX as usize
+        {
+            return Posted::Busy;
+        }
+        let number = self.requests.insert(request);
+        if native {
+            self.post_native(number, atomic);
+            return Posted::Queued;
+        }
+        let body = encode_atomic(number, remote, op, width);
+        let posted = self.transmit(qp, MessageKind::AtomicRequest, 0, &body, &[]);
+        if posted == Posted::Complete {
+            return Posted::Queued;
+        }
+        self.requests.remove(number);
+        posted
+    }
+
+    /// Posts the adapter's atomic that an operation begins or goes on with.
+    fn post_native(&mut self, number: u32, atomic: Atomic) {
+        let Some(request) = self.requests.get(number) else { return };
+        let (qp, qpn) = (request.qp, request.qpn);
+        request.works = 1;
+        let (Some(bounce), Some(key)) = (atomic.bounce, adapter_key(atomic.remote.key)) else { return };
+        let start = self.bounces.at(bounce).as_ptr();
+        let part = Part { start, len_bytes: 8, local_key: self.bounces.local_key(bounce) };
+        let connection = self.peers[qp.index()].connection.as_mut();
+        let Some(connection) = connection.filter(|connection| connection.qpn == qpn) else {
+            // Between two steps of an operation the connection was ended: nothing has changed at the target yet.
+            self.end_request(number, CompletionStatus::Flushed);
+            return;
+        };
+        let (work, _) = connection.note(Underway::Request(number));
+        let (id, address) = (work_id(qp, work), atomic.remote.address);
+        let work = match (atomic.op, atomic.expected) {
+            (AtomicOp::FetchAdd(add), _) => Work::fetch_add(id, part, address, key, add),
+            (AtomicOp::CompareSwap { compare, swap }, _) => {
+                Work::compare_swap(id, part, address, key, (compare, swap))
+            }
+            (_, None) => Work::fetch_add(id, part, address, key, 0),
+            (op, Some(expected)) => {
+                Work::compare_swap(id, part, address, key, (expected, apply(op, expected)))
+            }
+        };
+        // SAFETY: the buffer is this request's until it ends.
+        if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
+            connection.unnote();
+            self.fail(qp, error.to_string());
+        }
+    }
+
+    fn end_native_atomic(&mut self, number: u32, mut atomic: Atomic) {
+        let Some(bounce) = atomic.bounce else { return };
+        // SAFETY: 8 aligned bytes of a buffer that the adapter has written and is done with.
+        let old = unsafe { self.bounces.at(bounce).cast::<u64>().read() };
+        let direct = matches!(atomic.op, AtomicOp::FetchAdd(_) | AtomicOp::CompareSwap { .. });
+        if !direct && atomic.expected != Some(old) {
+            atomic.expected = Some(old);
+            if let Some(request) = self.requests.get(number) {
+                request.atomic = Some(atomic);
+            }
+            self.post_native(number, atomic);
+            return;
+        }
+        store_result(atomic.result, atomic.width, old);
+        self.end_request(number, CompletionStatus::Success);
+    }
+
+    /// A peer wants this process to do an atomic.
+    pub(super) fn serve_atomic(
+        &mut self,
+        qp: QueuePairNumber,
+        body: &[u8; AtomicRequest::BYTES],
+    ) -> Result<(), &'static str> {
+        const BROKEN: &str = "it broke the protocol: an atomic makes no sense";
+        let request = AtomicRequest::decode(body).ok_or(BROKEN)?;
+        let width = match request.width {
+            4 => AtomicWidth::Four,
+            8 => AtomicWidth::Eight,
+            _ => return Err(BROKEN),
+        };
+        let op = decode_atomic(AtomicCode::from_u16(request.code).ok_or(BROKEN)?, &request);
+        // The adapter's atomics and the processor's must not meet on one word.
+        let served = !(self.native_atomics && width == AtomicWidth::Eight);
+        let target = self
+            .regions
+            .check(request.key, request.address, width.bytes() as u64, Want::Atomic)
+            .filter(|target| served && (*target as usize).is_multiple_of(width.bytes()));
+        let (status, old) = match target {
+            Some(target) => (WireStatus::Success, run_atomic(target, op, width)),
+            None => (WireStatus::RemoteAccess, 0),
+        };
+        let replies = &mut self.peers[qp.index()].replies;
+        if replies.len() >= super::connection::OUTSTANDING_MAX as usize {
+            return Err("it asked for more atomics at once than it may");
+        }
+        replies.push_back(AtomicReply { job: request.job, status: status as u32, old });
+        self.send_replies(qp);
+        Ok(())
+    }
+
+    /// Sends what answers there is room for.
+    pub(super) fn send_replies(&mut self, qp: QueuePairNumber) {
+        while let Some(reply) = self.peers[qp.index()].replies.front().copied() {
+            if self.transmit(qp, MessageKind::AtomicReply, 0, &reply.encode(), &[]) != Posted::Complete {
+                return;
+            }
+            self.peers[qp.index()].replies.pop_front();
+        }
+    }
+
+    /// The peer's answer to an atomic.
+    pub(super) fn take_atomic_reply(
+        &mut self,
+        qp: QueuePairNumber,
+        body: &[u8; AtomicReply::BYTES],
+    ) -> Result<(), &'static str> {
+        let reply =
+            AtomicReply::decode(body).ok_or("it broke the protocol: an answer has the wrong length")?;
+        let fits = |request: &&mut Request| request.qp == qp && request.works == 0;
+        let atomic = self.requests.get(reply.job).filter(fits).and_then(|request| request.atomic);
+        let atomic = atomic.ok_or("it broke the protocol: it answered what was not asked")?;
+        if WireStatus::from_u32(reply.status) == Some(WireStatus::Success) {
+            store_result(atomic.result, atomic.width, reply.old);
+            self.end_request(reply.job, CompletionStatus::Success);
+        } else {
+            self.end_request(reply.job, CompletionStatus::RemoteAccess);
+        }
+        Ok(())
+    }
+
+    fn atomic_to_self(
+        &mut self,
+        qp: QueuePairNumber,
+        id: WorkId,
+        result: *mut u8,
+        remote: RemoteMemory,
+        (op, width): (AtomicOp, AtomicWidth),
+    ) -> Posted {
+        let target = self.regions.check(remote.key, remote.address, width.bytes() as u64, Want::Atomic);
+        let Some(target) = target.filter(|target| (*target as usize).is_multiple_of(width.bytes())) else {
+            self.finish(qp, id, Operation::Atomic, CompletionStatus::RemoteAccess);
+            return Posted::Queued;
+        };
+        store_result(result, width, run_atomic(target, op, width));
+        Posted::Complete
+    }
+}
+
+impl Requests {
+    fn of_atomics(&self, qpn: u32) -> usize {
+        let waits = |request: &&Request| request.qpn == qpn && request.works == 0;
+        self.slots.iter().flatten().filter(waits).count()
+    }
+}
+
+/// The number that a work's completion carries.
+#[inline]
+pub(super) const fn work_id(qp: QueuePairNumber, number: u32) -> u64 {
+    (qp.0 as u64) << 32 | number as u64
+}
+
+/// What an operation makes of a value of 8 bytes.
+fn apply(op: AtomicOp, old: u64) -> u64 {
+    match op {
+        AtomicOp::FetchAdd(value) => old.wrapping_add(value),
+        AtomicOp::FetchAnd(value) => old & value,
+        AtomicOp::FetchOr(value) => old | value,
+        AtomicOp::FetchXor(value) => old ^ value,
+        AtomicOp::FetchMin(value) => old.cast_signed().min(value.cast_signed()).cast_unsigned(),
+        AtomicOp::FetchMax(value) => old.cast_signed().max(value.cast_signed()).cast_unsigned(),
+        AtomicOp::Swap(value) => value,
+        AtomicOp::CompareSwap { compare, swap } if old == compare => swap,
+        AtomicOp::CompareSwap { .. } => old,
+    }
+}
+
+/// The same for 4 bytes.
+fn apply_narrow(op: AtomicOp, old: u32) -> u32 {
+    match op {
+        AtomicOp::FetchMin(value) => old.cast_signed().min((value as u32).cast_signed()).cast_unsigned(),
+        AtomicOp::FetchMax(value) => old.cast_signed().max((value as u32).cast_signed()).cast_unsigned(),
+        AtomicOp::CompareSwap { compare, swap } if old == compare as u32 => swap as u32,
+        AtomicOp::CompareSwap { .. } => old,
+        other => apply(other, old.into()) as u32,
+    }
+}
+
+/// Runs an atomic with this processor; gives the old value.
+fn run_atomic(target: *mut u8, op: AtomicOp, width: AtomicWidth) -> u64 {
+    // SAFETY: inside a registered region and aligned, which the callers have checked; its user keeps it mapped, and all who
+    // use it as a target of atomics do so atomically.
+    unsafe {
+        match width {
+            AtomicWidth::Four => {
+                let word = AtomicU32::from_ptr(target.cast());
+                let old =
+                    word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| Some(apply_narrow(op, old)));
+                old.unwrap_or_default().into()
+            }
+            AtomicWidth::Eight => {
+                let word = AtomicU64::from_ptr(target.cast());
+                let old = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| Some(apply(op, old)));
+                old.unwrap_or_default()
+            }
+        }
+    }
+}
+
+fn store_result(result: *mut u8, width: AtomicWidth, old: u64) {
+    // SAFETY: the poster keeps it writable and aligned until the completion.
+    unsafe {
+        match width {
+            AtomicWidth::Four => result.cast::<u32>().write(old as u32),
+            AtomicWidth::Eight => result.cast::<u64>().write(old),
+        }
+    }
+}
+
+fn encode_atomic(
+    job: u32,
+    remote: RemoteMemory,
+    op: AtomicOp,
+    width: AtomicWidth,
+) -> [u8; AtomicRequest::BYTES] {
+    let (code, operand, compare) = match op {
+        AtomicOp::FetchAdd(value) => (AtomicCode::FetchAdd, value, 0),
+        AtomicOp::FetchAnd(value) => (AtomicCode::FetchAnd, value, 0),
+        AtomicOp::FetchOr(value) => (AtomicCode::FetchOr, value, 0),
+        AtomicOp::FetchXor(value) => (AtomicCode::FetchXor, value, 0),
+        AtomicOp::FetchMin(value) => (AtomicCode::FetchMin, value, 0),
+        AtomicOp::FetchMax(value) => (AtomicCode::FetchMax, value, 0),
+        AtomicOp::Swap(value) => (AtomicCode::Swap, value, 0),
+        AtomicOp::CompareSwap { compare, swap } => (AtomicCode::CompareSwap, swap, compare),
+    };
+    let (code, width) = (code as u16, width.bytes() as u16);
+    let RemoteMemory { address, key } = remote;
+    AtomicRequest { job, code, width, address, key, operand, compare }.encode()
+}
+
+fn decode_atomic(code: AtomicCode, request: &AtomicRequest) -> AtomicOp {
+    let operand = request.operand;
+    match code {
+        AtomicCode::FetchAdd => AtomicOp::FetchAdd(operand),
+        AtomicCode::FetchAnd => AtomicOp::FetchAnd(operand),
+        AtomicCode::FetchOr => AtomicOp::FetchOr(operand),
+        AtomicCode::FetchXor => AtomicOp::FetchXor(operand),
+        AtomicCode::FetchMin => AtomicOp::FetchMin(operand),
+        AtomicCode::FetchMax => AtomicOp::FetchMax(operand),
+        AtomicCode::Swap => AtomicOp::Swap(operand),
+        AtomicCode::CompareSwap => AtomicOp::CompareSwap { compare: request.compare, swap: operand },
+    }
+}
