@@ -1,9 +1,12 @@
 //! The conformance suite of every fabric; see `ironband_tests::conformance`.
 
 use ironband_fabric::shm::Shm;
+use ironband_fabric::verbs::Verbs;
 use ironband_tests::conformance;
 
 conformance!(shm: Shm, "memfd", and shm {
     segments_are_private, nothing_is_left, wrong_key, hostile_peer, out_of_memory,
     sleepers_wake_at_once,
 });
+
+conformance!(verbs: Verbs, "testbed");

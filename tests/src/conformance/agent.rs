@@ -14,7 +14,7 @@ use ironband_fabric::{
 
 use super::memory::first_difference;
 use super::node::{Event, Node, assert_intact, wait_for};
-use super::{PATIENCE, Setup};
+use super::{Setup, patience, resolve};
 
 const MARK: &str = "agent: ";
 const SWITCH: &str = "IRONBAND_CONFORMANCE_AGENT";
@@ -86,7 +86,7 @@ impl Agent {
     #[track_caller]
     pub fn ask(&mut self, order: &str) -> String {
         self.tell(order);
-        self.answers.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no answer to {order:?}"))
+        self.answers.recv_timeout(patience()).unwrap_or_else(|_| panic!("no answer to {order:?}"))
     }
 
     /// Stops it wherever it is, as a debugger does.
@@ -223,6 +223,7 @@ pub fn from_hex(text: &str) -> Vec<u8> {
 pub fn serve_if_asked<F: Fabric>(device: &'static str) {
     let Ok(rank) = std::env::var(SWITCH) else { return };
     let config = Config::from_environment(|name| std::env::var(name).ok()).expect("handed on by the parent");
+    let device = resolve(device).expect("handed on by the parent");
     let setup = Setup { device, module: "", config };
     let node = Node::<F>::open(&setup, rank.parse().expect("a rank"));
     Server { node, setup, received: 0, stalled: false }.serve();

@@ -108,6 +108,7 @@ pub fn misaligned<F: Fabric>(setup: &Setup) -> Outcome {
 pub fn refused<F: Fabric>(setup: &Setup) -> Outcome {
     let mut pair = Pair::<F>::connected(setup);
     need(pair.a.capabilities().atomics != AtomicScope::None, NONE)?;
+    need(pair.a.capabilities().survives_refusal, "a refused request ends the connection")?;
     let target = pair.b.buffer(64, 3, Access::ALL);
     let plain = pair.b.buffer(64, 3, Access { remote_atomic: false, ..Access::ALL });
     let before = pair.b.pages(target).load(0, 64);

@@ -26,8 +26,39 @@ use std::time::Duration;
 use ironband_core::config::{Config, SingleCopy};
 use ironband_fabric::Fabric;
 
+/// How many times slower than a real one this machine is, for time limits: the testbed's guest, whose processor is emulated,
+/// says so in `TESTBED_SLOWNESS`.
+///
+/// # Panics
+/// When that is no number.
+pub fn slowness() -> u32 {
+    match std::env::var("TESTBED_SLOWNESS") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("TESTBED_SLOWNESS={text:?} is no number")),
+        Err(_) => 1,
+    }
+}
+
 /// How long anything may take before a case fails instead of hanging.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub fn patience() -> Duration {
+    Duration::from_secs(60) * slowness()
+}
+
+/// Stands for the device that `TESTBED_DEV` names, because it cannot be known when the tests are built.
+pub const TESTBED: &str = "testbed";
+
+/// The name of a device for [`Fabric::open`].
+///
+/// # Errors
+/// When the device is the testbed's, and this is not the testbed.
+pub fn resolve(device: &'static str) -> Result<&'static str, Skip> {
+    if device != TESTBED {
+        return Ok(device);
+    }
+    match std::env::var("TESTBED_DEV") {
+        Ok(name) => Ok(String::leak(name)),
+        Err(_) => Err(Skip("no RDMA device: TESTBED_DEV names none (ci/testbed sets it)".to_owned())),
+    }
+}
 
 /// What a case runs on.
 #[derive(Debug, Clone)]
@@ -66,8 +97,9 @@ pub fn need(condition: bool, otherwise: &str) -> Outcome {
 
 /// Runs one case and reports it if it was skipped.
 pub fn run<F: Fabric>(device: &'static str, module: &'static str, name: &str, case: fn(&Setup) -> Outcome) {
-    let setup = Setup { device, module, config: Config::default() };
-    if let Err(Skip(why)) = case(&setup) {
+    let outcome =
+        resolve(device).and_then(|device| case(&Setup { device, module, config: Config::default() }));
+    if let Err(Skip(why)) = outcome {
         println!("skipped: conformance {} {name}: {why}", F::NAME);
     }
 }
@@ -94,7 +126,7 @@ macro_rules! conformance {
                 back_pressure { full_says_busy, busy_leaves_no_trace, release_in_any_order, reentrant, flood_is_fair, outstanding }
                 rdma {
                     read_lengths, write_lengths, write_with_immediate, many_at_once, across_processes, shared_between_both, owner_away,
-                    refused, refused_through_the_ring, refused_in_part, unmapped, loopback_rdma, deregistered_under_way
+                    refused, refused_and_reconnected, refused_through_the_ring, refused_in_part, unmapped, loopback_rdma, deregistered_under_way
                 }
                 announced { read_at_once, read_late, read_in_part, many_at_once, gone, any_key, destroyed }
                 atomics { every_operation, misaligned, refused, contention, loopback_atomics }

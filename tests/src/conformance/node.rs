@@ -9,7 +9,7 @@ use ironband_fabric::{
 };
 
 use super::memory::{Pages, first_difference, patterned};
-use super::{PATIENCE, Setup};
+use super::{Setup, patience};
 
 /// What a poll found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -353,17 +353,17 @@ pub fn assert_intact(event: &Event) {
 /// Calls `step` until it gives something.
 ///
 /// # Panics
-/// After [`PATIENCE`], with `what` was waited for.
+/// After [`patience`], with `what` was waited for.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut step: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
+    let (start, patience) = (Instant::now(), patience());
     loop {
         for _ in 0..256 {
             if let Some(found) = step() {
                 return found;
             }
         }
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        assert!(start.elapsed() < patience, "waited {patience:?} for {what}");
         std::thread::yield_now();
     }
 }

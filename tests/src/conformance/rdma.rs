@@ -32,6 +32,8 @@ const LENGTHS: [usize; 20] = [
     (1 << 20) + 1,
     (5 << 20) + 3,
 ];
+/// Why a case is not run on a device that [`refused_and_reconnected`] is for.
+const REFUSAL: &str = "a refused request ends the connection (see rdma::refused_and_reconnected)";
 /// Bytes around each transfer that must not change.
 const GUARD: usize = 64;
 
@@ -303,6 +305,7 @@ pub fn owner_away<F: Fabric>(setup: &Setup) -> Outcome {
 pub fn refused<F: Fabric>(setup: &Setup) -> Outcome {
     let mut pair = Pair::<F>::connected(setup);
     need(pair.a.capabilities().checks_remote_keys, "the device does not check remote keys")?;
+    need(pair.a.capabilities().survives_refusal, REFUSAL)?;
     const LEN: usize = 100_000;
     let all = pair.b.buffer(LEN, 1, Access::ALL);
     let readable = pair.b.buffer(LEN, 1, Access { remote_read: true, ..Access::LOCAL });
@@ -358,6 +361,63 @@ pub fn refused<F: Fabric>(setup: &Setup) -> Outcome {
     Ok(())
 }
 
+/// The same on devices whose connection a refused request ends: the request says why it ended, the memory is as before, the
+/// connection fails with a reason, and a new one works.
+pub fn refused_and_reconnected<F: Fabric>(setup: &Setup) -> Outcome {
+    let mut pair = Pair::<F>::connected(setup);
+    need(pair.a.capabilities().checks_remote_keys, "the device does not check remote keys")?;
+    need(!pair.a.capabilities().survives_refusal, "a refused request does not end the connection")?;
+    const LEN: usize = 100_000;
+    let all = pair.b.buffer(LEN, 1, Access::ALL);
+    let readable = pair.b.buffer(LEN, 1, Access { remote_read: true, ..Access::LOCAL });
+    let local = pair.b.buffer(LEN, 1, Access::LOCAL);
+    let ended = pair.b.buffer(LEN, 1, Access::ALL);
+    let own = pair.a.buffer(LEN + 8, 2, Access::LOCAL);
+    let gone = pair.b.remote(ended, 0);
+    pair.b.deregister(ended);
+    let good = pair.b.remote(all, 0);
+    let behind = RemoteMemory { address: good.address + 1, ..good };
+    let cases = [
+        (behind, "behind the region"),
+        (pair.b.remote(local, 0), "local only"),
+        (gone, "deregistered"),
+        (pair.b.remote(readable, 0), "not writable"),
+    ];
+    for (id, (remote, what)) in cases.into_iter().enumerate() {
+        let id = id as u64;
+        let status = pair.finish(id, |pair| {
+            if what == "not writable" || id % 2 == 1 {
+                pair.a.write(pair.ab, id, (own, 0), remote, LEN, Some(9))
+            } else {
+                pair.a.read(pair.ab, id, (own, 0), remote, LEN, HINTS[0])
+            }
+        });
+        assert_eq!(status, CompletionStatus::RemoteAccess, "{what}");
+        assert_eq!(first_difference(&pair.a.pages(own).load(0, LEN), 2), None, "{what}");
+        pair.until("the failure", |pair| pair.a.is_disconnected(pair.ab).then_some(()));
+        let reason = pair.a.failure(pair.ab);
+        assert!(reason.contains("rank 1") && reason.contains("refused"), "{what}: {reason}");
+        (0..20_000).for_each(|_| pair.turn());
+        assert!(pair.b.take_arrival().is_none(), "a refused write is not notified");
+        pair.a.inbox.clear();
+        pair.b.inbox.clear();
+        let (ab, ba) = (pair.ab, pair.ba);
+        pair.a.device().destroy_qp(ab);
+        pair.b.device().destroy_qp(ba);
+        let (a, b) = (pair.a.address(), pair.b.address());
+        (pair.ab, pair.ba) = (pair.a.connect(&b), pair.b.connect(&a));
+        pair.send_ab(1, 8);
+        pair.until("a message of the new life", |pair| pair.b.take_arrival());
+        let status = pair.finish(77, |pair| pair.a.read(pair.ab, 77, (own, 0), good, LEN, HINTS[0]));
+        assert_eq!(status, CompletionStatus::Success, "the new connection works");
+        pair.a.pages(own).fill(2);
+    }
+    for buffer in [readable, local] {
+        assert_eq!(first_difference(&pair.b.pages(buffer).load(0, LEN), 1), None, "written in spite of all");
+    }
+    Ok(())
+}
+
 /// The same through the ring, where even a device that leaves the rest to the kernel checks.
 pub fn refused_through_the_ring<F: Fabric>(setup: &Setup) -> Outcome {
     refused::<F>(&setup.with_single_copy(SingleCopy::Ring))
@@ -368,6 +428,7 @@ pub fn refused_in_part<F: Fabric>(setup: &Setup) -> Outcome {
     let setup = setup.with_single_copy(SingleCopy::Ring);
     let mut pair = Pair::<F>::connected(&setup);
     need(pair.a.capabilities().checks_remote_keys, "the device does not check remote keys")?;
+    need(pair.a.capabilities().survives_refusal, REFUSAL)?;
     const LEN: usize = 300_000;
     let target = pair.b.buffer(LEN, 1, Access::ALL);
     let own = pair.a.buffer(LEN, 2, Access::LOCAL);
@@ -387,6 +448,7 @@ pub fn refused_in_part<F: Fabric>(setup: &Setup) -> Outcome {
 pub fn unmapped<F: Fabric>(setup: &Setup) -> Outcome {
     for setup in setup.all_single_copies() {
         let mut duo = Duo::<F>::connected(&setup);
+        need(duo.node.capabilities().survives_refusal, REFUSAL)?;
         let own = duo.node.buffer(300_000, 2, Access::LOCAL);
         let mut id = 0;
         for _ in 0..4 {
@@ -465,6 +527,7 @@ pub fn loopback_rdma<F: Fabric>(setup: &Setup) -> Outcome {
 pub fn deregistered_under_way<F: Fabric>(setup: &Setup) -> Outcome {
     for setup in setup.all_single_copies() {
         let mut pair = Pair::<F>::connected(&setup);
+        need(pair.a.capabilities().survives_refusal, REFUSAL)?;
         const LEN: usize = 4 << 20;
         let sink = pair.a.buffer(LEN, 0, Access::LOCAL);
         for turns in 0..12_u64 {
