@@ -5,7 +5,7 @@ use ironband_core::config::SingleCopy;
 use ironband_fabric::{Access, CompletionStatus, Device, Fabric, Posted, ReadHint};
 
 use super::node::{Event, Pair, assert_intact, wait_for};
-use super::{Outcome, Setup};
+use super::{Outcome, Setup, need};
 
 /// Around the lengths from which and up to which sending along can pay, and beyond.
 const LENGTHS: [usize; 9] = [1, 4096, 10_001, 16_384, 20_000, 65_536, 131_072, 131_073, 1 << 20];
@@ -142,6 +142,7 @@ pub fn many_at_once<F: Fabric>(setup: &Setup) -> Outcome {
 pub fn gone<F: Fabric>(setup: &Setup) -> Outcome {
     for how in [SingleCopy::Ring, SingleCopy::Auto] {
         let mut pair = Pair::<F>::connected(&setup.with_single_copy(how));
+        need(pair.a.capabilities().survives_refusal, "a refused request ends the connection")?;
         let sink = pair.a.buffer(16_384, 1, Access::LOCAL);
         for round in 0..ROUNDS {
             let source = pair.b.buffer(16_384, round, Access::ALL);

@@ -360,8 +360,13 @@ impl VerbsDevice {
         let open = std::mem::replace(&mut peer.open, false);
         let key = peer.card.key;
         let handshake = peer.handshake.take();
-        let Some(connection) = peer.connection.take() else { return };
+        let Some(mut connection) = peer.connection.take() else { return };
         if open {
+            self.abandon_requests(connection.qpn);
+            // What is not posted yet never is.
+            if let Some(partial) = connection.partial.take() {
+                self.end_work(partial.request());
+            }
             self.closing.push(Closing { connection, qp, key, delivers: false, bye_sent: false, deadline });
             self.end_closing(self.now());
         } else {

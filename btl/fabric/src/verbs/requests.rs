@@ -23,6 +23,8 @@ pub(super) struct Request {
     operation: Operation,
     /// Works that have not ended, and one more while not all are posted.
     works: u32,
+    /// Its queue pair was destroyed: it ends as flushed, when the adapter is done with its memory.
+    flushed: bool,
     /// Registered for this request only.
     region: Option<MemoryRegion>,
     atomic: Option<Atomic>,
@@ -51,6 +53,13 @@ pub(super) struct Partial {
     left_bytes: usize,
     total_bytes: usize,
     imm: Option<u32>,
+}
+
+impl Partial {
+    /// The request that it is of.
+    pub(super) const fn request(&self) -> u32 {
+        self.request
+    }
 }
 
 /// All requests of a device.
@@ -155,7 +164,8 @@ impl VerbsDevice {
         };
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
         let qpn = connection.qpn;
-        let request = Request { qp, qpn, id, operation, works: 1, region: own_region, atomic: None };
+        let request =
+            Request { qp, qpn, id, operation, works: 1, flushed: false, region: own_region, atomic: None };
         let request = self.requests.insert(request);
         connection.partial = Some(Partial {
             request,
@@ -242,7 +252,9 @@ impl VerbsDevice {
         if request.works > 0 {
             return;
         }
-        if let Some(atomic) = request.atomic {
+        if request.flushed {
+            self.end_request(number, CompletionStatus::Flushed);
+        } else if let Some(atomic) = request.atomic {
             self.end_native_atomic(number, atomic);
         } else {
             self.end_request(number, CompletionStatus::Success);
@@ -257,6 +269,17 @@ impl VerbsDevice {
             self.bounces.give_back(bounce);
         }
         self.finish(request.qp, request.id, request.operation, status);
+    }
+
+    /// The queue pair of these requests was destroyed: no answer of the peer ends them any more, and what the adapter does for
+    /// them does not count.
+    pub(super) fn abandon_requests(&mut self, qpn: u32) {
+        for number in self.requests.of(qpn) {
+            match self.requests.get(number) {
+                Some(request) if request.works > 0 => request.flushed = true,
+                _ => self.end_request(number, CompletionStatus::Flushed),
+            }
+        }
     }
 
     /// Ends all requests of a connection, whose queue pair is gone.
@@ -307,6 +330,7 @@ impl VerbsDevice {
             id,
             operation: Operation::Atomic,
             works: 0,
+            flushed: false,
             region: None,
             atomic: Some(atomic),
         };
