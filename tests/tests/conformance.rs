@@ -1,6 +1,7 @@
 //! The conformance suite of every fabric; see `ironband_tests::conformance`.
 
 use ironband_fabric::shm::Shm;
+#[cfg(feature = "verbs")]
 use ironband_fabric::verbs::Verbs;
 use ironband_tests::conformance;
 
@@ -9,4 +10,5 @@ conformance!(shm: Shm, "memfd", and shm {
     sleepers_wake_at_once,
 });
 
+#[cfg(feature = "verbs")]
 conformance!(verbs: Verbs, "testbed");
