@@ -112,7 +112,7 @@ count_tests() { # LOG...; prints: passed failed skipped
                 if ($i == "ignored;") skipped += $(i - 1)
             }
         }
-        /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 } # our own scripts
+        /^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$/ { passed += $1; failed += $3; skipped += $5 } # our own scripts
         /^successes:/ { successes = 1 }
         /^(failures:|test result: )/ { successes = 0 }
         /^---- .* stdout ----$/ { fresh = 1 }
