@@ -25,6 +25,13 @@ pub enum Kind {
         /// Used when nothing is said.
         default: &'static str,
     },
+    /// One or more of these words, separated by commas.
+    Words {
+        /// All accepted words.
+        of: &'static [&'static str],
+        /// Used when nothing is said.
+        default: &'static str,
+    },
 }
 
 /// One entry of the table.
@@ -51,6 +58,7 @@ impl Parameter {
         match self.kind {
             Kind::Number { min, max, .. } => format!("{min} to {max} {}", self.unit).trim_end().to_owned(),
             Kind::Word { of, .. } => of.join(", "),
+            Kind::Words { of, .. } => format!("one or more of {}, separated by commas", of.join(", ")),
         }
     }
 
@@ -58,7 +66,7 @@ impl Parameter {
     pub fn default_text(&self) -> String {
         match self.kind {
             Kind::Number { default, .. } => default.to_string(),
-            Kind::Word { default, .. } => default.to_owned(),
+            Kind::Word { default, .. } | Kind::Words { default, .. } => default.to_owned(),
         }
     }
 }
@@ -106,11 +114,36 @@ pub enum SingleCopy {
     Ring,
 }
 
+/// A family of devices that a user can choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FabricName {
+    /// Shared memory between processes of one node.
+    Shm,
+    /// RDMA adapters: InfiniBand, RoCE, iWARP.
+    Verbs,
+}
+
+impl FabricName {
+    /// As users write it, and as the fabric calls itself.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shm => "shm",
+            Self::Verbs => "verbs",
+        }
+    }
+}
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
 /// The table. At most 12 entries: a parameter that nobody can choose well is a decision we did not make.
-pub const PARAMETERS: [Parameter; 9] = [
+pub const PARAMETERS: [Parameter; 10] = [
+    Parameter {
+        name: "fabrics",
+        kind: Kind::Words { of: &["shm", "verbs"], default: "shm,verbs" },
+        unit: "",
+        help: "What carries messages: shm (memory shared inside a node), verbs (RDMA adapters). Where both reach a process, shm is used.",
+    },
     Parameter {
         name: "exclusivity",
         kind: Kind::Number { min: 0, max: 1 << 20, default: 65_535 },
@@ -179,7 +212,9 @@ pub fn parameter(name: &str) -> Option<&'static Parameter> {
 /// The values in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// See the table, as for all fields.
+    /// Fabrics to open, each once. See the table, as for all fields.
+    pub fabrics: Vec<FabricName>,
+    /// Rank.
     pub exclusivity: u32,
     /// In bytes.
     pub eager_bytes: usize,
@@ -202,6 +237,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let mut config = Self {
+            fabrics: Vec::new(),
             exclusivity: 0,
             eager_bytes: 0,
             fragment_bytes: 0,
@@ -245,6 +281,10 @@ impl Config {
                     "ring" => SingleCopy::Ring,
                     _ => SingleCopy::Auto,
                 };
+                Ok(())
+            }
+            Kind::Words { .. } => {
+                self.fabrics = parse_fabrics(text).ok_or_else(refused)?;
                 Ok(())
             }
         }
@@ -323,6 +363,20 @@ impl Config {
     }
 }
 
+/// `shm,verbs`: known names, each once, at least one.
+fn parse_fabrics(text: &str) -> Option<Vec<FabricName>> {
+    let mut fabrics = Vec::new();
+    for word in text.split(',') {
+        let mut known = [FabricName::Shm, FabricName::Verbs].into_iter();
+        let fabric = known.find(|fabric| fabric.as_str() == word.trim())?;
+        if fabrics.contains(&fabric) {
+            return None;
+        }
+        fabrics.push(fabric);
+    }
+    Some(fabrics)
+}
+
 /// `4096`, `64K`, `1M`, `2G`; nothing else.
 fn parse_number(text: &str) -> Option<u64> {
     let text = text.trim();
@@ -373,6 +427,23 @@ mod tests {
             assert!(config.set("spin_polls", text).is_err(), "{text:?} was accepted");
         }
         assert_eq!(config, before);
+    }
+
+    #[test]
+    fn fabrics_are_known_names_each_once() {
+        let mut config = Config::default();
+        assert_eq!(config.fabrics, [FabricName::Shm, FabricName::Verbs]);
+        config.set("fabrics", "verbs, shm").expect("fits");
+        assert_eq!(config.fabrics, [FabricName::Verbs, FabricName::Shm]);
+        for text in ["", "shm,", "shm,shm", "tcp", "SHM", "shm verbs"] {
+            let message = config.set("fabrics", text).expect_err("refused").to_string();
+            assert_eq!(
+                message,
+                format!(
+                    "fabrics = {text:?} is refused: it must be one or more of shm, verbs, separated by commas"
+                )
+            );
+        }
     }
 
     #[test]

@@ -34,6 +34,13 @@ pub struct Capabilities {
     pub atomics: AtomicScope,
     /// RDMA write can notify the target with 32 bits.
     pub write_with_immediate: bool,
+    /// Peers on other nodes can be reached.
+    pub between_nodes: bool,
+    /// What the device moves at best, in megabits per second, where it says so.
+    pub megabits: Option<u32>,
+    /// RDMA takes local memory only if it is registered, for the time of the request if need be. Without, registration of
+    /// local memory is of no use.
+    pub registers_local_memory: bool,
     /// A queue pair to the own process can be made.
     pub loopback: bool,
     /// RDMA proceeds without the target's process polling. It may differ by peer: then this says what the device can

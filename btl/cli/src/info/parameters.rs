@@ -29,14 +29,24 @@ pub(crate) struct ParameterInfo {
 pub(crate) enum Value {
     Number(u64),
     Word(&'static str),
+    Words(String),
 }
 
 /// What a parameter accepts, for a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Accepted {
-    Numbers { min: u64, max: u64 },
-    Words { words: &'static [&'static str] },
+    Numbers {
+        min: u64,
+        max: u64,
+    },
+    Words {
+        words: &'static [&'static str],
+    },
+    /// One or more of these, separated by commas.
+    List {
+        list_of: &'static [&'static str],
+    },
 }
 
 impl std::fmt::Display for Value {
@@ -44,6 +54,7 @@ impl std::fmt::Display for Value {
         match self {
             Self::Number(number) => number.fmt(f),
             Self::Word(word) => word.fmt(f),
+            Self::Words(words) => words.fmt(f),
         }
     }
 }
@@ -64,6 +75,7 @@ pub(crate) fn all(config: &Config) -> Vec<ParameterInfo> {
             accepted: match parameter.kind {
                 Kind::Number { min, max, .. } => Accepted::Numbers { min, max },
                 Kind::Word { of, .. } => Accepted::Words { words: of },
+                Kind::Words { of, .. } => Accepted::List { list_of: of },
             },
             unit: parameter.unit,
             help: parameter.help,
@@ -81,6 +93,10 @@ fn value(config: &Config, parameter: &Parameter) -> Value {
         "share_bytes" => config.share_bytes as u64,
         "spin_polls" => config.spin_polls.into(),
         "connect_seconds" => config.connect_seconds,
+        "fabrics" => {
+            let names: Vec<&str> = config.fabrics.iter().map(|fabric| fabric.as_str()).collect();
+            return Value::Words(names.join(","));
+        }
         "single_copy" => {
             return Value::Word(match config.single_copy {
                 SingleCopy::Auto => "auto",
@@ -103,7 +119,7 @@ mod tests {
             assert_eq!(value(&config, parameter).to_string(), parameter.default_text());
             let other = match parameter.kind {
                 Kind::Number { max, .. } => max.to_string(),
-                Kind::Word { of, .. } => of[of.len() - 1].to_owned(),
+                Kind::Word { of, .. } | Kind::Words { of, .. } => of[of.len() - 1].to_owned(),
             };
             config.set(parameter.name, &other).unwrap();
             assert_eq!(value(&config, parameter).to_string(), other, "{}", parameter.name);

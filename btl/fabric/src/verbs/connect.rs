@@ -107,6 +107,20 @@ impl VerbsDevice {
         Ok(own)
     }
 
+    /// Connects a queue pair with itself, for atomics of the adapter on this process's own memory. Nothing else goes
+    /// over it.
+    pub(super) fn connect_to_self(&mut self, qp: QueuePairNumber) -> Result<(), VerbError> {
+        if self.peers[qp.index()].connection.is_some() {
+            return Ok(());
+        }
+        let own = self.make_connection(qp)?;
+        let path = self.path_to(qp);
+        match &self.peers[qp.index()].connection {
+            Some(connection) => connection.qp.connect(&own, &own, &path),
+            None => Ok(()),
+        }
+    }
+
     fn random(&mut self) -> u32 {
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.seed >> 33) as u32
@@ -357,7 +371,8 @@ impl VerbsDevice {
         peer.destroyed = true;
         peer.wanted = false;
         peer.replies.clear();
-        let open = std::mem::replace(&mut peer.open, false);
+        // Nobody has to be told of the end of a queue pair that is connected with itself.
+        let open = std::mem::replace(&mut peer.open, false) && !peer.own;
         let key = peer.card.key;
         let handshake = peer.handshake.take();
         let Some(mut connection) = peer.connection.take() else { return };

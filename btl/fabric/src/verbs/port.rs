@@ -32,6 +32,13 @@ impl PortName {
         Path::new(ADAPTERS).join(&self.adapter).join("ports").join(self.port.to_string())
     }
 
+    /// What the port runs at, by the kernel's `rate` ("100 Gb/sec (4X EDR)").
+    pub(super) fn megabits(&self) -> Option<u32> {
+        let rate = self.attribute("rate")?;
+        let gigabits: f64 = rate.split_whitespace().next()?.parse().ok()?;
+        Some((gigabits * 1000.0) as u32)
+    }
+
     fn attribute(&self, name: &str) -> Option<String> {
         read(&self.directory().join(name))
     }

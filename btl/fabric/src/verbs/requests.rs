@@ -299,14 +299,21 @@ impl VerbsDevice {
             return posted;
         }
         let aligned = remote.address.is_multiple_of(width.bytes() as u64);
+        let native = self.native_atomics && width == AtomicWidth::Eight;
         if self.peers[qp.index()].own {
-            return self.atomic_to_self(qp, id, result, remote, (op, width));
+            if !native {
+                return self.atomic_to_self(qp, id, result, remote, (op, width));
+            }
+            // Peers' atomics are the adapter's, which need not be atomic against the processor's.
+            if let Err(error) = self.connect_to_self(qp) {
+                self.fail(qp, error.to_string());
+                return Posted::Failed;
+            }
         }
         if !aligned || adapter_key(remote.key).is_none() {
             self.finish(qp, id, Operation::Atomic, CompletionStatus::RemoteAccess);
             return Posted::Queued;
         }
-        let native = self.native_atomics && width == AtomicWidth::Eight;
         if !self.has_request_room(qp, !native) {
             return Posted::Busy;
         }

@@ -2,18 +2,18 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
-use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::ptr::null_mut;
 
-use ironband::{Config, Job, Threads};
-use ironband_fabric::Fabric;
-use ironband_fabric::shm::Shm;
+use ironband::Threads;
+use ironband_core::config::{Config, FabricName};
 
-use super::module::Module;
+#[cfg(feature = "verbs")]
+use super::modules::VERBS;
+use super::modules::{Opened, SHM};
 use super::panics::contained;
 use super::series::{
     ComponentTable, ModuleTable, OPAL_ERR_NOT_AVAILABLE, OPAL_ERROR, OPAL_SUCCESS, check_version,
-    component_table, modex_put, this_process,
+    component_table, modex_put,
 };
 use super::{runtime, variables};
 use crate::card;
@@ -39,10 +39,6 @@ pub(super) static mca_btl_ironband_component: Component = Component(UnsafeCell::
     table
 }));
 
-/// The module of the shared-memory fabric, once there is one. A fabric more is a static more, and a line in
-/// [`progress`], so that progress calls no function by pointer.
-static SHM: AtomicPtr<Module<Shm>> = AtomicPtr::new(null_mut());
-
 /// The component's table.
 pub(super) fn table() -> *const ComponentTable {
     mca_btl_ironband_component.0.get()
@@ -50,7 +46,9 @@ pub(super) fn table() -> *const ComponentTable {
 
 /// Takes a module out of progress.
 pub(super) fn forget(module: *mut ModuleTable) {
-    let _ = SHM.compare_exchange(module.cast(), null_mut(), Ordering::AcqRel, Ordering::Relaxed);
+    SHM.forget(module);
+    #[cfg(feature = "verbs")]
+    VERBS.forget(module);
 }
 
 /// `mca_register_component_params`, for programs and for `ompi_info`.
@@ -97,67 +95,74 @@ unsafe extern "C" fn init(
             }
         };
         let threads = if mpi_threads { Threads::Multiple } else { Threads::Single };
-        let Some(module) = open_first_device::<Shm>(&config, threads) else { return null_mut() };
-        // SAFETY: just made, and freed by nobody but `btl_finalize`.
-        let device = unsafe { module.as_ref() }.device();
-        let card = card::encode([(Shm::NAME, device.address())].into_iter());
-        if let Err(code) = modex_put(table(), &card) {
+        let opened = open_devices(&config, threads);
+        if opened.tables.is_empty() {
+            return null_mut();
+        }
+        let addresses = opened.addresses.iter().map(|(fabric, address)| (*fabric, address.as_slice()));
+        if let Err(code) = modex_put(table(), &card::encode(addresses)) {
             runtime::say(&format!(
                 "the launcher does not take this process's address (code {code}); not used"
             ));
             return null_mut();
         }
+        let bytes = opened.tables.len() * size_of::<*mut ModuleTable>();
         // SAFETY: a plain allocation, checked below.
-        let modules: *mut *mut ModuleTable = unsafe { libc::malloc(size_of::<*mut ModuleTable>()) }.cast();
+        let modules: *mut *mut ModuleTable = unsafe { libc::malloc(bytes) }.cast();
         if modules.is_null() {
             return null_mut();
         }
-        // SAFETY: room for one pointer, and Open MPI's variable.
+        // SAFETY: room for that many pointers, and Open MPI's variable.
         unsafe {
-            modules.write(module.as_ptr().cast());
-            count.write(1);
+            modules.copy_from_nonoverlapping(opened.tables.as_ptr(), opened.tables.len());
+            count.write(opened.tables.len() as c_int);
         }
-        SHM.store(module.as_ptr(), Ordering::Release);
         modules
     })
 }
 
-/// The first usable device of a fabric, opened. Why others are not usable is said to the user.
-fn open_first_device<F: Fabric>(config: &Config, threads: Threads) -> Option<NonNull<Module<F>>> {
-    let process = this_process();
-    let job = Job { local_ranks: process.local_ranks, rank: process.rank };
-    for report in F::probe(config) {
-        let opened = match report.usable {
-            Ok(_) => {
-                Module::<F>::create(&report.device, config, &job, threads).map_err(|error| error.to_string())
-            }
-            Err(reason) => Err(reason),
-        };
-        match opened {
-            Ok(module) => return Some(module),
-            Err(reason) => {
-                let device = &report.device;
-                runtime::say(&format!(
-                    "rank {}: device {} of fabric {} is not used: {reason}",
-                    job.rank,
-                    device,
-                    F::NAME
-                ));
-            }
+/// Opens what the user chose: one device of shared memory, every port of the RDMA adapters.
+fn open_devices(config: &Config, threads: Threads) -> Opened {
+    let mut opened = Opened::default();
+    for fabric in &config.fabrics {
+        let before = opened.tables.len();
+        match fabric {
+            FabricName::Shm => SHM.open(config, threads, 1, &mut opened),
+            #[cfg(feature = "verbs")]
+            FabricName::Verbs => VERBS.open(config, threads, usize::MAX, &mut opened),
+            #[cfg(not(feature = "verbs"))]
+            FabricName::Verbs => {}
+        }
+        // Without adapters the default leaves this fabric out, and nobody needs to hear of it.
+        if opened.tables.len() == before && config.fabrics.len() == 1 {
+            runtime::say(&format!(
+                "fabric {} was asked for, and {}; ironband doctor looks into it",
+                fabric.as_str(),
+                missing(*fabric)
+            ));
         }
     }
-    None
+    opened
+}
+
+/// Why a fabric has no module, as far as its devices have not said so themselves.
+fn missing(fabric: FabricName) -> &'static str {
+    match fabric {
+        FabricName::Verbs if cfg!(not(feature = "verbs")) => {
+            "this component was built without it (the cargo feature verbs)"
+        }
+        _ => "no device of it can be used here",
+    }
 }
 
 /// `btl_progress`: called from every wait of MPI, whenever this component is in use.
 unsafe extern "C" fn progress() -> c_int {
-    let module = SHM.load(Ordering::Relaxed);
-    if module.is_null() {
-        return 0;
-    }
     contained("btl_progress", 0, || {
-        // SAFETY: stored by `init` and taken out by `btl_finalize`, before which Open MPI unregisters this function.
-        let module = unsafe { (&*module, module.cast()) };
-        module.0.progress(module.1) as c_int
+        // SAFETY: Open MPI unregisters this function before it calls `btl_finalize`.
+        let done = unsafe { SHM.progress() };
+        #[cfg(feature = "verbs")]
+        // SAFETY: as above.
+        let done = done + if VERBS.is_empty() { 0 } else { unsafe { VERBS.progress() } };
+        done as c_int
     })
 }

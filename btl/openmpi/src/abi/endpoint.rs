@@ -190,8 +190,9 @@ unsafe fn reach<F: Fabric>(module: &Module<F>, proc: *mut Proc) -> Option<&Endpo
         // SAFETY: endpoints are never freed before the module.
         return Some(unsafe { known.as_ref() });
     }
+    // What only works inside a node need not ask others for their cards.
     // SAFETY: as promised by the caller.
-    if !unsafe { is_on_this_node(proc) } {
+    if !module.device().capabilities().between_nodes && !unsafe { is_on_this_node(proc) } {
         return None;
     }
     // SAFETY: as above. It may wait for the process to publish, so no lock is held.
@@ -205,6 +206,9 @@ unsafe fn reach<F: Fabric>(module: &Module<F>, proc: *mut Proc) -> Option<&Endpo
     };
     let connected = card::addresses(&card, F::NAME).and_then(|addresses| {
         let mut reasons = Vec::new();
+        // Peers with several devices: the first here uses their first, the second their second.
+        let count = addresses.len().max(1);
+        let addresses = addresses.iter().cycle().skip(module.ordinal() % count).take(addresses.len());
         for address in addresses {
             match module.device().reach(address).and_then(|()| module.device().connect(address)) {
                 Ok(transport) => return Ok(transport),

@@ -22,6 +22,7 @@ mod component;
 mod endpoint;
 mod fragment;
 mod module;
+mod modules;
 mod one_at_a_time;
 mod own_memory;
 mod panics;

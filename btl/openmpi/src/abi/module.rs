@@ -18,8 +18,8 @@ use super::progress::{self, Receiver, Waiting};
 use super::rdma::Transfer;
 use super::registration::{REMOTE_KEY_BYTES, SpareHandles};
 use super::series::{
-    ATOMIC_FLAGS, MCA_BTL_FLAGS_ATOMIC_FOPS, MCA_BTL_FLAGS_ATOMIC_OPS, MCA_BTL_FLAGS_RDMA,
-    MCA_BTL_FLAGS_SEND, ModuleTable, OPAL_ERROR, OPAL_SUCCESS, mca_btl_base_dump,
+    ATOMIC_FLAGS, GLOBAL_ATOMIC_FLAGS, MCA_BTL_FLAGS_ATOMIC_FOPS, MCA_BTL_FLAGS_ATOMIC_OPS,
+    MCA_BTL_FLAGS_RDMA, MCA_BTL_FLAGS_SEND, ModuleTable, OPAL_ERROR, OPAL_SUCCESS, mca_btl_base_dump,
     mca_btl_base_module_error_cb_fn_t,
 };
 use super::{component, rdma, registration, runtime, send};
@@ -29,8 +29,11 @@ use crate::slots::Slots;
 /// then, so more than a moment means that a peer has died.
 const FINALIZE_SECONDS: u64 = 5;
 
-/// Microseconds, as all transports through shared memory say; ob1 starts messages on the fastest only.
-const LATENCY_MICROSECONDS: u32 = 1;
+/// Microseconds, as all transports through shared memory say; ob1 starts messages on the fastest only, and `osc/rdma`
+/// takes the fastest that reaches all processes of a window.
+const LATENCY_INSIDE_NODE_MICROSECONDS: u32 = 1;
+/// Between nodes.
+const LATENCY_BETWEEN_NODES_MICROSECONDS: u32 = 3;
 /// `MCA_BTL_EXCLUSIVITY_HIGH`, which vader and self have.
 const VADER_EXCLUSIVITY: u32 = 64 * 1024;
 
@@ -48,6 +51,8 @@ pub(super) struct Module<F: Fabric> {
     /// Open MPI reads it, and may write to it.
     table: UnsafeCell<ModuleTable>,
     device: Device<F>,
+    /// Which of its fabric's modules it is, from 0.
+    ordinal: usize,
     threads: Threads,
     /// The longest message in one piece, header included.
     message_bytes_max: usize,
@@ -72,6 +77,7 @@ impl<F: Fabric> Module<F> {
     /// The device's own message.
     pub(super) fn create(
         device: &str,
+        ordinal: usize,
         config: &Config,
         job: &Job,
         threads: Threads,
@@ -85,6 +91,7 @@ impl<F: Fabric> Module<F> {
         let module = Self {
             table: UnsafeCell::new(table),
             device,
+            ordinal,
             threads,
             message_bytes_max,
             pool: OneAtATime::new(threads, Pool::new(eager_bytes, fragment_bytes)),
@@ -112,6 +119,11 @@ impl<F: Fabric> Module<F> {
     #[inline(always)]
     pub(super) fn device(&self) -> &Device<F> {
         &self.device
+    }
+
+    /// Which of its fabric's modules it is, from 0.
+    pub(super) fn ordinal(&self) -> usize {
+        self.ordinal
     }
 
     pub(super) fn threads(&self) -> Threads {
@@ -236,9 +248,17 @@ fn function_table<F: Fabric>(
     // SAFETY: numbers, pointers and optional functions, for all of which zero is a value.
     let mut table: ModuleTable = unsafe { std::mem::zeroed() };
     table.btl_component = component::table().cast_mut();
+    let capabilities = device.capabilities();
     table.btl_exclusivity = config.exclusivity;
-    table.btl_latency = LATENCY_MICROSECONDS;
+    table.btl_latency = LATENCY_INSIDE_NODE_MICROSECONDS;
     table.btl_bandwidth = bandwidth_megabits(config.exclusivity);
+    if capabilities.between_nodes {
+        // Inside a node shared memory alone carries messages. Windows that go beyond it still use this module for all of
+        // their processes, because osc/rdma wants one module for a window; r2 adds a module of lower rank for that.
+        table.btl_exclusivity = config.exclusivity.saturating_sub(1);
+        table.btl_latency = LATENCY_BETWEEN_NODES_MICROSECONDS;
+        table.btl_bandwidth = capabilities.megabits.unwrap_or(table.btl_bandwidth);
+    }
     table.btl_eager_limit = eager_bytes;
     table.btl_rndv_eager_limit = eager_bytes;
     table.btl_max_send_size = fragment_bytes;
@@ -249,23 +269,27 @@ fn function_table<F: Fabric>(
     // No SEND_INPLACE: see `send`. No RDMA_FLUSH and no btl_flush: osc/rdma then counts completions itself; with it, it
     // would rely on the flush for operations whose callback is still to come.
     table.btl_flags = MCA_BTL_FLAGS_SEND | MCA_BTL_FLAGS_RDMA;
-    if device.capabilities().atomics == AtomicScope::Global {
+    if capabilities.atomics != AtomicScope::None {
         // What osc/rdma asks of a transport. Its parameter `osc_rdma_btls` needs no change for that: in 4.1 it lists
         // transports to be trusted to reach every process of any window, unseen, which one that stays inside a node
         // does not; a transport that is not listed is asked process by process, and so this one is found.
         table.btl_flags |= MCA_BTL_FLAGS_ATOMIC_OPS | MCA_BTL_FLAGS_ATOMIC_FOPS;
         table.btl_atomic_flags = ATOMIC_FLAGS;
+        if capabilities.atomics == AtomicScope::Global {
+            table.btl_atomic_flags |= GLOBAL_ATOMIC_FLAGS;
+        }
         table.btl_atomic_op = Some(rdma::atomic_op_without_result::<F>);
         table.btl_atomic_fop = Some(rdma::atomic_fop::<F>);
         table.btl_atomic_cswap = Some(rdma::atomic_cswap::<F>);
     }
-    let rdma_bytes_max = device.capabilities().limits.rdma_bytes_max;
+    let rdma_bytes_max = capabilities.limits.rdma_bytes_max;
     table.btl_get_limit = rdma_bytes_max;
     table.btl_put_limit = rdma_bytes_max;
-    // Local memory needs no registration, so osc/rdma need not copy it through registered buffers of its own. A fabric
-    // for which this is not so will say so in its capabilities.
-    table.btl_get_local_registration_threshold = usize::MAX;
-    table.btl_put_local_registration_threshold = usize::MAX;
+    // From these lengths on osc/rdma hands in registered local memory, for which it copies short data through buffers that
+    // it registered before.
+    let threshold = if capabilities.registers_local_memory { 0 } else { usize::MAX };
+    table.btl_get_local_registration_threshold = threshold;
+    table.btl_put_local_registration_threshold = threshold;
     table.btl_registration_handle_size = REMOTE_KEY_BYTES;
     table.btl_add_procs = Some(endpoint::add_procs::<F>);
     table.btl_del_procs = Some(endpoint::del_procs::<F>);

@@ -68,15 +68,17 @@ const SERIES_PREFIX: &str = "4.1.";
 /// Every atomic that Open MPI 4.1 may hand to this component with the meaning that MPI gives it. `MIN` and `MAX` are
 /// missing on purpose: `osc/rdma` asks for them without saying whether the numbers are signed, and so gets wrong
 /// results for large unsigned ones; it is told that they are not supported and does those two under its own lock.
-/// `GLOB` holds because the target's processor executes the atomics that peers ask for.
 pub(super) const ATOMIC_FLAGS: u32 = MCA_BTL_ATOMIC_SUPPORTS_ADD
     | MCA_BTL_ATOMIC_SUPPORTS_AND
     | MCA_BTL_ATOMIC_SUPPORTS_OR
     | MCA_BTL_ATOMIC_SUPPORTS_XOR
     | MCA_BTL_ATOMIC_SUPPORTS_SWAP
     | MCA_BTL_ATOMIC_SUPPORTS_CSWAP
-    | MCA_BTL_ATOMIC_SUPPORTS_32BIT
-    | MCA_BTL_ATOMIC_SUPPORTS_GLOB;
+    | MCA_BTL_ATOMIC_SUPPORTS_32BIT;
+
+/// In addition, where atomics of the transport and of the processor do not disturb each other. Without, `osc/rdma` goes
+/// through the transport to its own memory, too.
+pub(super) const GLOBAL_ATOMIC_FLAGS: u32 = MCA_BTL_ATOMIC_SUPPORTS_GLOB;
 
 /// Open MPI was built to move the memory of GPUs too: convertors with these flags must then be packed by Open MPI.
 const GPU_BUILD: bool = OPAL_CUDA_SUPPORT != 0;
@@ -258,6 +260,8 @@ const TAGS: usize = bindings::MCA_BTL_TAG_MAX as usize;
 pub(super) struct ThisProcess {
     /// Processes of the same job on this node, this one included.
     pub(super) local_ranks: u32,
+    /// Which of them this process is, from 0.
+    pub(super) local_rank: u32,
     /// In `MPI_COMM_WORLD`.
     pub(super) rank: u32,
 }
@@ -268,7 +272,11 @@ pub(super) fn this_process() -> ThisProcess {
     let peers = unsafe { (&raw const opal_process_info.num_local_peers).read() };
     // SAFETY: a static structure of libopen-pal, or null before MPI_Init.
     let rank = unsafe { opal_proc_local_get().as_ref() }.map_or(0, |proc| proc.proc_name.vpid);
-    ThisProcess { local_ranks: u32::try_from(peers).unwrap_or(0) + 1, rank }
+    // SAFETY: as above.
+    let local_rank = unsafe { (&raw const opal_process_info.my_local_rank).read() };
+    // The runtime has -1 for "not known".
+    let local_rank = u32::try_from(local_rank).unwrap_or(0);
+    ThisProcess { local_ranks: u32::try_from(peers).unwrap_or(0) + 1, local_rank, rank }
 }
 
 /// Output stream of the BTL framework, whose verbosity is `btl_base_verbose`.
