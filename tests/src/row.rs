@@ -1,6 +1,7 @@
 //! One row of a test table: a program, how many ranks, and what is different about this run.
 
 use std::{
+    env,
     fs::{self, File},
     path::{Path, PathBuf},
     thread,
@@ -93,6 +94,17 @@ impl Row {
         self
     }
 
+    /// Like [`Row::passes`] where there is an RDMA device, which `TESTBED_DEV` names.
+    pub fn passes_with_device(&self, name: &str) {
+        if env::var_os("TESTBED_DEV").is_none_or(|device| device.is_empty()) {
+            println!(
+                "skipped: {name} over verbs: TESTBED_DEV names no RDMA device; ci/testbed.d/programs runs it"
+            );
+            return;
+        }
+        self.passes();
+    }
+
     /// Runs the program of `tests/mpi` and panics, with all there is to know, unless it prints its `ok` line, ends
     /// well and leaves nothing.
     pub fn passes(&self) {
@@ -149,6 +161,8 @@ impl Row {
         for (name, value) in mca {
             args.extend(["--mca".to_owned(), name, value]);
         }
+        let more = env::var(MPIRUN_ARGUMENTS).unwrap_or_default();
+        args.extend(more.split_whitespace().map(str::to_owned));
         for (name, _) in self.whole_environment() {
             args.extend(["-x".to_owned(), name]);
         }
@@ -177,6 +191,9 @@ impl Row {
         println!("{line} [{:.1} s with mpirun]", outcome.took.as_secs_f64());
     }
 }
+
+/// Further arguments of every `mpirun`, separated by blanks: hosts, or MCA parameters to run the whole table under.
+const MPIRUN_ARGUMENTS: &str = "IRONBAND_TEST_MPIRUN";
 
 /// The variable that `check.h` reads.
 const WATCHDOG: &str = "IRONBAND_TEST_WATCHDOG_SECONDS";

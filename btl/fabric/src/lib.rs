@@ -147,6 +147,11 @@ pub trait Device: Sized {
     /// something and what is done instead.
     fn take_notice(&mut self) -> Option<String>;
 
+    /// What went which way so far, in one clause for the report at the end; `None` if the device does not count.
+    fn tally(&self) -> Option<String> {
+        None
+    }
+
     /// Registers `len_bytes` bytes at `start` for local and remote access.
     ///
     /// # Safety

@@ -385,6 +385,12 @@ impl<F: Fabric> Device<F> {
         self.state.lock().device.take_notice()
     }
 
+    /// What went which way so far, in one line; `None` if the device does not count.
+    pub fn tally(&self) -> Option<String> {
+        let tally = self.state.lock().device.tally()?;
+        Some(format!("fabric {}, device {}: {tally}", F::NAME, self.name))
+    }
+
     /// True when nothing is under way: no request of this process, none that a peer made of it.
     pub fn is_idle(&self) -> bool {
         self.state.lock().device.is_idle()

@@ -37,6 +37,17 @@ const COMPLETIONS_PER_POLL: usize = 32;
 /// How long closing a device waits for its last messages to be acknowledged.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
+/// What this process asked of its peers, by who does it there.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Reads and writes.
+    pub(super) rdma: u64,
+    /// Operations of the adapter; one that it lacks takes several.
+    pub(super) native_atomics: u64,
+    /// Atomics for the peer's processor.
+    pub(super) asked_atomics: u64,
+}
+
 /// The device of the `verbs` fabric: one port of one adapter.
 #[derive(Debug)]
 pub struct VerbsDevice {
@@ -68,6 +79,7 @@ pub struct VerbsDevice {
     pub(super) lives: u32,
     pub(super) seed: u64,
     pub(super) native_atomics: bool,
+    pub(super) tally: Tally,
     pub(super) message_bytes_max: usize,
     pub(super) connect_deadline: Duration,
     pub(super) opened: Instant,
@@ -162,6 +174,7 @@ impl VerbsDevice {
             lives: 0,
             seed: u64::from_le_bytes(std::array::from_fn(|at| key[at])),
             native_atomics: limits.has_atomics,
+            tally: Tally::default(),
             message_bytes_max: (attributes.message_bytes_max as usize).min(1 << 30),
             connect_deadline: Duration::from_secs(config.connect_seconds),
             opened: Instant::now(),
@@ -334,6 +347,13 @@ impl Device for VerbsDevice {
 
     fn take_notice(&mut self) -> Option<String> {
         self.notices.pop_front()
+    }
+
+    fn tally(&self) -> Option<String> {
+        let Tally { rdma, native_atomics, asked_atomics } = self.tally;
+        Some(format!(
+            "{rdma} RDMA reads and writes, {native_atomics} atomics by the adapter, {asked_atomics} by peers' processors"
+        ))
     }
 
     unsafe fn register(

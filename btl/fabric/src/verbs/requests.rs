@@ -177,6 +177,7 @@ impl VerbsDevice {
             total_bytes: len_bytes,
             imm,
         });
+        self.tally.rdma += 1;
         self.advance(qp);
         Posted::Queued
     }
@@ -347,6 +348,7 @@ impl VerbsDevice {
         let body = encode_atomic(number, remote, op, width);
         let posted = self.transmit(qp, MessageKind::AtomicRequest, 0, &body, &[]);
         if posted == Posted::Complete {
+            self.tally.asked_atomics += 1;
             return Posted::Queued;
         }
         self.requests.remove(number);
@@ -379,6 +381,7 @@ impl VerbsDevice {
                 Work::compare_swap(id, part, address, key, (expected, apply(op, expected)))
             }
         };
+        self.tally.native_atomics += 1;
         // SAFETY: the buffer is this request's until it ends.
         if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
             connection.unnote();

@@ -87,7 +87,7 @@ impl<F: Fabric> Module<F> {
         // Rings shrink when there are many processes on the node; the limits of ob1 have to follow.
         let eager_bytes = config.eager_bytes.min(message_bytes_max);
         let fragment_bytes = config.fragment_bytes.min(message_bytes_max);
-        let table = function_table::<F>(config, &device, eager_bytes, fragment_bytes);
+        let table = function_table::<F>(config, &device, ordinal, eager_bytes, fragment_bytes);
         let module = Self {
             table: UnsafeCell::new(table),
             device,
@@ -242,6 +242,7 @@ impl<F: Fabric> Module<F> {
 fn function_table<F: Fabric>(
     config: &Config,
     device: &Device<F>,
+    ordinal: usize,
     eager_bytes: usize,
     fragment_bytes: usize,
 ) -> ModuleTable {
@@ -253,9 +254,11 @@ fn function_table<F: Fabric>(
     table.btl_latency = LATENCY_INSIDE_NODE_MICROSECONDS;
     table.btl_bandwidth = bandwidth_megabits(config.exclusivity);
     if capabilities.between_nodes {
-        // Inside a node shared memory alone carries messages. Windows that go beyond it still use this module for all of
-        // their processes, because osc/rdma wants one module for a window; r2 adds a module of lower rank for that.
-        table.btl_exclusivity = config.exclusivity.saturating_sub(1);
+        // Inside a node shared memory alone carries messages, between nodes the first port that reaches the peer: modules of
+        // one rank would share each message, and Open MPI 4.1 garbles data of gappy types whose pieces overtake each other
+        // (over its own tcp with several links, too). Windows still use one module for all of their processes, whatever
+        // its rank: r2 keeps a module of lower rank for that.
+        table.btl_exclusivity = config.exclusivity.saturating_sub(1 + ordinal as u32);
         table.btl_latency = LATENCY_BETWEEN_NODES_MICROSECONDS;
         table.btl_bandwidth = capabilities.megabits.unwrap_or(table.btl_bandwidth);
     }
@@ -341,6 +344,9 @@ unsafe extern "C" fn finalize<F: Fabric>(table: *mut ModuleTable) -> c_int {
             runtime::say(&format!(
                 "messages were still under way {FINALIZE_SECONDS} seconds after MPI_Finalize; some are lost"
             ));
+        }
+        if let Some(tally) = module.device.tally() {
+            runtime::say_at(1, &tally);
         }
         // SAFETY: made by Box::leak in `create`; the component has forgotten it and Open MPI uses it no more.
         drop(unsafe { Box::from_raw(table.cast::<Module<F>>()) });

@@ -1,0 +1,46 @@
+//! The programs of the other tables over an RDMA device, in a guest of `ci/testbed`, which `ci/testbed.d/programs` starts
+//! this in. The guest's processor is emulated, so each program does less, and has more time.
+
+use ironband_tests::Row;
+
+/// For a row that takes some ten seconds when the machine is idle.
+const SECONDS: u64 = 400;
+
+/// One `#[test]` for each row.
+macro_rules! rows {
+    ($($name:ident: $program:literal x $ranks:literal $(, $method:ident($($arg:expr),*))*;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                Row::new($program, $ranks, env!("CARGO_TARGET_TMPDIR"))
+                    .time(SECONDS)$(.$method($($arg),*))*.passes_with_device(stringify!($name));
+            }
+        )*
+    };
+}
+
+rows! {
+    sizes_and_modes: "p2p_sizes" x 2, args("size_max=1048576");
+    outstanding: "p2p_outstanding" x 2, args("rounds=3 messages=60");
+    flood: "flood" x 2, args("messages=3000 sleep_ms=700");
+    matching: "matching" x 2, args("messages=60");
+    datatypes: "datatypes" x 2, args("quick=1");
+    buffers: "buffers" x 2, args("rounds=3 size_max=262144");
+    to_oneself: "self_comm" x 2, args("size_max=65536");
+    traffic: "traffic" x 2, args("rounds=3");
+    traffic_of_four: "traffic" x 4, args("rounds=2 messages=25 seed=2");
+    threads: "threads" x 2, threads(8), args("iterations=20");
+    collectives: "collectives" x 4, args("count_max=300");
+    lifecycle_silent: "lifecycle" x 2, args("mode=silent");
+    lifecycle_late: "lifecycle" x 2, args("mode=late messages=500");
+    lifecycle_one_way: "lifecycle" x 2, args("mode=oneway messages=500");
+    spawn: "spawn" x 1, args("rounds=1");
+    connect: "connect" x 2, args("rounds=1");
+    intercommunicators: "intercomm" x 2, args("rounds=2");
+    epochs: "rma_epochs" x 2, args("size_max=4096 window=create");
+    epochs_with_threads: "rma_epochs" x 2, args("size_max=4096 window=dynamic epoch=0 threads=1");
+    atomics: "rma_atomics" x 2, args("repeats=1");
+    contention: "rma_contention" x 3, args("iterations=60");
+    busy_target: "rma_passive" x 2, args("iterations=12 margin_ms=60000");
+    threads_on_windows: "rma_threads" x 2, threads(4), args("iterations=20");
+}
