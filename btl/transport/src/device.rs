@@ -338,6 +338,12 @@ impl<F: Fabric> Device<F> {
         count
     }
 
+    /// Another device of this process has found something: whoever waits here has not waited in vain.
+    #[inline(always)]
+    pub fn reset_patience(&self) {
+        self.patience.reset();
+    }
+
     /// The next completion of a call of `progress` that has handed out `count`.
     #[inline(always)]
     fn poll(&self, count: usize) -> Option<Completion> {

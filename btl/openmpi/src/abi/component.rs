@@ -162,7 +162,27 @@ unsafe extern "C" fn progress() -> c_int {
         let done = unsafe { SHM.progress() };
         #[cfg(feature = "verbs")]
         // SAFETY: as above.
-        let done = done + if VERBS.is_empty() { 0 } else { unsafe { VERBS.progress() } };
+        let done = if VERBS.is_empty() { done } else { unsafe { with_verbs(done) } };
         done as c_int
     })
+}
+
+/// Progress of a process that has RDMA devices; shared memory has found `done`. A process waits for both at once: what one of
+/// them finds ends the waiting of the other.
+///
+/// # Safety
+/// As [`Modules::progress`](super::modules::Modules::progress).
+#[cfg(feature = "verbs")]
+unsafe fn with_verbs(done: usize) -> usize {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if done > 0 {
+            VERBS.reset_patience();
+        }
+        let found = VERBS.progress();
+        if found > 0 {
+            SHM.reset_patience();
+        }
+        done + found
+    }
 }

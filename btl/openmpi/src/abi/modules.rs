@@ -94,6 +94,20 @@ impl<F: Fabric> Modules<F> {
         self.count.load(Ordering::Relaxed) == 0
     }
 
+    /// Another fabric has found something.
+    ///
+    /// # Safety
+    /// As [`Self::progress`].
+    #[inline]
+    pub(super) unsafe fn reset_patience(&self) {
+        for slot in &self.slots[..self.count.load(Ordering::Relaxed)] {
+            // SAFETY: as in `progress`.
+            if let Some(module) = unsafe { slot.load(Ordering::Relaxed).as_ref() } {
+                module.device().reset_patience();
+            }
+        }
+    }
+
     /// Makes progress on each module. Gives how much was done.
     ///
     /// # Safety
@@ -102,10 +116,10 @@ impl<F: Fabric> Modules<F> {
     pub(super) unsafe fn progress(&self) -> usize {
         let mut done = 0;
         for slot in &self.slots[..self.count.load(Ordering::Relaxed)] {
-            let module = slot.load(Ordering::Relaxed);
-            if !module.is_null() {
-                // SAFETY: stored by `open` and taken out by `btl_finalize`, which is not under way.
-                done += unsafe { &*module }.progress(module.cast());
+            let table = slot.load(Ordering::Relaxed);
+            // SAFETY: stored by `open` and taken out by `btl_finalize`, which is not under way.
+            if let Some(module) = unsafe { table.as_ref() } {
+                done += module.progress(table.cast());
             }
         }
         done
