@@ -29,6 +29,7 @@ pub struct Row {
     mca: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     not_over: Vec<(String, String)>,
+    between_hosts: Option<(String, String)>,
     btls: Option<String>,
     time: Duration,
     out_dir: PathBuf,
@@ -46,6 +47,7 @@ impl Row {
             mca: Vec::new(),
             environment: Vec::new(),
             not_over: Vec::new(),
+            between_hosts: None,
             btls: None,
             time: TIME,
             out_dir: PathBuf::from(out_dir),
@@ -94,6 +96,12 @@ impl Row {
         self
     }
 
+    /// Between hosts Open MPI cannot do all of this, for this reason: there the program gets these arguments as well.
+    pub fn between_hosts(mut self, args: &str, reason: &str) -> Self {
+        self.between_hosts = Some((args.to_owned(), reason.to_owned()));
+        self
+    }
+
     /// Like [`Row::passes`] where there is an RDMA device, which `TESTBED_DEV` names.
     pub fn passes_with_device(&self, name: &str) {
         if env::var_os("TESTBED_DEV").is_none_or(|device| device.is_empty()) {
@@ -102,7 +110,13 @@ impl Row {
             );
             return;
         }
-        self.passes();
+        match &self.between_hosts {
+            Some((args, reason)) if env::var("TESTBED_HOSTS").is_ok_and(|hosts| hosts.contains(' ')) => {
+                println!("between hosts only with {args}: {reason}");
+                self.clone().args(args).passes();
+            }
+            _ => self.passes(),
+        }
     }
 
     /// Runs the program of `tests/mpi` and panics, with all there is to know, unless it prints its `ok` line, ends
