@@ -5,7 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod gid;
 pub mod handshake;
 pub mod limits;
 pub mod path;
+pub mod ports;
+pub mod spread;
 pub mod wire;
