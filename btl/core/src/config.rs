@@ -5,6 +5,7 @@
 //! and a sentence. A value that does not fit is refused with the value, the range and the parameter's name.
 
 use crate::limits::{RING_BYTES_MAX, RING_BYTES_MIN, ring_message_bytes_max, ring_region_bytes_about};
+use crate::ports::PortList;
 
 /// What kind of value a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +26,10 @@ pub enum Kind {
         /// Used when nothing is said.
         default: &'static str,
     },
-    /// One or more of these words, separated by commas.
-    Words {
-        /// All accepted words.
-        of: &'static [&'static str],
+    /// A text with a form of its own.
+    Text {
+        /// What is accepted, for a message.
+        form: &'static str,
         /// Used when nothing is said.
         default: &'static str,
     },
@@ -58,7 +59,7 @@ impl Parameter {
         match self.kind {
             Kind::Number { min, max, .. } => format!("{min} to {max} {}", self.unit).trim_end().to_owned(),
             Kind::Word { of, .. } => of.join(", "),
-            Kind::Words { of, .. } => format!("one or more of {}, separated by commas", of.join(", ")),
+            Kind::Text { form, .. } => form.to_owned(),
         }
     }
 
@@ -66,7 +67,7 @@ impl Parameter {
     pub fn default_text(&self) -> String {
         match self.kind {
             Kind::Number { default, .. } => default.to_string(),
-            Kind::Word { default, .. } | Kind::Words { default, .. } => default.to_owned(),
+            Kind::Word { default, .. } | Kind::Text { default, .. } => default.to_owned(),
         }
     }
 }
@@ -86,6 +87,16 @@ pub enum ConfigError {
         value: String,
         /// What is accepted.
         range: String,
+    },
+    /// The text has not the form that it must have.
+    #[error("{name} = {value:?} is refused: {reason}")]
+    Malformed {
+        /// The parameter.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong, and what to write.
+        reason: String,
     },
     /// Two values do not fit together.
     #[error("{name} = {value} is refused with {other} = {other_value}: {rule}")]
@@ -137,10 +148,10 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
 /// The table. At most 12 entries: a parameter that nobody can choose well is a decision we did not make.
-pub const PARAMETERS: [Parameter; 10] = [
+pub const PARAMETERS: [Parameter; 12] = [
     Parameter {
         name: "fabrics",
-        kind: Kind::Words { of: &["shm", "verbs"], default: "shm,verbs" },
+        kind: Kind::Text { form: "one or more of shm, verbs, separated by commas", default: "shm,verbs" },
         unit: "",
         help: "What carries messages: shm (memory shared inside a node), verbs (RDMA adapters). Where both reach a process, shm is used.",
     },
@@ -198,6 +209,21 @@ pub const PARAMETERS: [Parameter; 10] = [
         unit: "seconds",
         help: "A peer that has not accepted a connection for so long is reported; it is not given up while it lives.",
     },
+    Parameter {
+        name: "ports",
+        kind: Kind::Text {
+            form: "ADAPTER or ADAPTER:PORT, separated by commas; ^ in front takes all but these; all takes all",
+            default: "all",
+        },
+        unit: "",
+        help: "Ports of RDMA adapters to use, such as mlx5_0:1,mlx5_1, or not to use, such as ^mlx5_2.",
+    },
+    Parameter {
+        name: "gid_index",
+        kind: Kind::Text { form: "auto, or 0 to 255", default: "auto" },
+        unit: "",
+        help: "Which global identifier (GID) of its port an RDMA device uses; auto takes the one with the best score (ironband info).",
+    },
 ];
 
 fn names() -> String {
@@ -232,6 +258,10 @@ pub struct Config {
     pub spin_polls: u32,
     /// Seconds.
     pub connect_seconds: u64,
+    /// Ports of RDMA adapters.
+    pub ports: PortList,
+    /// Place in the GID table; none is a free choice.
+    pub gid_index: Option<u8>,
 }
 
 impl Default for Config {
@@ -247,6 +277,8 @@ impl Default for Config {
             share_bytes: 0,
             spin_polls: 0,
             connect_seconds: 0,
+            ports: PortList::default(),
+            gid_index: None,
         };
         for parameter in &PARAMETERS {
             config
@@ -283,11 +315,33 @@ impl Config {
                 };
                 Ok(())
             }
-            Kind::Words { .. } => {
-                self.fabrics = parse_fabrics(text).ok_or_else(refused)?;
-                Ok(())
-            }
+            Kind::Text { .. } => self.set_text(parameter, text.trim()),
         }
+    }
+
+    fn set_text(&mut self, parameter: &'static Parameter, text: &str) -> Result<(), ConfigError> {
+        let (name, value) = (parameter.name, text.to_owned());
+        match name {
+            "ports" => {
+                let list = if text == parameter.default_text() { "" } else { text };
+                self.ports = PortList::parse(list).map_err(|error| ConfigError::Malformed {
+                    name,
+                    value,
+                    reason: error.to_string(),
+                })?;
+            }
+            "fabrics" => {
+                let refused = || ConfigError::Refused { name, value, range: parameter.range() };
+                self.fabrics = parse_fabrics(text).ok_or_else(refused)?;
+            }
+            "gid_index" if text == "auto" => self.gid_index = None,
+            "gid_index" => match parse_number(text).map(u8::try_from) {
+                Some(Ok(index)) => self.gid_index = Some(index),
+                _ => return Err(ConfigError::Refused { name, value, range: parameter.range() }),
+            },
+            _ => unreachable!("every text of the table is listed here: a test sets each"),
+        }
+        Ok(())
     }
 
     /// `value` is inside the range of the table, which keeps the narrowing conversions exact.
@@ -423,6 +477,10 @@ mod tests {
             config.set("ring_bytes", "100000").expect_err("not a power").to_string().contains("power of two")
         );
         assert!(config.set("rings", "1").expect_err("no such name").to_string().contains("ring_bytes"));
+        let message = config.set("ports", "rxe0:0").expect_err("port 0").to_string();
+        assert!(message.starts_with("ports = \"rxe0:0\" is refused: \"rxe0:0\" names port 0"), "{message}");
+        let message = config.set("gid_index", "256").expect_err("too large").to_string();
+        assert_eq!(message, "gid_index = \"256\" is refused: it must be auto, or 0 to 255");
         for text in ["", "K", "-1", "1.5", "0x10", "99999999999999999999", "18446744073709551615G"] {
             assert!(config.set("spin_polls", text).is_err(), "{text:?} was accepted");
         }
@@ -466,6 +524,21 @@ mod tests {
         })
         .expect_err("16 KiB does not fit in a quarter of 32 KiB");
         assert!(conflict.to_string().starts_with("eager_bytes = 16384 is refused with ring_bytes = 32768"));
+    }
+
+    #[test]
+    fn texts_have_their_own_form() {
+        let mut config = Config::default();
+        assert_eq!((config.ports.text(), config.gid_index), ("", None));
+        config.set("ports", " ^rxe0 ").expect("a list");
+        config.set("gid_index", "3").expect("a number");
+        assert_eq!((config.ports.text(), config.gid_index), ("^rxe0", Some(3)));
+        config.set("ports", "all").expect("all");
+        config.set("gid_index", "auto").expect("a free choice");
+        assert_eq!(config, Config::default());
+        for text in ["", "1K", "-1", "first"] {
+            assert!(config.set("gid_index", text).is_err(), "{text:?} was accepted");
+        }
     }
 
     #[test]

@@ -53,6 +53,9 @@ fn explain(error: ConfigError, spelled: &str) -> String {
         ConfigError::Refused { value, range, .. } => {
             format!("{spelled} = {value:?} is refused: it must be {range}")
         }
+        ConfigError::Malformed { value, reason, .. } => {
+            format!("{spelled} = {value:?} is refused: {reason}")
+        }
         ConfigError::Conflict { name, value, other, other_value, rule } => format!(
             "{} = {value} is refused with {} = {other_value}: {rule}",
             mca_name(name),
@@ -96,6 +99,8 @@ mod tests {
         let environment = |name: &str| (name == "IRONBAND_SINGLE_COPY").then(|| "knem".to_owned());
         let message = configure(|_| None, environment).expect_err("no such word");
         assert_eq!(message, "IRONBAND_SINGLE_COPY = \"knem\" is refused: it must be auto, cma, ring");
+        let message = configure(only("ports", "rxe0:0"), nothing).expect_err("counted from 1");
+        assert!(message.starts_with("btl_ironband_ports = \"rxe0:0\" is refused: "), "{message}");
     }
 
     #[test]

@@ -23,30 +23,22 @@ pub(crate) struct ParameterInfo {
     pub(crate) help: &'static str,
 }
 
-/// A number or a word.
+/// A number, a word or a text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Value {
     Number(u64),
     Word(&'static str),
-    Words(String),
+    Text(String),
 }
 
 /// What a parameter accepts, for a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Accepted {
-    Numbers {
-        min: u64,
-        max: u64,
-    },
-    Words {
-        words: &'static [&'static str],
-    },
-    /// One or more of these, separated by commas.
-    List {
-        list_of: &'static [&'static str],
-    },
+    Numbers { min: u64, max: u64 },
+    Words { words: &'static [&'static str] },
+    Form { form: &'static str },
 }
 
 impl std::fmt::Display for Value {
@@ -54,7 +46,7 @@ impl std::fmt::Display for Value {
         match self {
             Self::Number(number) => number.fmt(f),
             Self::Word(word) => word.fmt(f),
-            Self::Words(words) => words.fmt(f),
+            Self::Text(text) => text.fmt(f),
         }
     }
 }
@@ -75,7 +67,7 @@ pub(crate) fn all(config: &Config) -> Vec<ParameterInfo> {
             accepted: match parameter.kind {
                 Kind::Number { min, max, .. } => Accepted::Numbers { min, max },
                 Kind::Word { of, .. } => Accepted::Words { words: of },
-                Kind::Words { of, .. } => Accepted::List { list_of: of },
+                Kind::Text { form, .. } => Accepted::Form { form },
             },
             unit: parameter.unit,
             help: parameter.help,
@@ -95,7 +87,7 @@ fn value(config: &Config, parameter: &Parameter) -> Value {
         "connect_seconds" => config.connect_seconds,
         "fabrics" => {
             let names: Vec<&str> = config.fabrics.iter().map(|fabric| fabric.as_str()).collect();
-            return Value::Words(names.join(","));
+            return Value::Text(names.join(","));
         }
         "single_copy" => {
             return Value::Word(match config.single_copy {
@@ -104,6 +96,12 @@ fn value(config: &Config, parameter: &Parameter) -> Value {
                 SingleCopy::Ring => "ring",
             });
         }
+        "ports" if config.ports.text().is_empty() => return Value::Word("all"),
+        "ports" => return Value::Text(config.ports.text().to_owned()),
+        "gid_index" => match config.gid_index {
+            Some(index) => index.into(),
+            None => return Value::Word("auto"),
+        },
         other => unreachable!("parameter {other} is not listed here: a test looks at each"),
     })
 }
@@ -119,7 +117,9 @@ mod tests {
             assert_eq!(value(&config, parameter).to_string(), parameter.default_text());
             let other = match parameter.kind {
                 Kind::Number { max, .. } => max.to_string(),
-                Kind::Word { of, .. } | Kind::Words { of, .. } => of[of.len() - 1].to_owned(),
+                Kind::Word { of, .. } => of[of.len() - 1].to_owned(),
+                Kind::Text { .. } if parameter.name == "fabrics" => "verbs".to_owned(),
+                Kind::Text { .. } => "7".to_owned(),
             };
             config.set(parameter.name, &other).unwrap();
             assert_eq!(value(&config, parameter).to_string(), other, "{}", parameter.name);
