@@ -35,6 +35,9 @@ impl From<DeviceError> for Failure {
             DeviceError::System { call, reason, fix } => {
                 Self { message: format!("{call} failed: {reason}"), fix }
             }
+            DeviceError::NoProvider { .. } => {
+                Self { message: error.to_string(), fix: "install the adapter's provider library".into() }
+            }
             DeviceError::Unknown { ref known, .. } => {
                 Self { fix: format!("use one of: {known}"), message: error.to_string() }
             }

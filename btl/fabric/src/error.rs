@@ -13,6 +13,14 @@ pub enum DeviceError {
         /// The names that exist, separated by commas.
         known: String,
     },
+    /// The kernel has an adapter that libibverbs cannot drive.
+    #[error(
+        "the kernel has the adapter {adapter}, and libibverbs has no provider library for it; install the provider libraries (package ibverbs-providers, or those of the adapter's vendor) in the release of libibverbs"
+    )]
+    NoProvider {
+        /// The adapter.
+        adapter: String,
+    },
     /// A resource of the system is missing or used up.
     #[error("{what}: wanted {wanted}, available {available}; {fix}")]
     Exhausted {

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ironband_core::config::Config;
+use ironband_core::ports::PortName;
 use ironband_core::wire::{CREDITS_MIN, MESSAGE_HEADER_BYTES, MessageKind, VERBS_CARD_BYTES, VerbsCard};
 
 use super::connection::{Closing, OUTSTANDING_MAX, Peer};
 use super::datagrams::Datagrams;
 use super::loopback::{LOOPBACK, Loopback};
 use super::object::{CompletionQueue, Context, MemoryRegion, ProtectionDomain, SharedReceiveQueue};
-use super::port::{self, PortName};
+use super::port;
 use super::receives::{Bounces, Receives};
 use super::regions::{Regions, key_on_the_wire};
 use super::requests::Requests;
+use super::tree::Root;
 use crate::shm::host;
 use crate::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, Device, DeviceError, Job, Limits,
@@ -103,15 +105,16 @@ pub(super) fn check(context: &Arc<Context>, name: &PortName) -> Result<(), Strin
 
 impl VerbsDevice {
     pub(super) fn open(name: &str, config: &Config, job: &Job) -> Result<Self, DeviceError> {
-        let port_name = port::find(name)?;
-        let unusable = |reason: String| DeviceError::System {
+        let root = Root::machine();
+        let port_name = port::find(&root, name)?;
+        let usable = port::check(&root, &port_name, config.gid_index)
+            .map_err(|reason| reason.of_device(&port_name.to_string()))?;
+        let context = Context::open(&port_name.adapter)?;
+        check(&context, &port_name).map_err(|reason| DeviceError::System {
             call: format!("opening {port_name}"),
             reason,
             fix: "ironband doctor shows the state of all ports".to_owned(),
-        };
-        let gid = port::check(&port_name).map_err(unusable)?;
-        let context = Context::open(&port_name.adapter)?;
-        check(&context, &port_name).map_err(unusable)?;
+        })?;
         let attributes = context.port(port_name.port)?;
         let domain = ProtectionDomain::allocate(&context)?;
         let limits = *context.limits();
@@ -131,11 +134,11 @@ impl VerbsDevice {
         let qkey = u32::from_le_bytes(host::random()?) & 0x7fff_ffff;
         let datagrams = Datagrams::open(&domain, port_name.port, qkey)?;
         let card = VerbsCard {
-            carrier: gid.carrier,
+            carrier: usable.carrier,
             port: port_name.port,
             mtu: attributes.mtu,
             lid: attributes.lid,
-            gid: gid.bytes,
+            gid: usable.gid.entry.bytes,
             datagram_qpn: datagrams.qpn(),
             qkey,
             pid: std::process::id(),
@@ -169,7 +172,7 @@ impl VerbsDevice {
             notices: VecDeque::new(),
             address: card.encode(),
             name: port_name.to_string(),
-            gid_index: gid.index,
+            gid_index: usable.gid.entry.index,
             credits,
             lives: 0,
             seed: u64::from_le_bytes(std::array::from_fn(|at| key[at])),
@@ -189,14 +192,14 @@ impl VerbsDevice {
                 atomics: scope,
                 write_with_immediate: true,
                 between_nodes: true,
-                megabits: port_name.megabits(),
+                megabits: port::megabits(&root, &port_name),
                 registers_local_memory: true,
                 loopback: true,
                 one_sided: true,
                 checks_remote_keys: true,
                 survives_refusal: false,
                 connects_alone: false,
-                single_copy: format!("RDMA over {}, no copies", gid.carrier.name()),
+                single_copy: format!("RDMA without copies from {}", usable.gid),
             },
             card,
             empty_polls: 0,

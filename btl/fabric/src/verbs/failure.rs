@@ -1,21 +1,11 @@
 //! What went wrong, for a person.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use rdma_sys::ibv_wc_status as status;
 
 use super::connection::Peer;
 use super::object::{ACK_TIMEOUT, RETRIES, WorkCompletion};
+use ironband_core::gid::gid_text;
 use ironband_core::wire::VerbsCard;
-
-/// A GID as the address that it stands for.
-pub(super) fn gid_text(gid: &[u8; 16]) -> String {
-    let address = Ipv6Addr::from(*gid);
-    match address.to_ipv4_mapped() {
-        Some(address) => Ipv4Addr::to_string(&address),
-        None => address.to_string(),
-    }
-}
 
 const fn mtu_bytes(mtu: u8) -> u32 {
     128 << mtu

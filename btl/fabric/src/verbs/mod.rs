@@ -13,15 +13,24 @@ mod connection;
 mod datagrams;
 mod device;
 mod failure;
+mod gid_table;
 mod loopback;
+#[cfg(test)]
+mod made_up;
+mod not_ready;
 mod object;
 mod port;
 mod receives;
 mod regions;
 mod requests;
+mod survey;
+mod tree;
 
 pub use device::VerbsDevice;
+pub use not_ready::NotReady;
+pub use port::{LinkKind, Memlock};
 pub use regions::MemoryRegion;
+pub use survey::{AdapterFacts, AdapterReport, PortReport, Survey};
 
 use ironband_core::config::Config;
 
@@ -37,23 +46,23 @@ impl Fabric for Verbs {
     const NAME: &'static str = NAME;
     type Device = VerbsDevice;
 
-    fn probe(_config: &Config) -> Vec<DeviceReport> {
+    fn probe(config: &Config) -> Vec<DeviceReport> {
         // A machine without adapters never gets as far as libibverbs, which has its own opinions on what to print.
-        let report = |name: port::PortName| {
-            let usable = port::check(&name).and_then(|gid| {
-                object::Context::open(&name.adapter).map_err(|error| error.to_string()).and_then(|context| {
-                    device::check(&context, &name)?;
-                    Ok(format!(
-                        "{}, GID {} ({})",
-                        gid.carrier.name(),
-                        gid.index,
-                        failure::gid_text(&gid.bytes)
-                    ))
-                })
-            });
-            DeviceReport { fabric: NAME, device: name.to_string(), usable }
+        let survey = Survey::take(config);
+        if let Err(reason) = &survey.ports {
+            let device = config.ports.text().to_owned();
+            return vec![DeviceReport { fabric: NAME, device, usable: Err(reason.to_string()) }];
+        }
+        let report = |port: &PortReport| DeviceReport {
+            fabric: NAME,
+            device: port.name.to_string(),
+            usable: port
+                .usable
+                .as_ref()
+                .map(|gid| format!("{}, GID {gid}", port.rate))
+                .map_err(ToString::to_string),
         };
-        port::all().into_iter().map(report).collect()
+        survey.all_ports().map(report).collect()
     }
 
     fn open(name: &str, config: &Config, job: &Job) -> Result<Self::Device, DeviceError> {

@@ -24,6 +24,8 @@ unsafe impl Sync for Context {}
 /// What the adapter says of itself.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::verbs) struct AdapterLimits {
+    pub(in crate::verbs) queue_pairs_max: u32,
+    pub(in crate::verbs) region_bytes_max: u64,
     pub(in crate::verbs) send_queue_depth_max: u32,
     pub(in crate::verbs) completion_queue_depth_max: u32,
     pub(in crate::verbs) shared_receive_queues: bool,
@@ -71,11 +73,7 @@ impl Context {
         // SAFETY: given by ibv_get_device_list; an open context stays valid.
         unsafe { ibv::ibv_free_device_list(list) };
         let Some(found) = found else {
-            return Err(DeviceError::System {
-                call: format!("ibv_get_device_list looking for {name}"),
-                reason: "the kernel has this adapter, libibverbs has no provider for it".to_owned(),
-                fix: "install the provider libraries (package ibverbs-providers) of the same release as the adapter's driver".to_owned(),
-            });
+            return Err(DeviceError::NoProvider { adapter: name.to_owned() });
         };
         let raw = found?;
         match query(raw) {
@@ -120,6 +118,8 @@ fn query(raw: NonNull<ibv::ibv_context>) -> Result<AdapterLimits, VerbError> {
     let count = |value: c_int| u32::try_from(value).unwrap_or(0);
     let few = |value: c_int| u8::try_from(value.clamp(0, 128)).unwrap_or(128);
     Ok(AdapterLimits {
+        queue_pairs_max: count(attributes.max_qp),
+        region_bytes_max: attributes.max_mr_size,
         send_queue_depth_max: count(attributes.max_qp_wr),
         completion_queue_depth_max: count(attributes.max_cqe),
         shared_receive_queues: attributes.max_srq > 0,
