@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod diagnosis;
 pub mod gid;
 pub mod handshake;
 pub mod limits;

@@ -1,15 +1,17 @@
 //! Messages and completions: what is posted, what arrives, what ends.
 
+use ironband_core::diagnosis::FailedOperation;
 use ironband_core::wire::{AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind};
 use rdma_sys::ibv_wc_status as status;
 
 use super::connection::{Closing, Underway};
 use super::device::VerbsDevice;
-use super::failure;
 use super::object::{Part, Work, WorkCompletion};
 use super::receives::{Owner, RECEIVE};
 use super::requests::work_id;
-use crate::{Completion, CompletionStatus, Payload, Posted, QueuePairNumber, ReceiveToken, SendFill};
+use crate::{
+    Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber, ReceiveToken, SendFill,
+};
 
 const BAD_LENGTH: &str = "it broke the protocol: a message has the wrong length";
 
@@ -186,9 +188,14 @@ impl VerbsDevice {
     #[cold]
     fn take_failed(&mut self, qp: QueuePairNumber, completion: WorkCompletion) {
         let failed = self.peers[qp.index()].connection.as_ref().and_then(|it| it.posted.front().copied());
-        let mut operation = "a message";
+        let mut operation = FailedOperation::Send;
         if let Some(Underway::Request(number)) = failed {
-            operation = "an RDMA or atomic request";
+            operation = match self.requests.get(number).map(|request| request.operation) {
+                Some(Operation::Read) => FailedOperation::Read,
+                Some(Operation::Write) => FailedOperation::Write,
+                Some(Operation::Atomic) => FailedOperation::Atomic,
+                None => FailedOperation::Request,
+            };
             let end = match completion.status {
                 status::IBV_WC_REM_ACCESS_ERR => Some(CompletionStatus::RemoteAccess),
                 status::IBV_WC_REM_INV_REQ_ERR => Some(CompletionStatus::RemoteAccess),
@@ -199,8 +206,7 @@ impl VerbsDevice {
                 self.fail_request(qp, number, end);
             }
         }
-        let text = failure::explain(&self.card, &self.peers[qp.index()], &completion, operation);
-        self.fail(qp, text);
+        self.fail_by(qp, &completion, operation);
     }
 
     /// Remembers how a request ended, to be told when its queue pair is gone and its memory free.
@@ -368,8 +374,7 @@ impl VerbsDevice {
     fn take_failed_receive(&mut self, qp: QueuePairNumber, completion: WorkCompletion) {
         let peer = &self.peers[qp.index()];
         if peer.connection.as_ref().is_some_and(|connection| connection.qpn == completion.qpn) {
-            let text = failure::explain(&self.card, peer, &completion, "a receive");
-            self.fail(qp, text);
+            self.fail_by(qp, &completion, FailedOperation::Receive);
         }
     }
 }

@@ -443,11 +443,17 @@ impl VerbsDevice {
 
     /// Puts a queue pair into the error state: everything on it completes as flushed, and the peer is told.
     pub(super) fn fail(&mut self, qp: QueuePairNumber, reason: String) {
+        let text = format!("the connection to {} failed: {reason}", self.peers[qp.index()].name());
+        self.give_up(qp, text);
+    }
+
+    /// The same, in words that name the peer already.
+    pub(super) fn give_up(&mut self, qp: QueuePairNumber, text: String) {
         let peer = &mut self.peers[qp.index()];
         if !peer.is_usable() {
             return;
         }
-        peer.failure = Some(format!("the connection to {} failed: {reason}", peer.name()));
+        peer.failure = Some(text);
         peer.open = false;
         peer.wanted = false;
         peer.replies.clear();

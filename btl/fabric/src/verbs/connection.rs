@@ -119,6 +119,11 @@ impl Connection {
         Some(what)
     }
 
+    /// True when something that was posted has been acknowledged by the peer's adapter.
+    pub(super) const fn has_worked(&self) -> bool {
+        self.first > 0
+    }
+
     /// True when the peer should be told of its credits even if there is nothing else to say.
     pub(super) const fn owes_much(&self) -> bool {
         self.owed * 2 >= self.credits_granted

@@ -77,6 +77,8 @@ pub struct VerbsDevice {
     address: [u8; VERBS_CARD_BYTES],
     pub(super) name: String,
     pub(super) gid_index: u8,
+    /// Length of the prefix of the own network, where it is known.
+    pub(super) prefix_bits: Option<u8>,
     pub(super) credits: u16,
     pub(super) lives: u32,
     pub(super) seed: u64,
@@ -173,6 +175,7 @@ impl VerbsDevice {
             address: card.encode(),
             name: port_name.to_string(),
             gid_index: usable.gid.entry.index,
+            prefix_bits: usable.gid.entry.netdev.as_ref().and_then(|netdev| netdev.prefix_bits),
             credits,
             lives: 0,
             seed: u64::from_le_bytes(std::array::from_fn(|at| key[at])),

@@ -1,73 +1,110 @@
-//! What went wrong, for a person.
+//! What is known when the adapter reports an error: collected here, put into words by [`ironband_core::diagnosis`].
 
-use rdma_sys::ibv_wc_status as status;
+use ironband_core::diagnosis::{self, End, FailedOperation, FailureFacts, RetrySettings};
+use ironband_core::gid::GidKind;
+use ironband_core::wire::{Carrier, VerbsCard};
 
-use super::connection::Peer;
-use super::object::{ACK_TIMEOUT, RETRIES, WorkCompletion};
-use ironband_core::gid::gid_text;
-use ironband_core::wire::VerbsCard;
+use super::device::VerbsDevice;
+use super::object::{ACK_TIMEOUT, RETRIES, RNR_RETRIES, WorkCompletion};
+use crate::QueuePairNumber;
+use crate::shm::host;
 
 const fn mtu_bytes(mtu: u8) -> u32 {
     128 << mtu
 }
 
-/// Likely cause, and what to try.
-fn advice(number: u32) -> &'static str {
-    match number {
-        status::IBV_WC_RETRY_EXC_ERR => {
-            "the peer has ended, or packets do not get through: look at the link, the peer's process and the MTU of both ends"
-        }
-        status::IBV_WC_RNR_RETRY_EXC_ERR => {
-            "the peer has posted no receive for too long: its process may be stopped"
-        }
-        status::IBV_WC_REM_ACCESS_ERR => {
-            "the key, the range or the access of a remote operation was refused: the memory is not registered (any more), or not for this"
-        }
-        status::IBV_WC_REM_INV_REQ_ERR => {
-            "the peer's adapter refused the request: both ends must run the same release"
-        }
-        status::IBV_WC_REM_OP_ERR => {
-            "the peer's adapter could not do the request: look at the peer's kernel log"
-        }
-        status::IBV_WC_LOC_PROT_ERR => {
-            "the local memory of the request is not registered, or for reading only"
-        }
-        status::IBV_WC_WR_FLUSH_ERR => {
-            "the adapter had ended the connection before: a request of the peer was refused, or the port went down"
-        }
-        _ => "look at the kernel's log of both hosts",
+const fn kind(carrier: Carrier) -> GidKind {
+    match carrier {
+        Carrier::InfiniBand => GidKind::InfiniBand,
+        Carrier::RoceV1 => GidKind::RoceV1,
+        Carrier::RoceV2 => GidKind::RoceV2,
     }
 }
 
-/// Everything that is known of a failed work.
-pub(super) fn explain(own: &VerbsCard, peer: &Peer, completion: &WorkCompletion, operation: &str) -> String {
-    let end = |card: &VerbsCard| {
-        format!("{} port {} with MTU {}", gid_text(&card.gid), card.port, mtu_bytes(card.mtu))
-    };
-    let wait_ms = (4096_u64 << ACK_TIMEOUT) / 1_000_000;
-    format!(
-        "{operation} ended with status {} ({}, vendor error {:#x}); {}; from {} to {}, {RETRIES} repetitions after {wait_ms} ms each",
-        completion.status,
-        completion.status_text(),
-        completion.vendor_error,
-        advice(completion.status),
-        end(own),
-        end(&peer.card),
-    )
+fn end(port: String, card: &VerbsCard) -> End {
+    End { port, gid: card.gid, mtu_bytes: mtu_bytes(card.mtu) }
+}
+
+impl VerbsDevice {
+    /// Fails a connection because of an error that the adapter reports, with everything that is known now.
+    pub(super) fn fail_by(
+        &mut self,
+        qp: QueuePairNumber,
+        completion: &WorkCompletion,
+        operation: FailedOperation,
+    ) {
+        let text = diagnosis::explain(&self.failure_facts(qp, completion, operation));
+        self.give_up(qp, text);
+    }
+
+    fn failure_facts(
+        &self,
+        qp: QueuePairNumber,
+        completion: &WorkCompletion,
+        operation: FailedOperation,
+    ) -> FailureFacts {
+        let peer = &self.peers[qp.index()];
+        let card = &peer.card;
+        FailureFacts {
+            peer_rank: card.rank,
+            peer_host: card.host.clone(),
+            peer_pid: card.pid,
+            operation,
+            status: completion.status,
+            vendor_error: completion.vendor_error,
+            kind: kind(self.card.carrier),
+            own: end(self.name.clone(), &self.card),
+            peer: end(format!("port {}", card.port), card),
+            prefix_bits: self.prefix_bits,
+            retries: RetrySettings { timeout: ACK_TIMEOUT, retry_cnt: RETRIES, rnr_retry: RNR_RETRIES },
+            own_port_active: self.domain.context().port(self.card.port).ok().map(|port| port.is_active),
+            peer_alive: card.shares_process_numbers(&self.card).then(|| host::is_alive(card.pid)),
+            worked_before: peer.connection.as_ref().is_some_and(super::connection::Connection::has_worked),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ironband_core::diagnosis::status_name;
+    use rdma_sys::ibv_wc_status as status;
 
     #[test]
-    fn identifiers_are_shown_as_addresses() {
-        let mut gid = [0; 16];
-        gid[10..].copy_from_slice(&[0xff, 0xff, 10, 77, 0, 1]);
-        assert_eq!(gid_text(&gid), "10.77.0.1");
+    fn lengths_of_packets_are_as_verbs_count_them() {
         assert_eq!((mtu_bytes(1), mtu_bytes(5)), (256, 4096));
-        let mut gid = [0; 16];
-        gid[..2].copy_from_slice(&[0xfe, 0x80]);
-        assert_eq!(gid_text(&gid), "fe80::");
+    }
+
+    #[test]
+    fn the_core_s_names_of_statuses_are_the_library_s() {
+        let same = [
+            (status::IBV_WC_SUCCESS, "IBV_WC_SUCCESS"),
+            (status::IBV_WC_LOC_LEN_ERR, "IBV_WC_LOC_LEN_ERR"),
+            (status::IBV_WC_LOC_QP_OP_ERR, "IBV_WC_LOC_QP_OP_ERR"),
+            (status::IBV_WC_LOC_EEC_OP_ERR, "IBV_WC_LOC_EEC_OP_ERR"),
+            (status::IBV_WC_LOC_PROT_ERR, "IBV_WC_LOC_PROT_ERR"),
+            (status::IBV_WC_WR_FLUSH_ERR, "IBV_WC_WR_FLUSH_ERR"),
+            (status::IBV_WC_MW_BIND_ERR, "IBV_WC_MW_BIND_ERR"),
+            (status::IBV_WC_BAD_RESP_ERR, "IBV_WC_BAD_RESP_ERR"),
+            (status::IBV_WC_LOC_ACCESS_ERR, "IBV_WC_LOC_ACCESS_ERR"),
+            (status::IBV_WC_REM_INV_REQ_ERR, "IBV_WC_REM_INV_REQ_ERR"),
+            (status::IBV_WC_REM_ACCESS_ERR, "IBV_WC_REM_ACCESS_ERR"),
+            (status::IBV_WC_REM_OP_ERR, "IBV_WC_REM_OP_ERR"),
+            (status::IBV_WC_RETRY_EXC_ERR, "IBV_WC_RETRY_EXC_ERR"),
+            (status::IBV_WC_RNR_RETRY_EXC_ERR, "IBV_WC_RNR_RETRY_EXC_ERR"),
+            (status::IBV_WC_LOC_RDD_VIOL_ERR, "IBV_WC_LOC_RDD_VIOL_ERR"),
+            (status::IBV_WC_REM_INV_RD_REQ_ERR, "IBV_WC_REM_INV_RD_REQ_ERR"),
+            (status::IBV_WC_REM_ABORT_ERR, "IBV_WC_REM_ABORT_ERR"),
+            (status::IBV_WC_INV_EECN_ERR, "IBV_WC_INV_EECN_ERR"),
+            (status::IBV_WC_INV_EEC_STATE_ERR, "IBV_WC_INV_EEC_STATE_ERR"),
+            (status::IBV_WC_FATAL_ERR, "IBV_WC_FATAL_ERR"),
+            (status::IBV_WC_RESP_TIMEOUT_ERR, "IBV_WC_RESP_TIMEOUT_ERR"),
+            (status::IBV_WC_GENERAL_ERR, "IBV_WC_GENERAL_ERR"),
+            (status::IBV_WC_TM_ERR, "IBV_WC_TM_ERR"),
+            (status::IBV_WC_TM_RNDV_INCOMPLETE, "IBV_WC_TM_RNDV_INCOMPLETE"),
+        ];
+        for (number, name) in same {
+            assert_eq!(status_name(number).0, name, "{number}");
+        }
     }
 }

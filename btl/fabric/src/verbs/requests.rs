@@ -20,7 +20,7 @@ pub(super) struct Request {
     /// The connection that it is on.
     pub(super) qpn: u32,
     id: WorkId,
-    operation: Operation,
+    pub(super) operation: Operation,
     /// Works that have not ended, and one more while not all are posted.
     works: u32,
     /// Its queue pair was destroyed: it ends as flushed, when the adapter is done with its memory.
@@ -88,7 +88,7 @@ impl Requests {
         Some(request)
     }
 
-    fn get(&mut self, number: u32) -> Option<&mut Request> {
+    pub(super) fn get(&mut self, number: u32) -> Option<&mut Request> {
         self.slots.get_mut(number as usize)?.as_mut()
     }
 

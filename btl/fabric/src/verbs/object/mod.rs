@@ -10,6 +10,8 @@ mod region;
 pub(super) use context::{Context, ProtectionDomain};
 pub(super) use error::VerbError;
 pub(super) use queue::{CompletionQueue, RECEIVES_PER_POST, Receive, SharedReceiveQueue, WorkCompletion};
-pub(super) use queue_pair::{ACK_TIMEOUT, AddressHandle, Part, Path, QueuePair, RETRIES, Sizes, Work};
+pub(super) use queue_pair::{
+    ACK_TIMEOUT, AddressHandle, Part, Path, QueuePair, RETRIES, RNR_RETRIES, Sizes, Work,
+};
 pub(super) use region::Buffers;
 pub use region::MemoryRegion;

@@ -1,6 +1,6 @@
 //! Completion queues and shared receive queues.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
@@ -42,13 +42,6 @@ impl WorkCompletion {
 
     pub(in crate::verbs) const fn is_success(&self) -> bool {
         self.status == ibv::ibv_wc_status::IBV_WC_SUCCESS
-    }
-
-    /// The status in the library's words.
-    pub(in crate::verbs) fn status_text(&self) -> String {
-        // SAFETY: gives a constant string for every number.
-        let text = unsafe { CStr::from_ptr(ibv::ibv_wc_status_str(self.status)) };
-        text.to_string_lossy().into_owned()
     }
 }
 

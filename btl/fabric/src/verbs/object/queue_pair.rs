@@ -16,7 +16,7 @@ pub(in crate::verbs) const ACK_TIMEOUT: u8 = 17;
 /// How often a packet is sent again before the connection fails.
 pub(in crate::verbs) const RETRIES: u8 = 7;
 /// How often a sender waits for a receive to be posted: 7 stands for "as long as it takes".
-const RNR_RETRIES: u8 = 7;
+pub(in crate::verbs) const RNR_RETRIES: u8 = 7;
 
 /// How much a queue pair holds.
 #[derive(Debug, Clone, Copy)]
