@@ -1,8 +1,6 @@
 //! The conformance suite of every fabric; see `ironband_tests::conformance`.
 
 use ironband_fabric::shm::Shm;
-#[cfg(feature = "verbs")]
-use ironband_fabric::verbs::Verbs;
 use ironband_tests::conformance;
 
 conformance!(shm: Shm, "memfd", and shm {
@@ -11,4 +9,4 @@ conformance!(shm: Shm, "memfd", and shm {
 });
 
 #[cfg(feature = "verbs")]
-conformance!(verbs: Verbs, "testbed");
+conformance!(verbs: ironband_tests::conformance::verbs::Chosen, "testbed");

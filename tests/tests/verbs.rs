@@ -39,7 +39,8 @@ rows! {
     lifecycle_late: "lifecycle" x 2, args("mode=late messages=500");
     lifecycle_one_way: "lifecycle" x 2, args("mode=oneway messages=500");
     spawn: "spawn" x 1, args("rounds=1");
-    connect: "connect" x 2, args("rounds=1");
+    connect: "connect" x 2, args("rounds=1"),
+        between_hosts("join=0", "the program joins over a socket of its own host");
     intercommunicators: "intercomm" x 2, args("rounds=2");
     epochs: "rma_epochs" x 2, args("size_max=4096 window=create");
     epochs_with_threads: "rma_epochs" x 2, args("size_max=1024 epoch=0 threads=1"),

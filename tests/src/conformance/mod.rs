@@ -20,6 +20,8 @@ pub mod node;
 pub mod ordering;
 pub mod rdma;
 pub mod shm;
+#[cfg(feature = "verbs")]
+pub mod verbs;
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use ironband_core::diagnosis::FailedOperation;
 use ironband_core::wire::{AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind};
 use rdma_sys::ibv_wc_status as status;
 
-use super::connection::{Closing, Underway};
+use super::connection::{Closing, Connection, Underway};
 use super::device::VerbsDevice;
 use super::object::{Part, Work, WorkCompletion};
 use super::receives::{Owner, RECEIVE};
@@ -51,9 +51,9 @@ impl VerbsDevice {
             let Some(bounce) = self.bounces.take(&self.domain) else { return Posted::Busy };
             Some(bounce)
         };
-        if connection.owed > 0 && self.receives.has_idle() {
+        if connection.owed > 0 && (self.receives.has_idle() || connection.receives.has_idle()) {
             // Credits stand for buffers that are posted.
-            if let Err(error) = self.receives.post_idle() {
+            if let Err(error) = self.receives.post(&connection.qp, &mut connection.receives) {
                 self.fail(qp, error.to_string());
                 return Posted::Failed;
             }
@@ -236,23 +236,59 @@ impl VerbsDevice {
         }
     }
 
+    /// Whose receive has ended; `None` if its connection is gone.
+    #[inline]
+    fn receiver(&self, completion: &WorkCompletion) -> Option<QueuePairNumber> {
+        let qp = *self.by_qpn.get(&completion.qpn)?;
+        if self.receives.is_shared() {
+            return Some(qp);
+        }
+        let posted = |connection: &Connection| {
+            connection.qpn == completion.qpn && connection.receives.posted(completion.id)
+        };
+        let current = self.peers[qp.index()].connection.as_ref().is_some_and(posted);
+        (current || self.closing.iter().any(|closing| posted(&closing.connection))).then_some(qp)
+    }
+
+    /// A receive of this connection, which exists, is free again.
+    #[inline]
+    fn put_back(&mut self, qp: QueuePairNumber, qpn: u32, index: u32) {
+        if self.receives.is_shared() {
+            self.receives.put_back(index);
+        } else if let Some(connection) = self.connection_of(qp, qpn) {
+            connection.receives.put_back(index);
+        }
+    }
+
+    /// The connection of a peer with this number, be it the current one or one that ends.
+    pub(super) fn connection_of(&mut self, qp: QueuePairNumber, qpn: u32) -> Option<&mut Connection> {
+        let current = self.peers[qp.index()].connection.as_mut().filter(|it| it.qpn == qpn);
+        current.or_else(|| {
+            self.closing.iter_mut().map(|closing| &mut closing.connection).find(|it| it.qpn == qpn)
+        })
+    }
+
     fn take_receive(&mut self, completion: WorkCompletion) -> Option<Completion> {
         let index = completion.id as u32;
-        let qp = self.by_qpn.get(&completion.qpn).copied();
-        let (Some(qp), true) = (qp, completion.is_success()) else {
-            self.receives.give_back(index);
-            if let Some(qp) = qp {
-                self.take_failed_receive(qp, completion);
+        let Some(qp) = self.receiver(&completion) else {
+            // Of a queue pair that is gone; so are receives that were its own.
+            if self.receives.is_shared() {
+                self.receives.put_back(index);
             }
             return None;
         };
+        if !completion.is_success() {
+            self.put_back(qp, completion.qpn, index);
+            self.take_failed_receive(qp, completion);
+            return None;
+        }
         let start = self.receives.at(index);
         let len_bytes = (completion.len_bytes as usize).min(self.receives.buffer_bytes());
         // SAFETY: a filled buffer, which is longer than a header.
         let front: [u8; MESSAGE_HEADER_BYTES] = unsafe { start.cast().read() };
         let header = MessageHeader::decode(front).filter(|_| len_bytes >= MESSAGE_HEADER_BYTES);
         let Some(header) = header else {
-            self.receives.give_back(index);
+            self.put_back(qp, completion.qpn, index);
             self.fail(qp, BAD_LENGTH.to_owned());
             return None;
         };
@@ -262,7 +298,7 @@ impl VerbsDevice {
         };
         connection.credits += header.credits.min(u16::MAX - connection.credits);
         if connection.credits > connection.credits_max {
-            self.receives.give_back(index);
+            self.put_back(qp, completion.qpn, index);
             self.fail(qp, "it broke the protocol: it gave back more credits than it had taken".to_owned());
             return None;
         }
@@ -298,7 +334,7 @@ impl VerbsDevice {
         let taken = len_bytes.min(bytes.len());
         // SAFETY: `taken` bytes are inside the buffer, and fit.
         unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), bytes.as_mut_ptr(), taken) };
-        self.receives.give_back(index);
+        self.put_back(qp, qpn, index);
         if let Some(connection) = &mut self.peers[qp.index()].connection {
             connection.owed += 1;
         }
@@ -348,14 +384,14 @@ impl VerbsDevice {
         let index = completion.id as u32;
         let at = self.closing.iter().position(|closing| closing.connection.qpn == completion.qpn);
         let Some(at) = at else {
-            self.receives.give_back(index);
+            self.put_back(qp, completion.qpn, index);
             return None;
         };
         let closing = &mut self.closing[at];
         let credits = closing.connection.credits.saturating_add(header.credits);
         closing.connection.credits = credits.min(closing.connection.credits_max);
         if header.kind == MessageKind::Bye {
-            self.receives.give_back(index);
+            self.put_back(qp, completion.qpn, index);
             let closing = self.closing.swap_remove(at);
             self.bury(closing.connection);
             return None;
@@ -364,7 +400,7 @@ impl VerbsDevice {
             let len_bytes = (completion.len_bytes as usize).min(self.receives.buffer_bytes());
             return self.take_message(qp, completion.qpn, index, header, len_bytes - MESSAGE_HEADER_BYTES);
         }
-        self.receives.give_back(index);
+        self.put_back(qp, completion.qpn, index);
         let now = self.now();
         self.end_closing(now);
         None

@@ -8,6 +8,7 @@ use ironband_core::wire::{Datagram, DatagramKind, MessageKind, Offer};
 use super::connection::{Closing, Connection, Peer, Underway};
 use super::device::VerbsDevice;
 use super::object::{AddressHandle, Path, QueuePair, Sizes, VerbError};
+use super::receives::OwnReceives;
 use crate::shm::host;
 use crate::{Completion, Posted, QueuePairNumber};
 
@@ -81,17 +82,21 @@ impl VerbsDevice {
     }
 
     fn make_connection(&mut self, qp: QueuePairNumber) -> Result<Offer, VerbError> {
-        let credits = self.credits;
         let connections = self.by_qpn.len() as u32 + 1;
-        let depth = Connection::depth(credits).min(self.domain.context().limits().send_queue_depth_max);
-        self.receives.provide(&self.domain, connections * u32::from(credits))?;
+        self.lives += 1;
+        let depth = Connection::depth(self.credits).min(self.domain.context().limits().send_queue_depth_max);
+        let (credits, mut own_receives) = self.provide_receives(connections)?;
         let Some(cq) = &mut self.cq else {
             unreachable!("create_qp wants a completion queue, so one was created");
         };
         cq.grow(self.receives.count() + connections * depth)?;
-        let sizes = Sizes { sends: depth, receives: 0, inline_bytes: super::device::INLINE_BYTES };
-        let queue_pair = QueuePair::reliable(&self.domain, cq, self.receives.queue(), self.card.port, sizes)?;
-        self.lives += 1;
+        let receives = if self.receives.is_shared() { 0 } else { credits.into() };
+        let sizes = Sizes { sends: depth, receives, inline_bytes: super::device::INLINE_BYTES };
+        let queue_pair = QueuePair::reliable(&self.domain, cq, self.receives.queue(), self.card.port, sizes);
+        // Before the peer hears of it: what it may send has to find receives.
+        let queue_pair = queue_pair
+            .and_then(|it| self.receives.post(&it, &mut own_receives).map(|()| it))
+            .inspect_err(|_| self.receives.take_all_back(&own_receives))?;
         let limits = *self.domain.context().limits();
         let own = Offer {
             life: self.lives,
@@ -103,7 +108,7 @@ impl VerbsDevice {
             credits,
         };
         self.by_qpn.insert(own.qpn, qp);
-        self.peers[qp.index()].connection = Some(Connection::new(queue_pair, &own, depth));
+        self.peers[qp.index()].connection = Some(Connection::new(queue_pair, &own, depth, own_receives));
         Ok(own)
     }
 
@@ -119,6 +124,23 @@ impl VerbsDevice {
             Some(connection) => connection.qp.connect(&own, &own, &path),
             None => Ok(()),
         }
+    }
+
+    /// Receives for one more connection: so many messages may be under way to it.
+    fn provide_receives(&mut self, connections: u32) -> Result<(u16, OwnReceives), VerbError> {
+        if self.receives.is_shared() {
+            self.receives.provide(&self.domain, connections * u32::from(self.credits))?;
+            return Ok((self.credits, OwnReceives::default()));
+        }
+        let credits = self.receives.share(self.credits);
+        if self.receives.is_used_up() && !self.told_receives_used {
+            self.told_receives_used = true;
+            self.notices.push_back(format!(
+                "the receive buffers of {} peers take all of memory_bytes / 2: further peers get {credits} buffers each beyond it; raise memory_bytes for more messages under way",
+                connections - 1
+            ));
+        }
+        Ok((credits, self.receives.grant(&self.domain, credits, self.lives)?))
     }
 
     fn random(&mut self) -> u32 {
@@ -339,7 +361,9 @@ impl VerbsDevice {
                 self.ending.push(index);
             }
         }
+        let own_receives = std::mem::take(&mut connection.receives);
         drop(connection);
+        self.receives.take_all_back(&own_receives);
         self.by_qpn.remove(&qpn);
         // Only now: until here the adapter could still read them, and write to the requests' memory.
         while let Some(index) = self.ending.pop() {

@@ -7,6 +7,7 @@ use ironband_core::handshake::Handshake;
 use ironband_core::wire::{AtomicReply, Offer, VerbsCard};
 
 use super::object::{AddressHandle, QueuePair};
+use super::receives::OwnReceives;
 use super::requests::Partial;
 
 /// RDMA and atomics that one queue pair keeps under way.
@@ -50,6 +51,8 @@ pub(super) struct Connection {
     /// Of the peer.
     pub(super) credits_granted: u16,
     pub(super) partial: Option<Partial>,
+    /// Empty where receives are shared.
+    pub(super) receives: OwnReceives,
 }
 
 impl Connection {
@@ -57,7 +60,7 @@ impl Connection {
         2 * credits as u32 + OUTSTANDING_MAX + UNSIGNALLED_MAX
     }
 
-    pub(super) fn new(qp: QueuePair, own: &Offer, depth: u32) -> Self {
+    pub(super) fn new(qp: QueuePair, own: &Offer, depth: u32, receives: OwnReceives) -> Self {
         Self {
             qpn: own.qpn,
             qp,
@@ -72,6 +75,7 @@ impl Connection {
             owed: 0,
             credits_granted: own.credits,
             partial: None,
+            receives,
         }
     }
 

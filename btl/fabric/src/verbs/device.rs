@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ironband_core::config::Config;
-use ironband_core::ports::PortName;
 use ironband_core::wire::{CREDITS_MIN, MESSAGE_HEADER_BYTES, MessageKind, VERBS_CARD_BYTES, VerbsCard};
 
 use super::connection::{Closing, OUTSTANDING_MAX, Peer};
 use super::datagrams::Datagrams;
 use super::loopback::{LOOPBACK, Loopback};
 use super::object::{CompletionQueue, Context, MemoryRegion, ProtectionDomain, SharedReceiveQueue};
+use super::options::Options;
 use super::port;
 use super::receives::{Bounces, Receives};
 use super::regions::{Regions, key_on_the_wire};
@@ -73,6 +73,8 @@ pub struct VerbsDevice {
     pub(super) regions: Regions,
     pub(super) loopback: Loopback,
     pub(super) notices: VecDeque<String>,
+    /// The user has been told that receive buffers are used up.
+    pub(super) told_receives_used: bool,
     pub(super) card: VerbsCard,
     address: [u8; VERBS_CARD_BYTES],
     pub(super) name: String,
@@ -98,21 +100,23 @@ pub struct VerbsDevice {
 unsafe impl Send for VerbsDevice {}
 
 /// Says why an adapter that can be opened cannot be used.
-pub(super) fn check(context: &Arc<Context>, name: &PortName) -> Result<(), String> {
-    if !context.limits().shared_receive_queues {
-        return Err(format!("{} has no shared receive queues, which this fabric needs", name.adapter));
-    }
+pub(super) fn check(context: &Arc<Context>) -> Result<(), String> {
     ProtectionDomain::allocate(context).map(|_| ()).map_err(|error| error.to_string())
 }
 
 impl VerbsDevice {
-    pub(super) fn open(name: &str, config: &Config, job: &Job) -> Result<Self, DeviceError> {
+    pub(super) fn open(
+        name: &str,
+        config: &Config,
+        job: &Job,
+        options: Options,
+    ) -> Result<Self, DeviceError> {
         let root = Root::machine();
         let port_name = port::find(&root, name)?;
         let usable = port::check(&root, &port_name, config.gid_index)
             .map_err(|reason| reason.of_device(&port_name.to_string()))?;
         let context = Context::open(&port_name.adapter)?;
-        check(&context, &port_name).map_err(|reason| DeviceError::System {
+        check(&context).map_err(|reason| DeviceError::System {
             call: format!("opening {port_name}"),
             reason,
             fix: "ironband doctor shows the state of all ports".to_owned(),
@@ -127,8 +131,10 @@ impl VerbsDevice {
         let affordable = budget / buffer_bytes / job.local_ranks.max(1) as usize;
         let credits = (affordable.clamp(usize::from(2 * CREDITS_MIN), usize::from(CREDITS))) as u16;
         let depth = ((budget / buffer_bytes) as u32).max(32).next_multiple_of(32);
-        let srq = SharedReceiveQueue::create(&domain, depth.min(limits.shared_receive_depth_max))?;
-        let receives = Receives::new(srq, buffer_bytes, budget);
+        let mut notices = VecDeque::new();
+        let depth = depth.min(limits.shared_receive_depth_max);
+        let shared = shared_receive_queue(&domain, &port_name.adapter, depth, options, &mut notices)?;
+        let receives = Receives::new(shared, buffer_bytes, budget);
         let bounces = Bounces::new(buffer_bytes, budget);
 
         let key = host::random::<16>()?;
@@ -171,7 +177,8 @@ impl VerbsDevice {
             ending: Vec::new(),
             regions: Regions::default(),
             loopback: Loopback::default(),
-            notices: VecDeque::new(),
+            notices,
+            told_receives_used: false,
             address: card.encode(),
             name: port_name.to_string(),
             gid_index: usable.gid.entry.index,
@@ -268,6 +275,40 @@ impl VerbsDevice {
         }
         self.attend_sometimes();
         self.done.pop_front()
+    }
+}
+
+/// The queue of receives that all peers share, if there is one.
+fn shared_receive_queue(
+    domain: &Arc<ProtectionDomain>,
+    adapter: &str,
+    depth: u32,
+    options: Options,
+    notices: &mut VecDeque<String>,
+) -> Result<Option<SharedReceiveQueue>, DeviceError> {
+    if options.shared_receive_queue == Some(false) {
+        return Ok(None);
+    }
+    if !domain.context().limits().shared_receive_queues {
+        if options.shared_receive_queue == Some(true) {
+            return Err(DeviceError::Exhausted {
+                what: format!("shared receive queue of {adapter}"),
+                wanted: "1 (shared_receive_queue is set)".to_owned(),
+                available: "0: the adapter has none".to_owned(),
+                fix: "leave shared_receive_queue to the device".to_owned(),
+            });
+        }
+        return Ok(None);
+    }
+    match SharedReceiveQueue::create(domain, depth) {
+        Ok(queue) => Ok(Some(queue)),
+        Err(error) if options.shared_receive_queue == Some(true) => Err(error.into()),
+        Err(error) => {
+            notices.push_back(format!(
+                "{adapter} shares no receives between peers: {error}; each peer gets its own"
+            ));
+            Ok(None)
+        }
     }
 }
 
@@ -506,7 +547,17 @@ impl Device for VerbsDevice {
             self.loopback.give_back(token.0);
             return;
         }
-        let Some(owner) = self.receives.give_back(token.0 as u32) else { return };
+        let index = token.0 as u32;
+        let Some(owner) = self.receives.end_loan(index) else { return };
+        if self.receives.is_shared() {
+            self.receives.put_back(index);
+        } else {
+            let lender = self.connection_of(owner.qp, owner.qpn).filter(|it| it.receives.holds(index));
+            match lender {
+                Some(connection) => connection.receives.put_back(index),
+                None => self.receives.put_back(index),
+            }
+        }
         let Some(connection) = &mut self.peers[owner.qp.index()].connection else { return };
         if connection.qpn == owner.qpn {
             connection.owed += 1;

@@ -2,7 +2,7 @@
 //!
 //! Processes find each other over one datagram queue pair per device ([`ironband_core::handshake`]) and talk over one
 //! reliable connected queue pair per pair of processes, made on first use. Messages are sends into buffers of a shared
-//! receive queue, bounded by credits; RDMA and 8-byte atomics are the adapter's own. Nothing here looks an adapter up in a
+//! receive queue, or of one for each peer where the adapter cannot share, bounded by credits; RDMA and 8-byte atomics are the adapter's own. Nothing here looks an adapter up in a
 //! table: what it can do is asked of it.
 //!
 //! All `unsafe` of verbs is in [`object`], except what touches posters' memory.
@@ -19,6 +19,7 @@ mod loopback;
 mod made_up;
 mod not_ready;
 mod object;
+mod options;
 mod port;
 mod receives;
 mod regions;
@@ -29,6 +30,7 @@ mod tree;
 pub use device::VerbsDevice;
 pub use not_ready::NotReady;
 pub use port::{LinkKind, Memlock};
+pub use options::Options;
 pub use regions::MemoryRegion;
 pub use survey::{AdapterFacts, AdapterReport, PortReport, Survey};
 
@@ -66,6 +68,21 @@ impl Fabric for Verbs {
     }
 
     fn open(name: &str, config: &Config, job: &Job) -> Result<Self::Device, DeviceError> {
-        VerbsDevice::open(name, config, job)
+        Self::open_with(name, config, job, Options::default())
+    }
+}
+
+impl Verbs {
+    /// As [`Fabric::open`], with a say in how the device is used.
+    ///
+    /// # Errors
+    /// As [`Fabric::open`]; also when the device cannot do what the options ask for.
+    pub fn open_with(
+        name: &str,
+        config: &Config,
+        job: &Job,
+        options: Options,
+    ) -> Result<VerbsDevice, DeviceError> {
+        VerbsDevice::open(name, config, job, options)
     }
 }

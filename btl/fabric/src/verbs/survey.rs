@@ -188,8 +188,7 @@ fn port_report(
 /// Opens an adapter and asks.
 fn facts(adapter: &str) -> Result<AdapterFacts, NotReady> {
     let context = Context::open(adapter).map_err(|error| NotReady::of_adapter(adapter, error))?;
-    let name = PortName { adapter: adapter.to_owned(), port: 1 };
-    device::check(&context, &name).map_err(|reason| NotReady::Adapter {
+    device::check(&context).map_err(|reason| NotReady::Adapter {
         adapter: adapter.to_owned(),
         reason,
         fix: "use another adapter: ports = ^".to_owned() + adapter,
@@ -199,7 +198,7 @@ fn facts(adapter: &str) -> Result<AdapterFacts, NotReady> {
     let inline_bytes_max = ProtectionDomain::allocate(&context).ok().and_then(|domain| {
         let cq = CompletionQueue::create(&context, 1).ok()?;
         let sizes = Sizes { sends: 1, receives: 1, inline_bytes: device::INLINE_BYTES };
-        let qp = QueuePair::datagrams(&domain, &cq, name.port, 0, sizes).ok()?;
+        let qp = QueuePair::datagrams(&domain, &cq, 1, 0, sizes).ok()?;
         u32::try_from(qp.inline_bytes_max()).ok()
     });
     Ok(AdapterFacts {

@@ -75,11 +75,11 @@ impl QueuePair {
     pub(in crate::verbs) fn reliable(
         domain: &Arc<ProtectionDomain>,
         cq: &CompletionQueue,
-        srq: &SharedReceiveQueue,
+        srq: Option<&SharedReceiveQueue>,
         port: u8,
         sizes: Sizes,
     ) -> Result<Self, VerbError> {
-        let qp = Self::create(domain, cq, Some(srq), ibv::ibv_qp_type::IBV_QPT_RC, sizes)?;
+        let qp = Self::create(domain, cq, srq, ibv::ibv_qp_type::IBV_QPT_RC, sizes)?;
         let access = ibv::ibv_access_flags::IBV_ACCESS_REMOTE_READ
             | ibv::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE
             | ibv::ibv_access_flags::IBV_ACCESS_REMOTE_ATOMIC;

@@ -1,0 +1,9 @@
+//! How an adapter is used, where there is a choice.
+
+/// What a user may ask of a device; the default leaves all of it to the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// One queue of receives for all peers (`Some(true)`), or one for each (`Some(false)`). `None`: shared where the adapter
+    /// can and may share.
+    pub shared_receive_queue: Option<bool>,
+}
