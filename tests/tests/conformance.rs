@@ -9,4 +9,4 @@ conformance!(shm: Shm, "memfd", and shm {
 });
 
 #[cfg(feature = "verbs")]
-conformance!(verbs: ironband_tests::conformance::verbs::Chosen, "testbed");
+conformance!(verbs: ironband_tests::conformance::verbs::Chosen, "testbed", and verbs { thousand_connections });

@@ -4,6 +4,7 @@
 //! tested without hardware.
 #![forbid(unsafe_code)]
 
+pub mod arbitration;
 pub mod config;
 pub mod diagnosis;
 pub mod gid;

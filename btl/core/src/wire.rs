@@ -5,6 +5,7 @@
 
 mod card;
 mod datagram;
+mod greeting;
 mod record;
 mod verbs_card;
 
@@ -13,6 +14,7 @@ pub use datagram::{
     CREDITS_MIN, DATAGRAM_BYTES, Datagram, DatagramKind, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind,
     Offer,
 };
+pub use greeting::{ANSWER_BYTES, Answer, GREETING_BYTES, Greeting, REFUSAL_BYTES, Refusal};
 pub use record::{
     AheadOffer, AtomicCode, AtomicReply, AtomicRequest, INLINE_RECORD_BYTES, PullRequest, PushAck,
     PushHeader, RecordKind, ShareRequest, WireStatus,

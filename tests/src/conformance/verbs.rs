@@ -1,11 +1,22 @@
-//! The `verbs` fabric as the environment asks for it, so that one test program covers the ways to use an adapter.
+//! The `verbs` fabric as the environment asks for it, so that one test program covers the ways to use an adapter; and what only
+//! verbs promise.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Instant;
 
 use ironband_core::config::Config;
-use ironband_fabric::verbs::{Options, Verbs, VerbsDevice};
-use ironband_fabric::{DeviceError, DeviceReport, Fabric, Job};
+use ironband_fabric::verbs::{Connect, Options, Verbs, VerbsDevice};
+use ironband_fabric::{Device, DeviceError, DeviceReport, Fabric, Job};
+
+use super::node::Pair;
+use super::{Outcome, Setup, need};
 
 /// Where receives are posted: `shared`, `own`, or as the device likes.
 const RECEIVES: &str = "IRONBAND_CONFORMANCE_RECEIVES";
+
+/// How connections are made: `datagram`, `manager`, or as the device likes.
+const CONNECT: &str = "IRONBAND_CONFORMANCE_CONNECT";
 
 /// [`Verbs`], opened with the options that `IRONBAND_CONFORMANCE_*` names. Agents inherit them.
 #[derive(Debug)]
@@ -22,7 +33,11 @@ where
 }
 
 fn options() -> Options {
-    Options { shared_receive_queue: choice(RECEIVES, &[("shared", true), ("own", false)]) }
+    let ways = [("datagram", Connect::Datagram), ("manager", Connect::ConnectionManager)];
+    Options {
+        shared_receive_queue: choice(RECEIVES, &[("shared", true), ("own", false)]),
+        connect: choice(CONNECT, &ways).unwrap_or_default(),
+    }
 }
 
 impl Fabric for Chosen {
@@ -36,4 +51,70 @@ impl Fabric for Chosen {
     fn open(name: &str, config: &Config, job: &Job) -> Result<VerbsDevice, DeviceError> {
         Verbs::open_with(name, config, job, options())
     }
+}
+
+/// What the kernel keeps for the objects of this process, by kind, as `rdma resource show` lists it.
+fn kernel_objects() -> BTreeMap<&'static str, usize> {
+    let mine = format!(" pid {} ", std::process::id());
+    let count = |kind: &'static str| {
+        let output = Command::new("rdma").args(["resource", "show", kind]).output();
+        let output = output.unwrap_or_else(|error| panic!("rdma resource show {kind}: {error}"));
+        assert!(output.status.success(), "rdma resource show {kind}: {output:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (kind, text.lines().filter(|line| format!("{line} ").contains(&mine)).count())
+    };
+    ["qp", "cq", "mr", "pd", "cm_id"].map(count).into()
+}
+
+/// One end connects, sends, and ends the connection, which the other end follows.
+fn connect_once<F: Fabric>(pair: &mut Pair<F>, life: u32) {
+    let from_a = life.is_multiple_of(2);
+    let (a, b) = (pair.a.address(), pair.b.address());
+    (pair.ab, pair.ba) = (pair.a.connect(&b), pair.b.connect(&a));
+    if from_a {
+        pair.send_ab(life, 100);
+        pair.until("the message to b", |pair| pair.b.take_arrival());
+    } else {
+        pair.send_ba(life, 100);
+        pair.until("the message to a", |pair| pair.a.take_arrival());
+    }
+    let (ab, ba) = (pair.ab, pair.ba);
+    pair.a.device().destroy_qp(ab);
+    pair.b.device().destroy_qp(ba);
+    pair.a.assert_connected();
+    pair.b.assert_connected();
+}
+
+/// Waits until both ends have put away what they had of each other.
+fn settle<F: Fabric>(pair: &mut Pair<F>) {
+    pair.until("both ends to be idle", |pair| {
+        (pair.a.device().is_idle() && pair.b.device().is_idle()).then_some(())
+    });
+    (0..20_000).for_each(|_| pair.turn());
+}
+
+/// 1,000 connections that are made and ended leave as many queue pairs, registrations and identifiers of the connection manager
+/// as there were before, by the kernel's own count.
+pub fn thousand_connections<F: Fabric>(setup: &Setup) -> Outcome {
+    const CONNECTIONS: u32 = 1000;
+    let mut pair = Pair::<F>::connected(setup);
+    let connected = kernel_objects();
+    need(connected["qp"] > 0, "the kernel does not count the queue pairs of this device")?;
+    // What is made on first use, and kept, is made now.
+    (0..20).for_each(|life| connect_once(&mut pair, life));
+    settle(&mut pair);
+    let before = kernel_objects();
+    assert!(
+        before["qp"] < connected["qp"],
+        "queue pairs are not counted: {before:?}, connected {connected:?}"
+    );
+    let start = Instant::now();
+    (0..CONNECTIONS).for_each(|life| connect_once(&mut pair, life));
+    println!(
+        "{CONNECTIONS} connections in {:.1} s; objects before: {before:?}",
+        start.elapsed().as_secs_f64()
+    );
+    settle(&mut pair);
+    assert_eq!(kernel_objects(), before, "{CONNECTIONS} connections have left objects behind");
+    Ok(())
 }

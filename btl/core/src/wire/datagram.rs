@@ -153,6 +153,8 @@ pub enum MessageKind {
     AtomicReply = 5,
     /// The sender has destroyed its queue pair; nothing follows.
     Bye = 6,
+    /// The first message of who connected through the RDMA connection manager; the payload is its card.
+    Hello = 7,
 }
 
 /// The header in front of a message.
@@ -185,6 +187,7 @@ impl MessageHeader {
             4 => MessageKind::AtomicRequest,
             5 => MessageKind::AtomicReply,
             6 => MessageKind::Bye,
+            7 => MessageKind::Hello,
             _ => return None,
         };
         Some(Self { kind, credits: (word >> 16) as u16, imm: (word >> 32) as u32 })
@@ -227,7 +230,7 @@ mod tests {
         let header = MessageHeader { kind: MessageKind::Written, credits: 0x0304, imm: 0x0506_0708 };
         assert_eq!(header.encode(), [2, 0, 4, 3, 8, 7, 6, 5]);
         assert_eq!(MessageHeader::decode(header.encode()), Some(header));
-        assert_eq!(MessageHeader::decode([7, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(MessageHeader::decode([8, 0, 0, 0, 0, 0, 0, 0]), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! ```text
 //!  0        4     6     8      9      10    11    12    14    16        32       36
 //!  +--------+-----+-----+------+------+-----+-----+-----+-----+---------+--------+
-//!  | "IBvb" | ver | len | kind | port | mtu | 0   | lid | 0   |   gid   | ud qpn |
+//!  | "IBvb" | ver | len | kind | port | mtu | 0   | lid | tcp |   gid   | ud qpn |
 //!  +--------+-----+-----+------+------+-----+-----+-----+-----+---------+--------+
 //!  36     40    44     48        56       64        80                104
 //!  +------+-----+------+---------+--------+---------+------------------+
@@ -31,6 +31,8 @@ pub enum Carrier {
     RoceV1 = 2,
     /// RDMA over converged Ethernet, version 2: UDP, routable.
     RoceV2 = 3,
+    /// The internet wide area RDMA protocol: TCP. Connects through the RDMA connection manager only.
+    Iwarp = 4,
 }
 
 impl Carrier {
@@ -39,6 +41,7 @@ impl Carrier {
             1 => Self::InfiniBand,
             2 => Self::RoceV1,
             3 => Self::RoceV2,
+            4 => Self::Iwarp,
             _ => return None,
         })
     }
@@ -49,6 +52,7 @@ impl Carrier {
             Self::InfiniBand => "InfiniBand",
             Self::RoceV1 => "RoCE v1",
             Self::RoceV2 => "RoCE v2",
+            Self::Iwarp => "iWARP",
         }
     }
 }
@@ -64,9 +68,12 @@ pub struct VerbsCard {
     pub mtu: u8,
     /// The port's local identifier; 0 on Ethernet.
     pub lid: u16,
-    /// The global identifier in use.
+    /// The port (of the RDMA connection manager's TCP space) at the GID's address that listens for connections; 0: the datagram
+    /// queue pair does.
+    pub listen_port: u16,
+    /// The global identifier in use. On iWARP: the IP address, as an IPv6 one.
     pub gid: [u8; 16],
-    /// The datagram queue pair that listens for connections.
+    /// The datagram queue pair that listens for connections; 0 where `listen_port` does.
     pub datagram_qpn: u32,
     /// Its key.
     pub qkey: u32,
@@ -118,7 +125,7 @@ impl VerbsCard {
             .put(&(VERBS_CARD_BYTES as u16).to_le_bytes())
             .put(&[self.carrier as u8, self.port, self.mtu, 0])
             .put(&self.lid.to_le_bytes())
-            .put(&[0; 2])
+            .put(&self.listen_port.to_le_bytes())
             .put(&self.gid)
             .u32(self.datagram_qpn)
             .u32(self.qkey)
@@ -157,7 +164,7 @@ impl VerbsCard {
             return Err(VerbsCardError::Field("MTU"));
         }
         let lid = u16::from_le_bytes(reader.array());
-        let _: [u8; 2] = reader.array();
+        let listen_port = u16::from_le_bytes(reader.array());
         let gid = reader.array();
         let (datagram_qpn, qkey, pid, rank) = (reader.u32(), reader.u32(), reader.u32(), reader.u32());
         let (boot_id, pid_namespace, key) = (reader.array(), reader.u64(), reader.array());
@@ -169,6 +176,7 @@ impl VerbsCard {
             port,
             mtu,
             lid,
+            listen_port,
             gid,
             datagram_qpn,
             qkey,
@@ -195,6 +203,17 @@ impl VerbsCard {
                 self.carrier.name()
             ));
         }
+        if (self.listen_port == 0) != (other.listen_port == 0) {
+            let how = |card: &Self| match card.listen_port {
+                0 => "datagrams",
+                _ => "the RDMA connection manager",
+            };
+            return Some(format!(
+                "its process connects by {}, ours by {}: set connect to one way for all processes",
+                how(other),
+                how(self)
+            ));
+        }
         match self.carrier {
             Carrier::InfiniBand => (self.gid[..8] != other.gid[..8]).then(|| {
                 format!(
@@ -204,7 +223,7 @@ impl VerbsCard {
                 )
             }),
             Carrier::RoceV1 => None,
-            Carrier::RoceV2 => (Scope::of(&self.gid) != Scope::of(&other.gid)).then(|| {
+            Carrier::RoceV2 | Carrier::Iwarp => (Scope::of(&self.gid) != Scope::of(&other.gid)).then(|| {
                 format!(
                     "its GID is {}, ours {}: give both interfaces addresses of one family",
                     Scope::of(&other.gid).name(),
@@ -262,6 +281,7 @@ pub(crate) mod tests {
             port: 1,
             mtu: 3,
             lid: 0x0102,
+            listen_port: 0,
             gid: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1],
             datagram_qpn: 0x11,
             qkey: 0x1234_5678,
@@ -320,6 +340,13 @@ pub(crate) mod tests {
         assert!(here.mismatch(&infiniband).is_some_and(|why| why.contains("InfiniBand, ours RoCE v2")));
         let other_subnet = VerbsCard { gid: [1; 16], ..infiniband.clone() };
         assert!(infiniband.mismatch(&other_subnet).is_some_and(|why| why.contains("0101010101010101")));
+        let manager = VerbsCard { listen_port: 0x1234, ..sample() };
+        assert!(
+            here.mismatch(&manager).is_some_and(|why| why.contains("connection manager, ours by datagrams"))
+        );
+        assert_eq!(manager.mismatch(&manager), None);
+        assert_eq!(manager.encode()[14..16], [0x34, 0x12]);
+        assert_eq!(VerbsCard::decode(&manager.encode()), Ok(manager));
         let mut gid = [0; 16];
         gid[..2].copy_from_slice(&[0xfe, 0x80]);
         let link_local = VerbsCard { gid, ..sample() };

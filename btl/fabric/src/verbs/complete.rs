@@ -1,7 +1,9 @@
 //! Messages and completions: what is posted, what arrives, what ends.
 
 use ironband_core::diagnosis::FailedOperation;
-use ironband_core::wire::{AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind};
+use ironband_core::wire::{
+    AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind, VERBS_CARD_BYTES,
+};
 use rdma_sys::ibv_wc_status as status;
 
 use super::connection::{Closing, Connection, Underway};
@@ -206,7 +208,22 @@ impl VerbsDevice {
                 self.fail_request(qp, number, end);
             }
         }
-        self.fail_by(qp, &completion, operation);
+        self.fail_completion(qp, &completion, operation);
+    }
+
+    /// A work has failed, and its connection with it.
+    fn fail_completion(
+        &mut self,
+        qp: QueuePairNumber,
+        completion: &WorkCompletion,
+        operation: FailedOperation,
+    ) {
+        let peer = &self.peers[qp.index()];
+        let managed = peer.connection.as_ref().is_some_and(|connection| connection.id.is_some());
+        if managed && completion.status == status::IBV_WC_WR_FLUSH_ERR {
+            return self.fail_disconnected(qp);
+        }
+        self.fail_by(qp, completion, operation);
     }
 
     /// Remembers how a request ended, to be told when its queue pair is gone and its memory free.
@@ -303,7 +320,13 @@ impl VerbsDevice {
             return None;
         }
         if !peer.open {
+            if peer.dialogue.is_some() && header.kind != MessageKind::Hello {
+                self.put_back(qp, completion.qpn, index);
+                self.fail(qp, "it broke the protocol: it has sent before it said who it is".to_owned());
+                return None;
+            }
             // It may send, so it is ready to receive.
+            let peer = &mut self.peers[qp.index()];
             peer.open = peer.handshake.as_mut().is_some_and(|it| it.hear_message() || it.is_ready());
         }
         self.take_message(qp, completion.qpn, index, header, len_bytes - MESSAGE_HEADER_BYTES)
@@ -334,6 +357,11 @@ impl VerbsDevice {
         let taken = len_bytes.min(bytes.len());
         // SAFETY: `taken` bytes are inside the buffer, and fit.
         unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), bytes.as_mut_ptr(), taken) };
+        let mut card = [0_u8; VERBS_CARD_BYTES];
+        if header.kind == MessageKind::Hello && len_bytes == card.len() {
+            // SAFETY: the message is as long as this, behind the header.
+            unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), card.as_mut_ptr(), card.len()) };
+        }
         self.put_back(qp, qpn, index);
         if let Some(connection) = &mut self.peers[qp.index()].connection {
             connection.owed += 1;
@@ -354,6 +382,7 @@ impl VerbsDevice {
                 let reply: [u8; AtomicReply::BYTES] = std::array::from_fn(|at| bytes[at]);
                 self.take_atomic_reply(qp, &reply)
             }
+            MessageKind::Hello if len_bytes == card.len() => self.take_hello(qp, &card),
             MessageKind::Credits if len_bytes == 0 => Ok(()),
             MessageKind::Bye if len_bytes == 0 => {
                 self.peer_ended(qp, ironband_core::wire::DatagramKind::Ready);
@@ -410,7 +439,11 @@ impl VerbsDevice {
     fn take_failed_receive(&mut self, qp: QueuePairNumber, completion: WorkCompletion) {
         let peer = &self.peers[qp.index()];
         if peer.connection.as_ref().is_some_and(|connection| connection.qpn == completion.qpn) {
-            self.fail_by(qp, &completion, FailedOperation::Receive);
+            self.fail_completion(qp, &completion, FailedOperation::Receive);
+        } else if let Some(at) = self.closing.iter().position(|it| it.connection.qpn == completion.qpn) {
+            // Nothing more comes.
+            let closing = self.closing.swap_remove(at);
+            self.bury(closing.connection);
         }
     }
 }

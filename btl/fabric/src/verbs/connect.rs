@@ -1,25 +1,36 @@
-//! Connections: making them, ending them, noticing that a peer has died.
+//! Connections: making them by datagrams, ending them, noticing that a peer has died. What the RDMA connection manager makes is
+//! in `manager`.
 
 use std::time::Duration;
 
 use ironband_core::handshake::{Handshake, Heard, newer};
-use ironband_core::wire::{Datagram, DatagramKind, MessageKind, Offer};
+use ironband_core::wire::{Carrier, Datagram, DatagramKind, MessageKind, Offer};
 
 use super::connection::{Closing, Connection, Peer, Underway};
+use super::datagrams::Datagrams;
 use super::device::VerbsDevice;
-use super::object::{AddressHandle, Path, QueuePair, Sizes, VerbError};
+use super::dialogue::Dialogue;
+use super::manager::Manager;
+use super::object::{AddressHandle, Identifier, Path, QueuePair, Sizes, VerbError};
 use super::receives::OwnReceives;
 use crate::shm::host;
 use crate::{Completion, Posted, QueuePairNumber};
 
 /// Connections that this process asks for at once; further ones wait.
-const ASKED_MAX: usize = 64;
+pub(super) const ASKED_MAX: usize = 64;
 /// Between looks at peers' lives.
 const LIFE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a connection that was ended may take to send its last messages.
 const CLOSING_MAX: Duration = Duration::from_secs(10);
 /// How long a peer waits when no receive is posted: verbs' code for 0.64 ms.
 const RNR_TIMER: u8 = 12;
+
+/// How a device's connections are made.
+#[derive(Debug)]
+pub(super) enum Way {
+    Datagrams(Box<Datagrams>),
+    Manager(Box<Manager>),
+}
 
 impl VerbsDevice {
     pub(super) fn now(&self) -> Duration {
@@ -48,7 +59,7 @@ impl VerbsDevice {
         if !peer.is_usable() {
             return Err(Posted::Failed);
         }
-        if peer.handshake.is_none() {
+        if !peer.open && peer.handshake.is_none() && peer.dialogue.is_none() {
             self.ask(qp);
         }
         let peer = &self.peers[qp.index()];
@@ -64,10 +75,16 @@ impl VerbsDevice {
             self.peers[qp.index()].handshake.as_ref().is_some_and(|it| it.peer().is_none())
         };
         // The messages of the connection before arrive first.
-        if self.is_closing(&key) || self.under_way.iter().filter(asked).count() >= ASKED_MAX {
+        if self.is_closing(&key) {
             return;
         }
-        match self.make_connection(qp) {
+        if matches!(self.way, Way::Manager(_)) {
+            return self.ask_manager(qp);
+        }
+        if self.under_way.iter().filter(asked).count() >= ASKED_MAX {
+            return;
+        }
+        match self.make_connection(qp, None) {
             Ok(own) => {
                 self.peers[qp.index()].handshake = Some(Handshake::ask(self.now(), own));
                 self.under_way.push(qp);
@@ -81,7 +98,12 @@ impl VerbsDevice {
         self.closing.iter().any(|closing| !closing.delivers && closing.key == *key)
     }
 
-    fn make_connection(&mut self, qp: QueuePairNumber) -> Result<Offer, VerbError> {
+    /// Makes a queue pair with its receives; `id` is the connection manager's, if that makes the connection.
+    pub(super) fn make_connection(
+        &mut self,
+        qp: QueuePairNumber,
+        id: Option<&Identifier>,
+    ) -> Result<Offer, VerbError> {
         let connections = self.by_qpn.len() as u32 + 1;
         self.lives += 1;
         let depth = Connection::depth(self.credits).min(self.domain.context().limits().send_queue_depth_max);
@@ -92,9 +114,16 @@ impl VerbsDevice {
         cq.grow(self.receives.count() + connections * depth)?;
         let receives = if self.receives.is_shared() { 0 } else { credits.into() };
         let sizes = Sizes { sends: depth, receives, inline_bytes: super::device::INLINE_BYTES };
-        let queue_pair = QueuePair::reliable(&self.domain, cq, self.receives.queue(), self.card.port, sizes);
+        let queue_pair = QueuePair::reliable(&self.domain, cq, self.receives.queue(), sizes);
         // Before the peer hears of it: what it may send has to find receives.
         let queue_pair = queue_pair
+            .and_then(|it| {
+                match id.filter(|_| self.card.carrier == Carrier::Iwarp) {
+                    Some(id) => it.initialise_by(id),
+                    None => it.initialise(self.card.port),
+                }
+                .map(|()| it)
+            })
             .and_then(|it| self.receives.post(&it, &mut own_receives).map(|()| it))
             .inspect_err(|_| self.receives.take_all_back(&own_receives))?;
         let limits = *self.domain.context().limits();
@@ -118,7 +147,7 @@ impl VerbsDevice {
         if self.peers[qp.index()].connection.is_some() {
             return Ok(());
         }
-        let own = self.make_connection(qp)?;
+        let own = self.make_connection(qp, None)?;
         let path = self.path_to(qp);
         match &self.peers[qp.index()].connection {
             Some(connection) => connection.qp.connect(&own, &own, &path),
@@ -161,7 +190,12 @@ impl VerbsDevice {
 
     /// Looks after handshakes, connections that end, and peers' lives.
     pub(super) fn attend(&mut self) {
-        while let Some(datagram) = self.datagrams.receive() {
+        if matches!(self.way, Way::Manager(_)) {
+            self.attend_manager();
+        }
+        while let Way::Datagrams(datagrams) = &mut self.way
+            && let Some(datagram) = datagrams.receive()
+        {
             self.accept(&datagram);
         }
         if self.under_way.is_empty() && self.closing.is_empty() && !self.peers.iter().any(|peer| peer.wanted)
@@ -171,8 +205,10 @@ impl VerbsDevice {
         let now = self.now();
         for qp in std::mem::take(&mut self.under_way) {
             self.send_due(qp);
+            self.go_on(qp);
             let peer = &self.peers[qp.index()];
-            if peer.is_usable() && peer.handshake.as_ref().is_some_and(|handshake| !handshake.is_ready()) {
+            let shakes = peer.handshake.as_ref().is_some_and(|handshake| !handshake.is_ready());
+            if peer.is_usable() && (shakes || peer.dialogue.is_some()) && !self.under_way.contains(&qp) {
                 self.under_way.push(qp);
                 self.tell_slow(qp, now);
             }
@@ -193,7 +229,8 @@ impl VerbsDevice {
     fn tell_slow(&mut self, qp: QueuePairNumber, now: Duration) {
         let deadline = self.connect_deadline;
         let peer = &mut self.peers[qp.index()];
-        let began = peer.handshake.as_ref().map_or(now, Handshake::began);
+        let began = peer.dialogue.as_ref().map(|dialogue: &Dialogue| dialogue.began);
+        let began = began.or(peer.handshake.as_ref().map(Handshake::began)).unwrap_or(now);
         if peer.told_slow || !peer.wanted || now.saturating_sub(began) < deadline {
             return;
         }
@@ -201,7 +238,7 @@ impl VerbsDevice {
         let name = peer.name();
         match self.domain.context().port(self.card.port) {
             Ok(port) if port.is_active => self.notices.push_back(format!(
-                "{name} has not answered for {} s (connect_seconds): it computes without calling the library, or datagrams do not reach it; still waiting",
+                "{name} has not answered for {} s (connect_seconds): it computes without calling the library, or what is sent to it gets lost; still waiting",
                 deadline.as_secs()
             )),
             _ => self.fail(qp, format!("port {} is not active any more: look at the cable and the interface", self.name)),
@@ -227,8 +264,9 @@ impl VerbsDevice {
             None => AddressHandle::create(&self.domain, &path),
         };
         let datagram = Datagram { kind, receiver_key, receiver_life, offer, card: self.card.clone() };
+        let Way::Datagrams(datagrams) = &mut self.way else { return };
         let sent = to.and_then(|to| {
-            let sent = self.datagrams.send(&datagram, &to, qpn, qkey);
+            let sent = datagrams.send(&datagram, &to, qpn, qkey);
             self.peers[qp.index()].to = Some(to);
             sent
         });
@@ -293,7 +331,7 @@ impl VerbsDevice {
         }
     }
 
-    fn note_life(&mut self, key: [u8; 16], qp: QueuePairNumber, life: u32) {
+    pub(super) fn note_life(&mut self, key: [u8; 16], qp: QueuePairNumber, life: u32) {
         let entry = self.by_key.entry(key).or_insert((qp, life));
         entry.0 = qp;
         if newer(life, entry.1) {
@@ -310,7 +348,7 @@ impl VerbsDevice {
     }
 
     fn answer(&mut self, qp: QueuePairNumber, offer: Offer) {
-        match self.make_connection(qp) {
+        match self.make_connection(qp, None) {
             Ok(own) => {
                 self.peers[qp.index()].handshake = Some(Handshake::answer(self.now(), own, offer));
                 self.under_way.push(qp);
@@ -362,6 +400,9 @@ impl VerbsDevice {
             }
         }
         let own_receives = std::mem::take(&mut connection.receives);
+        if let (Some(id), Way::Manager(manager)) = (&connection.id, &mut self.way) {
+            manager.forget(id);
+        }
         drop(connection);
         self.receives.take_all_back(&own_receives);
         self.by_qpn.remove(&qpn);
@@ -373,7 +414,7 @@ impl VerbsDevice {
     }
 
     /// The peer has begun anew: its last messages may still be on their way here.
-    fn set_aside(&mut self, qp: QueuePairNumber) {
+    pub(super) fn set_aside(&mut self, qp: QueuePairNumber) {
         let deadline = self.now() + CLOSING_MAX;
         let peer = &mut self.peers[qp.index()];
         peer.open = false;
@@ -399,6 +440,9 @@ impl VerbsDevice {
         let open = std::mem::replace(&mut peer.open, false) && !peer.own;
         let key = peer.card.key;
         let handshake = peer.handshake.take();
+        if !open && peer.dialogue.is_some() {
+            return self.drop_attempt(qp);
+        }
         let Some(mut connection) = peer.connection.take() else { return };
         if open {
             self.abandon_requests(connection.qpn);
@@ -482,7 +526,7 @@ impl VerbsDevice {
         peer.wanted = false;
         peer.replies.clear();
         let handshake = peer.handshake.take();
-        self.drop_connection(qp);
+        self.drop_attempt(qp);
         if let Some(handshake) = handshake {
             self.send_datagram(qp, DatagramKind::Bye, handshake.own(), handshake.peer_life());
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ironband_core::handshake::Handshake;
 use ironband_core::wire::{AtomicReply, Offer, VerbsCard};
 
-use super::object::{AddressHandle, QueuePair};
+use super::dialogue::Dialogue;
+use super::object::{AddressHandle, Identifier, QueuePair};
 use super::receives::OwnReceives;
 use super::requests::Partial;
 
@@ -31,6 +32,9 @@ pub(super) enum Underway {
 /// A reliable queue pair and what is under way on it.
 #[derive(Debug)]
 pub(super) struct Connection {
+    // First: what ends a connection in order goes before the queue pair does.
+    /// Where the connection manager has made it.
+    pub(super) id: Option<Identifier>,
     pub(super) qp: QueuePair,
     pub(super) qpn: u32,
     /// Number of the next work.
@@ -62,6 +66,7 @@ impl Connection {
 
     pub(super) fn new(qp: QueuePair, own: &Offer, depth: u32, receives: OwnReceives) -> Self {
         Self {
+            id: None,
             qpn: own.qpn,
             qp,
             next: 0,
@@ -143,7 +148,10 @@ pub(super) struct Peer {
     pub(super) open: bool,
     pub(super) card: VerbsCard,
     pub(super) address: Vec<u8>,
+    /// By datagrams.
     pub(super) handshake: Option<Handshake>,
+    /// By the connection manager, until the connection stands.
+    pub(super) dialogue: Option<Dialogue>,
     pub(super) to: Option<AddressHandle>,
     /// Answers to the peer's atomics that wait for room.
     pub(super) replies: VecDeque<AtomicReply>,
@@ -164,6 +172,7 @@ impl Peer {
             card,
             address,
             handshake: None,
+            dialogue: None,
             to: None,
             replies: VecDeque::new(),
             own,

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ironband_core::config::Config;
-use ironband_core::wire::{CREDITS_MIN, MESSAGE_HEADER_BYTES, MessageKind, VERBS_CARD_BYTES, VerbsCard};
+use ironband_core::wire::{
+    CREDITS_MIN, Carrier, MESSAGE_HEADER_BYTES, MessageKind, VERBS_CARD_BYTES, VerbsCard,
+};
 
+use super::connect::Way;
 use super::connection::{Closing, OUTSTANDING_MAX, Peer};
 use super::datagrams::Datagrams;
 use super::loopback::{LOOPBACK, Loopback};
+use super::manager::Manager;
 use super::object::{CompletionQueue, Context, MemoryRegion, ProtectionDomain, SharedReceiveQueue};
-use super::options::Options;
+use super::options::{Connect, Options};
 use super::port;
 use super::receives::{Bounces, Receives};
 use super::regions::{Regions, key_on_the_wire};
@@ -56,7 +60,7 @@ pub struct VerbsDevice {
     // Dropped in this order: queue pairs, the queues that they use, buffers, the protection domain.
     pub(super) peers: Vec<Peer>,
     pub(super) closing: Vec<Closing>,
-    pub(super) datagrams: Datagrams,
+    pub(super) way: Way,
     pub(super) cq: Option<CompletionQueue>,
     pub(super) receives: Receives,
     pub(super) bounces: Bounces,
@@ -133,22 +137,47 @@ impl VerbsDevice {
         let depth = ((budget / buffer_bytes) as u32).max(32).next_multiple_of(32);
         let mut notices = VecDeque::new();
         let depth = depth.min(limits.shared_receive_depth_max);
-        let shared = shared_receive_queue(&domain, &port_name.adapter, depth, options, &mut notices)?;
+        let is_iwarp = usable.carrier == Carrier::Iwarp;
+        let shared =
+            shared_receive_queue(&domain, &port_name.adapter, is_iwarp, depth, options, &mut notices)?;
         let receives = Receives::new(shared, buffer_bytes, budget);
         let bounces = Bounces::new(buffer_bytes, budget);
 
         let key = host::random::<16>()?;
         let identity = host::identity()?;
         let qkey = u32::from_le_bytes(host::random()?) & 0x7fff_ffff;
-        let datagrams = Datagrams::open(&domain, port_name.port, qkey)?;
+        let managed = match options.connect {
+            Connect::Auto => is_iwarp,
+            Connect::ConnectionManager => true,
+            Connect::Datagram if is_iwarp => {
+                return Err(DeviceError::System {
+                    call: format!("opening {port_name}"),
+                    reason: format!("{} is an iWARP adapter, which has no datagrams", port_name.adapter),
+                    fix: "leave connect to the device".to_owned(),
+                });
+            }
+            Connect::Datagram => false,
+        };
+        let mut own_gid = usable.gid.entry.bytes;
+        let (way, listen_port, datagram_qpn) = if managed {
+            let manager = Manager::open(&port_name, &usable)?;
+            own_gid = manager.gid();
+            let listen_port = manager.listen_port();
+            (Way::Manager(Box::new(manager)), listen_port, 0)
+        } else {
+            let datagrams = Datagrams::open(&domain, port_name.port, qkey)?;
+            let qpn = datagrams.qpn();
+            (Way::Datagrams(Box::new(datagrams)), 0, qpn)
+        };
         let card = VerbsCard {
             carrier: usable.carrier,
             port: port_name.port,
             mtu: attributes.mtu,
             lid: attributes.lid,
-            gid: usable.gid.entry.bytes,
-            datagram_qpn: datagrams.qpn(),
-            qkey,
+            listen_port,
+            gid: own_gid,
+            datagram_qpn,
+            qkey: if managed { 0 } else { qkey },
             pid: std::process::id(),
             rank: job.rank,
             boot_id: std::array::from_fn(|at| identity.boot_id[at]),
@@ -156,15 +185,15 @@ impl VerbsDevice {
             key,
             host: host_name(),
         };
-        let scope = if limits.atomics_are_global || !limits.has_atomics {
-            AtomicScope::Global
-        } else {
-            AtomicScope::Device
+        // Without atomics of the adapter all are the target's processor's.
+        let scope = match (limits.has_atomics, limits.atomics_are_global) {
+            (true, false) => AtomicScope::Device,
+            _ => AtomicScope::Global,
         };
         Ok(Self {
             peers: Vec::new(),
             closing: Vec::new(),
-            datagrams,
+            way,
             cq: None,
             receives,
             bounces,
@@ -251,7 +280,9 @@ impl VerbsDevice {
 
     fn attend_sometimes(&mut self) {
         self.empty_polls = self.empty_polls.wrapping_add(1);
-        let restless = !self.under_way.is_empty() || !self.closing.is_empty();
+        let restless = !self.under_way.is_empty()
+            || !self.closing.is_empty()
+            || matches!(&self.way, Way::Manager(manager) if manager.is_restless());
         let interval = if restless { RESTLESS_INTERVAL } else { ATTEND_INTERVAL };
         if self.empty_polls.is_multiple_of(interval) {
             self.attend();
@@ -282,11 +313,23 @@ impl VerbsDevice {
 fn shared_receive_queue(
     domain: &Arc<ProtectionDomain>,
     adapter: &str,
+    is_iwarp: bool,
     depth: u32,
     options: Options,
     notices: &mut VecDeque<String>,
 ) -> Result<Option<SharedReceiveQueue>, DeviceError> {
     if options.shared_receive_queue == Some(false) {
+        return Ok(None);
+    }
+    if is_iwarp {
+        // More credits than receives are possible there, and a message that finds none ends an iWARP connection.
+        if options.shared_receive_queue == Some(true) {
+            return Err(DeviceError::System {
+                call: format!("sharing receives on {adapter}"),
+                reason: "iWARP ends a connection whose message finds no receive".to_owned(),
+                fix: "leave shared_receive_queue to the device".to_owned(),
+            });
+        }
         return Ok(None);
     }
     if !domain.context().limits().shared_receive_queues {
@@ -371,6 +414,11 @@ impl Device for VerbsDevice {
         let card = VerbsCard::decode(address).map_err(|error| Unreachable::because(error.to_string()))?;
         let known = self.by_key.get(&card.key).map(|(qp, _)| *qp);
         if let Some(qp) = known.filter(|qp| !self.peers[qp.index()].destroyed) {
+            let peer = &mut self.peers[qp.index()];
+            if peer.address.is_empty() {
+                // It has asked, and its own card has not come yet.
+                (peer.card, peer.address) = (card, address.to_vec());
+            }
             return Ok(qp);
         }
         let qp = QueuePairNumber(self.peers.len() as u32);

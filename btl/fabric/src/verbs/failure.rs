@@ -18,6 +18,7 @@ const fn kind(carrier: Carrier) -> GidKind {
         Carrier::InfiniBand => GidKind::InfiniBand,
         Carrier::RoceV1 => GidKind::RoceV1,
         Carrier::RoceV2 => GidKind::RoceV2,
+        Carrier::Iwarp => GidKind::Iwarp,
     }
 }
 

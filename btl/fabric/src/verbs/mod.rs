@@ -1,6 +1,7 @@
-//! Real RDMA adapters through libibverbs: InfiniBand and RoCE. One device is one port of one adapter.
+//! Real RDMA adapters through libibverbs: InfiniBand, RoCE and iWARP. One device is one port of one adapter.
 //!
-//! Processes find each other over one datagram queue pair per device ([`ironband_core::handshake`]) and talk over one
+//! Processes find each other over one datagram queue pair per device ([`ironband_core::handshake`]) or, on iWARP and on request
+//! on RoCE, through the RDMA connection manager ([`ironband_core::arbitration`]), and talk over one
 //! reliable connected queue pair per pair of processes, made on first use. Messages are sends into buffers of a shared
 //! receive queue, or of one for each peer where the adapter cannot share, bounded by credits; RDMA and 8-byte atomics are the adapter's own. Nothing here looks an adapter up in a
 //! table: what it can do is asked of it.
@@ -12,11 +13,13 @@ mod connect;
 mod connection;
 mod datagrams;
 mod device;
+mod dialogue;
 mod failure;
 mod gid_table;
 mod loopback;
 #[cfg(test)]
 mod made_up;
+mod manager;
 mod not_ready;
 mod object;
 mod options;
@@ -29,8 +32,8 @@ mod tree;
 
 pub use device::VerbsDevice;
 pub use not_ready::NotReady;
+pub use options::{Connect, Options};
 pub use port::{LinkKind, Memlock};
-pub use options::Options;
 pub use regions::MemoryRegion;
 pub use survey::{AdapterFacts, AdapterReport, PortReport, Survey};
 

@@ -68,10 +68,12 @@ pub enum NotReady {
         /// What to do.
         fix: String,
     },
-    /// An adapter that connects in another way.
-    Iwarp {
-        /// The adapter.
-        adapter: String,
+    /// The RDMA connection manager cannot serve the port, and the adapter connects in no other way.
+    Manager {
+        /// The port.
+        port: String,
+        /// What was tried, what came of it, what to do.
+        reason: String,
     },
     /// This process may not lock enough memory.
     Memlock {
@@ -122,9 +124,11 @@ impl NotReady {
                 format!("the kernel has the adapter {adapter}, and libibverbs has no provider library for it")
             }
             Self::Adapter { adapter, reason, .. } => format!("adapter {adapter} cannot be used: {reason}"),
-            Self::Iwarp { adapter } => format!(
-                "{adapter} is an iWARP adapter, which connects only through the RDMA connection manager"
-            ),
+            Self::Manager { port, reason } => {
+                format!(
+                    "port {port} is iWARP, which connects through the RDMA connection manager only: {reason}"
+                )
+            }
             Self::Memlock { limit_bytes, wanted_bytes, .. } => format!(
                 "this process may lock {} KiB of memory (ulimit -l), and RDMA needs {} KiB at least",
                 limit_bytes >> 10,
@@ -161,7 +165,7 @@ impl NotReady {
                     .to_owned()
             }
             Self::Adapter { fix, .. } => fix.clone(),
-            Self::Iwarp { .. } => "this release connects InfiniBand and RoCE".to_owned(),
+            Self::Manager { .. } => "ironband doctor shows the port's interface and addresses".to_owned(),
             Self::Memlock { hard_bytes, wanted_bytes, .. } => {
                 let now = match hard_bytes {
                     Some(hard) if hard < wanted_bytes => "as root: ulimit -l unlimited",

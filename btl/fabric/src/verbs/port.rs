@@ -95,9 +95,6 @@ pub(super) struct Usable {
 /// Says why a port cannot be used, by what can be seen without opening it.
 pub(super) fn check(root: &Root, name: &PortName, gid_index: Option<u8>) -> Result<Usable, NotReady> {
     let link = LinkKind::of(root, name);
-    if link == LinkKind::Iwarp {
-        return Err(NotReady::Iwarp { adapter: name.adapter.clone() });
-    }
     let gids = gid_table::read(root, name, link);
     check_state(root, name, link, &gids)?;
     check_node(root, &name.adapter)?;
@@ -112,7 +109,7 @@ pub(super) fn choose(name: &PortName, gids: &[GidEntry], gid_index: Option<u8>) 
         GidKind::InfiniBand => Carrier::InfiniBand,
         GidKind::RoceV1 => Carrier::RoceV1,
         GidKind::RoceV2 => Carrier::RoceV2,
-        GidKind::Iwarp => return Err(NotReady::Iwarp { adapter: name.adapter.clone() }),
+        GidKind::Iwarp => Carrier::Iwarp,
     };
     Ok(Usable { carrier, gid })
 }

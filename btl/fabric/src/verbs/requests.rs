@@ -53,6 +53,8 @@ pub(super) struct Partial {
     left_bytes: usize,
     total_bytes: usize,
     imm: Option<u32>,
+    /// A read of nothing is still to be posted behind it.
+    flush: bool,
 }
 
 impl Partial {
@@ -176,6 +178,8 @@ impl VerbsDevice {
             left_bytes: len_bytes,
             total_bytes: len_bytes,
             imm,
+            // iWARP calls a write complete when it is on its way; the answer to a read behind it says that it has arrived.
+            flush: operation == Operation::Write && self.domain.context().limits().is_iwarp,
         });
         self.tally.rdma += 1;
         self.advance(qp);
@@ -223,6 +227,25 @@ impl VerbsDevice {
                 connection.partial = Some(partial);
                 continue;
             }
+            if partial.flush {
+                if !connection.has_request_room() {
+                    return;
+                }
+                let Some(request) = self.requests.get(partial.request) else { return };
+                request.works += 1;
+                let (number, _) = connection.note(Underway::Request(partial.request));
+                let nothing = Part { start: std::ptr::null(), len_bytes: 0, local_key: 0 };
+                let work = Work::read(work_id(qp, number), nothing, partial.address, partial.key);
+                // SAFETY: no memory takes part.
+                if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
+                    connection.unnote();
+                    self.fail(qp, error.to_string());
+                    return;
+                }
+                partial.flush = false;
+                connection.partial = Some(partial);
+            }
+            let Some(connection) = &mut self.peers[qp.index()].connection else { return };
             connection.partial = None;
             if let Some(imm) = partial.imm {
                 // Behind the write on the same queue pair, so it arrives when the data is there. A credit was kept.

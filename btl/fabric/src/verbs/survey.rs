@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use ironband_core::config::Config;
 use ironband_core::gid::{self, Candidate};
 use ironband_core::ports::PortName;
+use ironband_core::wire::Carrier;
 
 use super::device;
 use super::gid_table;
+use super::manager;
 use super::not_ready::NotReady;
 use super::object::{CompletionQueue, Context, ProtectionDomain, QueuePair, Sizes};
 use super::port::{self, LinkKind, Memlock};
@@ -172,6 +174,7 @@ fn port_report(
         .and_then(|()| adapter.node.clone().map(|_| ()))
         .and_then(|()| memlock.check())
         .and_then(|()| gid.clone())
+        .and_then(|gid| managed_address(name, link, gid))
         .and_then(|gid| adapter.opened.clone().map(|_| gid));
     PortReport {
         name: name.clone(),
@@ -183,6 +186,16 @@ fn port_report(
         gid,
         usable,
     }
+}
+
+/// iWARP is reached by an IP address of its interface, or not at all.
+fn managed_address(name: &PortName, link: LinkKind, gid: Candidate) -> Result<Candidate, NotReady> {
+    if link == LinkKind::Iwarp {
+        let own = port::Usable { carrier: Carrier::Iwarp, gid: gid.clone() };
+        manager::address_of(name, &own)
+            .map_err(|reason| NotReady::Manager { port: name.to_string(), reason })?;
+    }
+    Ok(gid)
 }
 
 /// Opens an adapter and asks.

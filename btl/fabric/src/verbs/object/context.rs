@@ -34,6 +34,7 @@ pub(in crate::verbs) struct AdapterLimits {
     /// Reads and atomics served at once, as responder and as initiator.
     pub(in crate::verbs) reads_served: u8,
     pub(in crate::verbs) reads_asked: u8,
+    pub(in crate::verbs) is_iwarp: bool,
     pub(in crate::verbs) has_atomics: bool,
     pub(in crate::verbs) atomics_are_global: bool,
 }
@@ -115,6 +116,8 @@ fn query(raw: NonNull<ibv::ibv_context>) -> Result<AdapterLimits, VerbError> {
     let mut attributes: ibv::ibv_device_attr = unsafe { std::mem::zeroed() };
     // SAFETY: an open context and a writable structure.
     check("ibv_query_device", unsafe { ibv::ibv_query_device(raw.as_ptr(), &raw mut attributes) })?;
+    // SAFETY: an open context, whose device lives as long as the process.
+    let transport = unsafe { (*raw.as_ref().device).transport_type };
     let count = |value: c_int| u32::try_from(value).unwrap_or(0);
     let few = |value: c_int| u8::try_from(value.clamp(0, 128)).unwrap_or(128);
     Ok(AdapterLimits {
@@ -127,6 +130,7 @@ fn query(raw: NonNull<ibv::ibv_context>) -> Result<AdapterLimits, VerbError> {
         regions_max: count(attributes.max_mr) as usize,
         reads_served: few(attributes.max_qp_rd_atom),
         reads_asked: few(attributes.max_qp_init_rd_atom),
+        is_iwarp: transport == ibv::ibv_transport_type::IBV_TRANSPORT_IWARP,
         has_atomics: attributes.atomic_cap != ibv::ibv_atomic_cap::IBV_ATOMIC_NONE,
         atomics_are_global: attributes.atomic_cap == ibv::ibv_atomic_cap::IBV_ATOMIC_GLOB,
     })

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use ironband_core::wire::{Carrier, Offer};
 use rdma_sys as ibv;
+use rdma_sys::ibv_qp_attr_mask as Mask;
 
 use super::context::ProtectionDomain;
 use super::error::{VerbError, check};
+use super::identifier::Identifier;
 use super::queue::{CompletionQueue, Receive, SharedReceiveQueue, post_to_queue_pair};
 
 /// Time without an acknowledgement until a packet is sent again: 4.096 us times 2 to this power, half a second.
@@ -17,6 +19,26 @@ pub(in crate::verbs) const ACK_TIMEOUT: u8 = 17;
 pub(in crate::verbs) const RETRIES: u8 = 7;
 /// How often a sender waits for a receive to be posted: 7 stands for "as long as it takes".
 pub(in crate::verbs) const RNR_RETRIES: u8 = 7;
+
+/// What a reliable queue pair has to be told for the state "ready to receive".
+const READY_TO_RECEIVE: Mask = Mask(
+    Mask::IBV_QP_STATE.0
+        | Mask::IBV_QP_AV.0
+        | Mask::IBV_QP_PATH_MTU.0
+        | Mask::IBV_QP_DEST_QPN.0
+        | Mask::IBV_QP_RQ_PSN.0
+        | Mask::IBV_QP_MAX_DEST_RD_ATOMIC.0
+        | Mask::IBV_QP_MIN_RNR_TIMER.0,
+);
+/// The same for "ready to send".
+const READY_TO_SEND: Mask = Mask(
+    Mask::IBV_QP_STATE.0
+        | Mask::IBV_QP_SQ_PSN.0
+        | Mask::IBV_QP_MAX_QP_RD_ATOMIC.0
+        | Mask::IBV_QP_TIMEOUT.0
+        | Mask::IBV_QP_RETRY_CNT.0
+        | Mask::IBV_QP_RNR_RETRY.0,
+);
 
 /// How much a queue pair holds.
 #[derive(Debug, Clone, Copy)]
@@ -71,15 +93,18 @@ pub(in crate::verbs) struct QueuePair {
 unsafe impl Send for QueuePair {}
 
 impl QueuePair {
-    /// A reliable one, in the state "initialised". Peers may do all that the keys of regions allow.
+    /// A reliable one. It has to be initialised.
     pub(in crate::verbs) fn reliable(
         domain: &Arc<ProtectionDomain>,
         cq: &CompletionQueue,
         srq: Option<&SharedReceiveQueue>,
-        port: u8,
         sizes: Sizes,
     ) -> Result<Self, VerbError> {
-        let qp = Self::create(domain, cq, srq, ibv::ibv_qp_type::IBV_QPT_RC, sizes)?;
+        Self::create(domain, cq, srq, ibv::ibv_qp_type::IBV_QPT_RC, sizes)
+    }
+
+    /// Brings a reliable queue pair to the state "initialised". Peers may do all that the keys of regions allow.
+    pub(in crate::verbs) fn initialise(&self, port: u8) -> Result<(), VerbError> {
         let access = ibv::ibv_access_flags::IBV_ACCESS_REMOTE_READ
             | ibv::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE
             | ibv::ibv_access_flags::IBV_ACCESS_REMOTE_ATOMIC;
@@ -87,12 +112,9 @@ impl QueuePair {
         attributes.qp_state = ibv::ibv_qp_state::IBV_QPS_INIT;
         attributes.port_num = port;
         attributes.qp_access_flags = access.0;
-        let mask = ibv::ibv_qp_attr_mask::IBV_QP_STATE
-            | ibv::ibv_qp_attr_mask::IBV_QP_PKEY_INDEX
-            | ibv::ibv_qp_attr_mask::IBV_QP_PORT
-            | ibv::ibv_qp_attr_mask::IBV_QP_ACCESS_FLAGS;
-        qp.modify("to INIT", attributes, mask)?;
-        Ok(qp)
+        let mask =
+            Mask::IBV_QP_STATE | Mask::IBV_QP_PKEY_INDEX | Mask::IBV_QP_PORT | Mask::IBV_QP_ACCESS_FLAGS;
+        self.modify("to INIT", attributes, mask)
     }
 
     /// One for datagrams, ready to send.
@@ -103,20 +125,19 @@ impl QueuePair {
         qkey: u32,
         sizes: Sizes,
     ) -> Result<Self, VerbError> {
-        use ibv::ibv_qp_attr_mask as mask;
         let qp = Self::create(domain, cq, None, ibv::ibv_qp_type::IBV_QPT_UD, sizes)?;
         let mut attributes = blank();
         attributes.qp_state = ibv::ibv_qp_state::IBV_QPS_INIT;
         attributes.port_num = port;
         attributes.qkey = qkey;
-        let init = mask::IBV_QP_STATE | mask::IBV_QP_PKEY_INDEX | mask::IBV_QP_PORT | mask::IBV_QP_QKEY;
+        let init = Mask::IBV_QP_STATE | Mask::IBV_QP_PKEY_INDEX | Mask::IBV_QP_PORT | Mask::IBV_QP_QKEY;
         qp.modify("for datagrams to INIT", attributes, init)?;
         let mut attributes = blank();
         attributes.qp_state = ibv::ibv_qp_state::IBV_QPS_RTR;
-        qp.modify("for datagrams to RTR", attributes, mask::IBV_QP_STATE)?;
+        qp.modify("for datagrams to RTR", attributes, Mask::IBV_QP_STATE)?;
         let mut attributes = blank();
         attributes.qp_state = ibv::ibv_qp_state::IBV_QPS_RTS;
-        qp.modify("for datagrams to RTS", attributes, mask::IBV_QP_STATE | mask::IBV_QP_SQ_PSN)?;
+        qp.modify("for datagrams to RTS", attributes, Mask::IBV_QP_STATE | Mask::IBV_QP_SQ_PSN)?;
         Ok(qp)
     }
 
@@ -159,12 +180,7 @@ impl QueuePair {
         }
     }
 
-    fn modify(
-        &self,
-        to: &str,
-        mut attributes: ibv::ibv_qp_attr,
-        mask: ibv::ibv_qp_attr_mask,
-    ) -> Result<(), VerbError> {
+    fn modify(&self, to: &str, mut attributes: ibv::ibv_qp_attr, mask: Mask) -> Result<(), VerbError> {
         // SAFETY: an existing queue pair and a readable structure.
         let returned =
             unsafe { ibv::ibv_modify_qp(self.raw.as_ptr(), &raw mut attributes, mask.0.cast_signed()) };
@@ -176,7 +192,6 @@ impl QueuePair {
 
     /// Connects: brings a reliable queue pair to the states "ready to receive" and "ready to send".
     pub(in crate::verbs) fn connect(&self, own: &Offer, peer: &Offer, path: &Path) -> Result<(), VerbError> {
-        use ibv::ibv_qp_attr_mask as mask;
         let mut attributes = blank();
         attributes.qp_state = ibv::ibv_qp_state::IBV_QPS_RTR;
         attributes.path_mtu = u32::from(own.mtu.min(peer.mtu));
@@ -185,28 +200,41 @@ impl QueuePair {
         attributes.max_dest_rd_atomic = own.reads;
         attributes.min_rnr_timer = own.rnr_timer.max(peer.rnr_timer);
         attributes.ah_attr = path.attributes();
-        let receive = mask::IBV_QP_STATE
-            | mask::IBV_QP_AV
-            | mask::IBV_QP_PATH_MTU
-            | mask::IBV_QP_DEST_QPN
-            | mask::IBV_QP_RQ_PSN
-            | mask::IBV_QP_MAX_DEST_RD_ATOMIC
-            | mask::IBV_QP_MIN_RNR_TIMER;
-        self.modify("to RTR", attributes, receive)?;
+        self.modify("to RTR", attributes, READY_TO_RECEIVE)?;
         let mut attributes = blank();
         attributes.qp_state = ibv::ibv_qp_state::IBV_QPS_RTS;
         attributes.sq_psn = own.psn;
-        attributes.max_rd_atomic = peer.reads;
+        attributes.max_rd_atomic = own.reads.min(peer.reads);
         attributes.timeout = ACK_TIMEOUT;
         attributes.retry_cnt = RETRIES;
         attributes.rnr_retry = RNR_RETRIES;
-        let send = mask::IBV_QP_STATE
-            | mask::IBV_QP_SQ_PSN
-            | mask::IBV_QP_MAX_QP_RD_ATOMIC
-            | mask::IBV_QP_TIMEOUT
-            | mask::IBV_QP_RETRY_CNT
-            | mask::IBV_QP_RNR_RETRY;
-        self.modify("to RTS", attributes, send)
+        self.modify("to RTS", attributes, READY_TO_SEND)
+    }
+
+    /// Brings an iWARP queue pair to the state "initialised"; the connection manager does the rest by itself.
+    pub(in crate::verbs) fn initialise_by(&self, id: &Identifier) -> Result<(), VerbError> {
+        let (attributes, mask) = id.attributes(ibv::ibv_qp_state::IBV_QPS_INIT)?;
+        self.modify("to INIT", attributes, Mask(mask.cast_unsigned()))
+    }
+
+    /// As [`QueuePair::connect`], with the way to the peer and the first numbers from the connection manager.
+    pub(in crate::verbs) fn connect_by(
+        &self,
+        id: &Identifier,
+        own: &Offer,
+        peer: &Offer,
+    ) -> Result<(), VerbError> {
+        let (mut attributes, _) = id.attributes(ibv::ibv_qp_state::IBV_QPS_RTR)?;
+        attributes.path_mtu = u32::from(own.mtu.min(peer.mtu));
+        attributes.max_dest_rd_atomic = own.reads;
+        attributes.min_rnr_timer = own.rnr_timer.max(peer.rnr_timer);
+        self.modify("to RTR", attributes, READY_TO_RECEIVE)?;
+        let (mut attributes, _) = id.attributes(ibv::ibv_qp_state::IBV_QPS_RTS)?;
+        attributes.max_rd_atomic = own.reads.min(peer.reads);
+        attributes.timeout = ACK_TIMEOUT;
+        attributes.retry_cnt = RETRIES;
+        attributes.rnr_retry = RNR_RETRIES;
+        self.modify("to RTS", attributes, READY_TO_SEND)
     }
 
     pub(in crate::verbs) fn number(&self) -> u32 {

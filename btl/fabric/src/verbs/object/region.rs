@@ -40,7 +40,11 @@ impl MemoryRegion {
         let remote = flag(access.remote_read, ibv::ibv_access_flags::IBV_ACCESS_REMOTE_READ)
             | flag(access.remote_write, ibv::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE)
             | flag(access.remote_atomic, ibv::ibv_access_flags::IBV_ACCESS_REMOTE_ATOMIC);
-        let local = ibv::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0;
+        let mut local = ibv::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0;
+        if domain.context().limits().is_iwarp {
+            // There the answer to a read is a write of the peer's.
+            local |= ibv::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0;
+        }
         let register = |flags: u32| {
             // SAFETY: the caller vouches for the memory.
             let raw =
