@@ -464,6 +464,13 @@ impl VerbsDevice {
             },
         };
         let verdict = judge(standing, &self.card.key, &key, heard, greeting.offer.life);
+        // An iWARP attempt cannot be given up before its answer has come. It is refused soon: by the same verdict, over there.
+        let asked = |qp: QueuePairNumber| {
+            self.peers[qp.index()].dialogue.as_ref().is_some_and(|it| it.stage == Stage::Answer)
+        };
+        if verdict == Verdict::Accept && self.card.carrier == Carrier::Iwarp && known.is_some_and(asked) {
+            return Verdict::Wait;
+        }
         if let (Verdict::SetAside, Some(qp)) = (verdict, known) {
             // What it has to say lies in the completion queue, or is on its way.
             self.pump();
