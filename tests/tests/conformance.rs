@@ -9,4 +9,4 @@ conformance!(shm: Shm, "memfd", and shm {
 });
 
 #[cfg(feature = "verbs")]
-conformance!(verbs: ironband_tests::conformance::verbs::Chosen, "testbed", and verbs { thousand_connections });
+conformance!(verbs: ironband_tests::conformance::verbs::Chosen, "testbed", and verbs { thousand_connections, unreachable_is_named });

@@ -52,6 +52,9 @@ pub struct Capabilities {
     /// A remote operation that was refused ends with an error, and the queue pair works on. Reliable queue pairs of verbs
     /// do not: they enter the error state.
     pub survives_refusal: bool,
+    /// A remote operation that was refused ends as [`crate::CompletionStatus::RemoteAccess`]. Without, it ends as
+    /// [`crate::CompletionStatus::Flushed`], with its connection: an iWARP adapter does not say why the connection has ended.
+    pub names_refusal: bool,
     /// A connection is made, and messages are accepted for it, while the peer's process does not poll.
     pub connects_alone: bool,
     /// How large transfers move, and why it was chosen: one clause for the report line.

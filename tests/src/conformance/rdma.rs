@@ -375,6 +375,8 @@ pub fn refused_and_reconnected<F: Fabric>(setup: &Setup) -> Outcome {
     let own = pair.a.buffer(LEN + 8, 2, Access::LOCAL);
     let gone = pair.b.remote(ended, 0);
     pair.b.deregister(ended);
+    let named = pair.a.capabilities().names_refusal;
+    let wanted = if named { CompletionStatus::RemoteAccess } else { CompletionStatus::Flushed };
     let good = pair.b.remote(all, 0);
     let behind = RemoteMemory { address: good.address + 1, ..good };
     let cases = [
@@ -392,7 +394,7 @@ pub fn refused_and_reconnected<F: Fabric>(setup: &Setup) -> Outcome {
                 pair.a.read(pair.ab, id, (own, 0), remote, LEN, HINTS[0])
             }
         });
-        assert_eq!(status, CompletionStatus::RemoteAccess, "{what}");
+        assert_eq!(status, wanted, "{what}");
         assert_eq!(first_difference(&pair.a.pages(own).load(0, LEN), 2), None, "{what}");
         pair.until("the failure", |pair| pair.a.is_disconnected(pair.ab).then_some(()));
         let reason = pair.a.failure(pair.ab);

@@ -2,14 +2,16 @@
 //! verbs promise.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Instant;
 
 use ironband_core::config::Config;
+use ironband_core::wire::VerbsCard;
 use ironband_fabric::verbs::{Connect, Options, Verbs, VerbsDevice};
-use ironband_fabric::{Device, DeviceError, DeviceReport, Fabric, Job};
+use ironband_fabric::{Device, DeviceError, DeviceReport, Fabric, Job, Posted};
 
-use super::node::Pair;
+use super::node::{Node, Pair, wait_for};
 use super::{Outcome, Setup, need};
 
 /// Where receives are posted: `shared`, `own`, or as the device likes.
@@ -55,13 +57,20 @@ impl Fabric for Chosen {
 
 /// What the kernel keeps for the objects of this process, by kind, as `rdma resource show` lists it.
 fn kernel_objects() -> BTreeMap<&'static str, usize> {
-    let mine = format!(" pid {} ", std::process::id());
+    // The kernel names the thread that made an object.
+    let threads = std::fs::read_dir("/proc/self/task").expect("own threads").flatten();
+    let threads: Vec<String> =
+        threads.map(|thread| thread.file_name().to_string_lossy().into_owned()).collect();
+    let is_own = |line: &str| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "pid").skip(1);
+        words.next().is_some_and(|pid| threads.iter().any(|thread| thread == pid))
+    };
     let count = |kind: &'static str| {
         let output = Command::new("rdma").args(["resource", "show", kind]).output();
         let output = output.unwrap_or_else(|error| panic!("rdma resource show {kind}: {error}"));
         assert!(output.status.success(), "rdma resource show {kind}: {output:?}");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        (kind, text.lines().filter(|line| format!("{line} ").contains(&mine)).count())
+        (kind, text.lines().filter(|line| is_own(line)).count())
     };
     ["qp", "cq", "mr", "pd", "cm_id"].map(count).into()
 }
@@ -116,5 +125,37 @@ pub fn thousand_connections<F: Fabric>(setup: &Setup) -> Outcome {
     );
     settle(&mut pair);
     assert_eq!(kernel_objects(), before, "{CONNECTIONS} connections have left objects behind");
+    Ok(())
+}
+
+/// A peer that cannot be connected to is named with its address and the reason, whatever is wrong with it.
+pub fn unreachable_is_named<F: Fabric>(setup: &Setup) -> Outcome {
+    let setup = Setup { config: Config { connect_seconds: 1, ..setup.config.clone() }, ..setup.clone() };
+    let mut node = Node::<F>::open(&setup, 0);
+    let card_of = |node: &Node<F>| VerbsCard::decode(&node.address()).expect("a verbs card");
+    let gone = card_of(&Node::<F>::open(&setup, 1));
+    need(gone.listen_port != 0, "connections are made by datagrams")?;
+    let mut other = Node::<F>::open(&setup, 2);
+    let there = card_of(&other);
+    // An address that is kept for documentation, so no host has it.
+    let nowhere = VerbsCard { gid: Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().octets(), ..gone.clone() };
+    let stranger = VerbsCard { key: [7; 16], ..there };
+    let cases = [
+        (VerbsCard { key: [5; 16], ..gone.clone() }, format!(":{}", gone.listen_port), "nobody listens"),
+        (VerbsCard { key: [6; 16], ..nowhere }, "192.0.2.1".to_owned(), "cannot be reached"),
+        (stranger.clone(), format!(":{}", stranger.listen_port), "turns every request down"),
+    ];
+    for (card, address, reason) in cases {
+        let qp = node.connect(&card.encode());
+        wait_for(reason, || {
+            let posted = node.send(qp, 1, 8);
+            node.turn();
+            other.turn();
+            (posted == Posted::Failed).then_some(())
+        });
+        let failure = node.failure(qp);
+        println!("{failure}");
+        assert!(failure.contains(&address) && failure.contains(reason), "{reason}, {address}: {failure}");
+    }
     Ok(())
 }

@@ -35,6 +35,7 @@ pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
         one_sided: config.single_copy != SingleCopy::Ring,
         checks_remote_keys: config.single_copy == SingleCopy::Ring,
         survives_refusal: true,
+        names_refusal: true,
         connects_alone: true,
         single_copy,
     }

@@ -237,6 +237,7 @@ impl VerbsDevice {
                 one_sided: true,
                 checks_remote_keys: true,
                 survives_refusal: false,
+                names_refusal: !is_iwarp,
                 connects_alone: false,
                 single_copy: format!("RDMA without copies from {}", usable.gid),
             },

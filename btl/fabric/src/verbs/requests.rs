@@ -228,22 +228,10 @@ impl VerbsDevice {
                 continue;
             }
             if partial.flush {
-                if !connection.has_request_room() {
-                    return;
-                }
-                let Some(request) = self.requests.get(partial.request) else { return };
-                request.works += 1;
-                let (number, _) = connection.note(Underway::Request(partial.request));
-                let nothing = Part { start: std::ptr::null(), len_bytes: 0, local_key: 0 };
-                let work = Work::read(work_id(qp, number), nothing, partial.address, partial.key);
-                // SAFETY: no memory takes part.
-                if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
-                    connection.unnote();
-                    self.fail(qp, error.to_string());
+                if !self.post_flush(qp, &partial) {
                     return;
                 }
                 partial.flush = false;
-                connection.partial = Some(partial);
             }
             let Some(connection) = &mut self.peers[qp.index()].connection else { return };
             connection.partial = None;
@@ -277,6 +265,27 @@ impl VerbsDevice {
         } else {
             self.end_request(number, CompletionStatus::Success);
         }
+    }
+
+    /// Posts a read of nothing behind a write; false if there is no room yet, or the connection has failed.
+    fn post_flush(&mut self, qp: QueuePairNumber, partial: &Partial) -> bool {
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return false };
+        let Some(request) = self.requests.get(partial.request).filter(|_| connection.has_request_room())
+        else {
+            return false;
+        };
+        let posted = self.bounces.first(&self.domain).and_then(|(start, local_key)| {
+            request.works += 1;
+            let (number, _) = connection.note(Underway::Request(partial.request));
+            let part = Part { start: start.as_ptr(), len_bytes: 0, local_key };
+            let work = Work::read_nothing(work_id(qp, number), part, partial.address, partial.key);
+            // SAFETY: nothing is written.
+            unsafe { connection.qp.post(&mut [work.signalled()]) }.inspect_err(|_| connection.unnote())
+        });
+        if let Err(error) = &posted {
+            self.fail(qp, error.to_string());
+        }
+        posted.is_ok()
     }
 
     /// Ends a request, whatever is left of it.

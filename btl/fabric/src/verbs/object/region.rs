@@ -13,6 +13,9 @@ use crate::Access;
 #[derive(Debug)]
 pub struct MemoryRegion {
     raw: Option<NonNull<ibv::ibv_mr>>,
+    /// On iWARP, where the answer to a read is a write of the peer's: the same memory, open to that. Its key is not given out; who
+    /// is read from learns it.
+    sink: Option<NonNull<ibv::ibv_mr>>,
     _domain: Arc<ProtectionDomain>,
 }
 
@@ -32,19 +35,36 @@ impl MemoryRegion {
         len_bytes: usize,
         access: Access,
     ) -> Result<Self, VerbError> {
+        // SAFETY: as promised by the caller.
+        let mut region = unsafe { Self::register_plain(domain, start, len_bytes, access) }?;
+        if domain.context().limits().is_iwarp && region.raw.is_some() && !access.remote_write {
+            let write = Access { remote_write: true, ..Access::LOCAL };
+            // SAFETY: as promised by the caller. Memory that is mapped for reading only is never read into.
+            let sink = unsafe { Self::register_plain(domain, start, len_bytes, write) };
+            region.sink = sink.ok().and_then(|mut sink| sink.raw.take());
+        }
+        Ok(region)
+    }
+
+    /// As [`MemoryRegion::register`], for memory that no read arrives in.
+    ///
+    /// # Safety
+    /// As for [`MemoryRegion::register`].
+    unsafe fn register_plain(
+        domain: &Arc<ProtectionDomain>,
+        start: *mut u8,
+        len_bytes: usize,
+        access: Access,
+    ) -> Result<Self, VerbError> {
         let domain = Arc::clone(domain);
         if len_bytes == 0 {
-            return Ok(Self { raw: None, _domain: domain });
+            return Ok(Self { raw: None, sink: None, _domain: domain });
         }
         let flag = |wanted: bool, flag: ibv::ibv_access_flags| if wanted { flag.0 } else { 0 };
         let remote = flag(access.remote_read, ibv::ibv_access_flags::IBV_ACCESS_REMOTE_READ)
             | flag(access.remote_write, ibv::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE)
             | flag(access.remote_atomic, ibv::ibv_access_flags::IBV_ACCESS_REMOTE_ATOMIC);
-        let mut local = ibv::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0;
-        if domain.context().limits().is_iwarp {
-            // There the answer to a read is a write of the peer's.
-            local |= ibv::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0;
-        }
+        let local = ibv::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0;
         let register = |flags: u32| {
             // SAFETY: the caller vouches for the memory.
             let raw =
@@ -61,13 +81,13 @@ impl MemoryRegion {
             raw = register(remote);
         }
         let raw = raw.ok_or_else(|| VerbError::from_errno(format!("ibv_reg_mr of {len_bytes} bytes")))?;
-        Ok(Self { raw: Some(raw), _domain: domain })
+        Ok(Self { raw: Some(raw), sink: None, _domain: domain })
     }
 
     /// The key for the own adapter; 0 for an empty region.
     pub(in crate::verbs) fn local_key(&self) -> u32 {
         // SAFETY: registered, and only read.
-        self.raw.map_or(0, |raw| unsafe { raw.as_ref() }.lkey)
+        self.sink.or(self.raw).map_or(0, |raw| unsafe { raw.as_ref() }.lkey)
     }
 
     /// The key for peers' adapters; 0 for an empty region.
@@ -79,7 +99,7 @@ impl MemoryRegion {
 
 impl Drop for MemoryRegion {
     fn drop(&mut self) {
-        if let Some(raw) = self.raw {
+        for raw in [self.raw, self.sink].into_iter().flatten() {
             // SAFETY: registered by `register`, and this is the only owner.
             let returned = check("ibv_dereg_mr", unsafe { ibv::ibv_dereg_mr(raw.as_ptr()) });
             debug_assert!(returned.is_ok(), "{returned:?}");
@@ -121,7 +141,7 @@ impl Buffers {
         let start = start.map_err(|errno| VerbError::from_number(what(), errno.raw_os_error()))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| VerbError::from_number(what(), libc::ENOMEM))?;
         // SAFETY: unmapped in `drop` only, when the region is gone.
-        match unsafe { MemoryRegion::register(domain, start.as_ptr(), len_bytes, Access::LOCAL) } {
+        match unsafe { MemoryRegion::register_plain(domain, start.as_ptr(), len_bytes, Access::LOCAL) } {
             Ok(region) => Ok(Self { region, start, buffer_bytes, count }),
             Err(error) => {
                 // SAFETY: mapped above, and nobody knows of it. A failure would leak the pages, nothing more.
