@@ -14,7 +14,9 @@ pub use datagram::{
     CREDITS_MIN, DATAGRAM_BYTES, Datagram, DatagramKind, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind,
     Offer,
 };
-pub use greeting::{ANSWER_BYTES, Answer, GREETING_BYTES, Greeting, REFUSAL_BYTES, Refusal};
+pub use greeting::{
+    ANSWER_BYTES, Answer, GREETING_BYTES, Greeting, LANDING_BYTES, Landing, REFUSAL_BYTES, Refusal,
+};
 pub use record::{
     AheadOffer, AtomicCode, AtomicReply, AtomicRequest, INLINE_RECORD_BYTES, PullRequest, PushAck,
     PushHeader, RecordKind, ShareRequest, WireStatus,

@@ -153,7 +153,8 @@ pub enum MessageKind {
     AtomicReply = 5,
     /// The sender has destroyed its queue pair; nothing follows.
     Bye = 6,
-    /// The first message of who connected through the RDMA connection manager; the payload is its card.
+    /// The first message of who connected through the RDMA connection manager; the payload is its card and its
+    /// [`super::Landing`].
     Hello = 7,
 }
 

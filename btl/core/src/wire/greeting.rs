@@ -14,10 +14,10 @@
 //! The answer of who accepts, and of who refuses:
 //!
 //! ```text
-//!  0       4      8         10    11      12    13  16         0       4        5   8
-//!  +-------+------+---------+-----+-------+-----+---+          +-------+--------+---+
-//!  | "IBca"| life | credits | mtu | reads | rnr | 0 |          | "IBcr"| reason | 0 |
-//!  +-------+------+---------+-----+-------+-----+---+          +-------+--------+---+
+//!  0       4      8         10    11      12    13  16        28  32         0       4        5   8
+//!  +-------+------+---------+-----+-------+-----+---+---------+---+          +-------+--------+---+
+//!  | "IBca"| life | credits | mtu | reads | rnr | 0 | landing | 0 |          | "IBcr"| reason | 0 |
+//!  +-------+------+---------+-----+-------+-----+---+---------+---+          +-------+--------+---+
 //! ```
 //!
 //! The magic words carry the version: another one is another word. The transport pads with zeros, so readers look at the front.
@@ -27,7 +27,9 @@ use super::{CREDITS_MIN, Offer, Reader, Writer};
 /// Length of a [`Greeting`]: all that InfiniBand leaves.
 pub const GREETING_BYTES: usize = 56;
 /// Length of an [`Answer`].
-pub const ANSWER_BYTES: usize = 16;
+pub const ANSWER_BYTES: usize = 32;
+/// Length of a [`Landing`].
+pub const LANDING_BYTES: usize = 12;
 /// Length of a [`Refusal`].
 pub const REFUSAL_BYTES: usize = 8;
 
@@ -82,11 +84,35 @@ impl Greeting {
     }
 }
 
+/// A word that peers may read behind their writes, to learn that those have arrived; all zeros where that is not needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Landing {
+    /// Where it is.
+    pub address: u64,
+    /// The adapter's key for it.
+    pub key: u32,
+}
+
+impl Landing {
+    /// The bytes on the wire.
+    pub fn encode(self) -> [u8; LANDING_BYTES] {
+        Writer::new().u64(self.address).u32(self.key).finish()
+    }
+
+    /// Reads them.
+    pub fn decode(bytes: &[u8; LANDING_BYTES]) -> Self {
+        let mut reader = Reader::new(bytes);
+        Self { address: reader.u64(), key: reader.u32() }
+    }
+}
+
 /// What who accepts says of its queue pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
     /// As in [`Greeting::offer`].
     pub offer: Offer,
+    /// Of who accepts; the connector's follows its card in the first message.
+    pub landing: Landing,
 }
 
 impl Answer {
@@ -97,6 +123,8 @@ impl Answer {
             .u32(self.offer.life)
             .put(&self.offer.credits.to_le_bytes())
             .put(&[self.offer.mtu, self.offer.reads, self.offer.rnr_timer, 0, 0, 0])
+            .put(&self.landing.encode())
+            .u32(0)
             .finish()
     }
 
@@ -110,7 +138,9 @@ impl Answer {
         let life = reader.u32();
         let credits = u16::from_le_bytes(reader.array());
         let [mtu, reads, rnr_timer, ..] = reader.array::<6>();
-        sensible(Offer { life, qpn: 0, psn: 0, mtu, reads, rnr_timer, credits }).map(|offer| Self { offer })
+        let landing = Landing::decode(&reader.array());
+        let offer = sensible(Offer { life, qpn: 0, psn: 0, mtu, reads, rnr_timer, credits })?;
+        Some(Self { offer, landing })
     }
 }
 
@@ -180,8 +210,10 @@ mod tests {
         golden.extend([0; 9]);
         assert_eq!(Greeting::decode(&golden), Some(greeting()), "padding does no harm");
 
-        let answer = Answer { offer: offer() };
-        assert_eq!(&answer.encode(), b"IBca\x02\x00\x00\x00\x20\x00\x05\x10\x0c\x00\x00\x00");
+        let answer = Answer { offer: offer(), landing: Landing { address: 0x0102, key: 0x0304 } };
+        let mut golden = b"IBca\x02\x00\x00\x00\x20\x00\x05\x10\x0c\x00\x00\x00".to_vec();
+        golden.extend([2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(answer.encode().as_slice(), golden);
         assert_eq!(Answer::decode(&answer.encode()), Some(answer));
 
         for (refusal, byte) in [(Refusal::OursCounts, 1), (Refusal::Failed, 2), (Refusal::Stale, 3)] {
@@ -197,7 +229,10 @@ mod tests {
             let mut greeting = greeting();
             change(&mut greeting.offer);
             assert_eq!(Greeting::decode(&greeting.encode()), None, "{:?}", greeting.offer);
-            assert_eq!(Answer::decode(&Answer { offer: greeting.offer }.encode()), None);
+            assert_eq!(
+                Answer::decode(&Answer { offer: greeting.offer, landing: Landing::default() }.encode()),
+                None
+            );
         };
         refused(|offer| offer.life = 0);
         refused(|offer| offer.mtu = 6);

@@ -1,13 +1,12 @@
 //! Messages and completions: what is posted, what arrives, what ends.
 
 use ironband_core::diagnosis::FailedOperation;
-use ironband_core::wire::{
-    AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind, VERBS_CARD_BYTES,
-};
+use ironband_core::wire::{AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind};
 use rdma_sys::ibv_wc_status as status;
 
 use super::connection::{Closing, Connection, Underway};
 use super::device::VerbsDevice;
+use super::manager::HELLO_BYTES;
 use super::object::{Part, Work, WorkCompletion};
 use super::receives::{Owner, RECEIVE};
 use super::requests::work_id;
@@ -219,8 +218,13 @@ impl VerbsDevice {
         operation: FailedOperation,
     ) {
         let peer = &self.peers[qp.index()];
+        let is_flush = completion.status == status::IBV_WC_WR_FLUSH_ERR;
+        if is_flush && peer.dialogue.as_ref().is_some_and(|dialogue| dialogue.is_asking()) {
+            // The peer has refused: the connection manager says why.
+            return;
+        }
         let managed = peer.connection.as_ref().is_some_and(|connection| connection.id.is_some());
-        if managed && completion.status == status::IBV_WC_WR_FLUSH_ERR {
+        if managed && is_flush {
             return self.fail_disconnected(qp);
         }
         self.fail_by(qp, completion, operation);
@@ -357,10 +361,10 @@ impl VerbsDevice {
         let taken = len_bytes.min(bytes.len());
         // SAFETY: `taken` bytes are inside the buffer, and fit.
         unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), bytes.as_mut_ptr(), taken) };
-        let mut card = [0_u8; VERBS_CARD_BYTES];
-        if header.kind == MessageKind::Hello && len_bytes == card.len() {
+        let mut hello = [0_u8; HELLO_BYTES];
+        if header.kind == MessageKind::Hello && len_bytes == hello.len() {
             // SAFETY: the message is as long as this, behind the header.
-            unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), card.as_mut_ptr(), card.len()) };
+            unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), hello.as_mut_ptr(), hello.len()) };
         }
         self.put_back(qp, qpn, index);
         if let Some(connection) = &mut self.peers[qp.index()].connection {
@@ -382,7 +386,7 @@ impl VerbsDevice {
                 let reply: [u8; AtomicReply::BYTES] = std::array::from_fn(|at| bytes[at]);
                 self.take_atomic_reply(qp, &reply)
             }
-            MessageKind::Hello if len_bytes == card.len() => self.take_hello(qp, &card),
+            MessageKind::Hello if len_bytes == hello.len() => self.take_hello(qp, &hello),
             MessageKind::Credits if len_bytes == 0 => Ok(()),
             MessageKind::Bye if len_bytes == 0 => {
                 self.peer_ended(qp, ironband_core::wire::DatagramKind::Ready);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use ironband_core::handshake::Handshake;
-use ironband_core::wire::{AtomicReply, Offer, VerbsCard};
+use ironband_core::wire::{AtomicReply, Landing, Offer, VerbsCard};
 
 use super::dialogue::Dialogue;
 use super::object::{AddressHandle, Identifier, QueuePair};
@@ -55,6 +55,8 @@ pub(super) struct Connection {
     /// Of the peer.
     pub(super) credits_granted: u16,
     pub(super) partial: Option<Partial>,
+    /// The peer's, on iWARP.
+    pub(super) landing: Landing,
     /// Empty where receives are shared.
     pub(super) receives: OwnReceives,
 }
@@ -80,6 +82,7 @@ impl Connection {
             owed: 0,
             credits_granted: own.credits,
             partial: None,
+            landing: Landing::default(),
             receives,
         }
     }

@@ -12,6 +12,7 @@ use ironband_core::wire::{
 use super::connect::Way;
 use super::connection::{Closing, OUTSTANDING_MAX, Peer};
 use super::datagrams::Datagrams;
+use super::landing::Landing;
 use super::loopback::{LOOPBACK, Loopback};
 use super::manager::Manager;
 use super::object::{CompletionQueue, Context, MemoryRegion, ProtectionDomain, SharedReceiveQueue};
@@ -65,6 +66,8 @@ pub struct VerbsDevice {
     pub(super) receives: Receives,
     pub(super) bounces: Bounces,
     pub(super) requests: Requests,
+    /// On iWARP.
+    pub(super) landing: Option<Landing>,
     pub(super) domain: Arc<ProtectionDomain>,
     pub(super) done: VecDeque<Completion>,
     pub(super) by_qpn: HashMap<u32, QueuePairNumber>,
@@ -138,6 +141,7 @@ impl VerbsDevice {
         let mut notices = VecDeque::new();
         let depth = depth.min(limits.shared_receive_depth_max);
         let is_iwarp = usable.carrier == Carrier::Iwarp;
+        let landing = if is_iwarp { Some(Landing::make(&domain)?) } else { None };
         let shared =
             shared_receive_queue(&domain, &port_name.adapter, is_iwarp, depth, options, &mut notices)?;
         let receives = Receives::new(shared, buffer_bytes, budget);
@@ -198,6 +202,7 @@ impl VerbsDevice {
             receives,
             bounces,
             requests: Requests::default(),
+            landing,
             domain,
             done: VecDeque::new(),
             by_qpn: HashMap::new(),

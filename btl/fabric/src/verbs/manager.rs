@@ -15,7 +15,8 @@ use std::time::Duration;
 use ironband_core::arbitration::{Standing, Verdict, judge};
 use ironband_core::ports::PortName;
 use ironband_core::wire::{
-    Answer, Carrier, Greeting, MessageKind, Offer, Refusal, VERBS_CARD_BYTES, VerbsCard,
+    Answer, Carrier, Greeting, LANDING_BYTES, Landing, MessageKind, Offer, Refusal, VERBS_CARD_BYTES,
+    VerbsCard,
 };
 
 use super::connect::{ASKED_MAX, Way};
@@ -32,6 +33,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 const RESOLVE_MS: u16 = 2000;
 /// Requests that the kernel keeps for a process that does not poll; further ones are turned down, and repeated.
 const BACKLOG: u16 = 256;
+
+/// The first message of a connection: the card, and the landing word.
+pub(super) const HELLO_BYTES: usize = VERBS_CARD_BYTES + LANDING_BYTES;
 
 /// What a device has of the connection manager.
 #[derive(Debug)]
@@ -294,6 +298,7 @@ impl VerbsDevice {
         let (Some(id), Some(own)) = (dialogue.id.take(), dialogue.own) else { return };
         dialogue.stage = Stage::Introduce;
         (connection.credits, connection.credits_max) = (answer.offer.credits, answer.offer.credits);
+        connection.landing = answer.landing;
         let up = if event.happened == Happened::Response {
             connection.qp.connect_by(&id, &own, &answer.offer).and_then(|()| id.establish())
         } else {
@@ -308,20 +313,26 @@ impl VerbsDevice {
 
     /// Sends the first message of a connection.
     fn introduce(&mut self, qp: QueuePairNumber) {
-        let card = self.card.encode();
-        if self.transmit(qp, MessageKind::Hello, 0, &card, &[]) == Posted::Complete {
+        let (card, landing) = (self.card.encode(), self.own_landing().encode());
+        if self.transmit(qp, MessageKind::Hello, 0, &card, &landing) == Posted::Complete {
             let peer = &mut self.peers[qp.index()];
             peer.dialogue = None;
             peer.open = true;
         }
     }
 
+    fn own_landing(&self) -> Landing {
+        self.landing.as_ref().map(super::landing::Landing::of_peers).unwrap_or_default()
+    }
+
     /// The peer's first message.
     pub(super) fn take_hello(
         &mut self,
         qp: QueuePairNumber,
-        card: &[u8; VERBS_CARD_BYTES],
+        hello: &[u8; HELLO_BYTES],
     ) -> Result<(), &'static str> {
+        let (card, landing) = hello.split_at(VERBS_CARD_BYTES);
+        let landing: [u8; LANDING_BYTES] = std::array::from_fn(|at| landing[at]);
         let peer = &mut self.peers[qp.index()];
         let waits = peer.dialogue.as_ref().is_some_and(|dialogue| dialogue.stage == Stage::Hello);
         let known = VerbsCard::decode(card).ok().filter(|known| waits && known.key == peer.card.key);
@@ -329,6 +340,9 @@ impl VerbsDevice {
             known.ok_or("it broke the protocol: its first message is not the card of who has asked")?;
         if peer.address.is_empty() {
             (peer.card, peer.address) = (known, card.to_vec());
+        }
+        if let Some(connection) = &mut peer.connection {
+            connection.landing = Landing::decode(&landing);
         }
         peer.dialogue = None;
         peer.open = true;
@@ -501,12 +515,12 @@ impl VerbsDevice {
         let Some(manager) = self.manager() else { return };
         manager.tokens.insert(id.token(), qp);
         let is_iwarp = manager.is_iwarp;
-        let now = self.now();
+        let (now, landing) = (self.now(), self.own_landing());
         let peer = &mut self.peers[qp.index()];
         let Some(connection) = &mut peer.connection else { return };
         (connection.credits, connection.credits_max) = (greeting.offer.credits, greeting.offer.credits);
         let ready = if is_iwarp { Ok(()) } else { connection.qp.connect_by(&id, &own, &greeting.offer) };
-        let private = Answer { offer: Offer { qpn: 0, psn: 0, ..own } }.encode();
+        let private = Answer { offer: Offer { qpn: 0, psn: 0, ..own }, landing }.encode();
         let least = |wanted: u8| if wanted == 0 { own.reads } else { own.reads.min(wanted) };
         let terms = Terms {
             qpn: own.qpn,

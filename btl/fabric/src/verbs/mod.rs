@@ -16,6 +16,7 @@ mod device;
 mod dialogue;
 mod failure;
 mod gid_table;
+mod landing;
 mod loopback;
 #[cfg(test)]
 mod made_up;

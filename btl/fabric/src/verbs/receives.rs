@@ -294,15 +294,6 @@ impl Bounces {
         self.free.pop()
     }
 
-    /// The first buffer, taken or not, for works that name registered memory and use none.
-    pub(super) fn first(&mut self, domain: &Arc<ProtectionDomain>) -> Result<(NonNull<u8>, u32), VerbError> {
-        if self.chunks.count() == 0 {
-            let added = self.chunks.grow_beyond(domain)?;
-            self.free.extend(added);
-        }
-        Ok((self.chunks.at(0), self.chunks.local_key(0)))
-    }
-
     pub(super) fn give_back(&mut self, index: u32) {
         self.free.push(index);
     }

@@ -53,7 +53,7 @@ pub(super) struct Partial {
     left_bytes: usize,
     total_bytes: usize,
     imm: Option<u32>,
-    /// A read of nothing is still to be posted behind it.
+    /// A read is still to be posted behind it, see `landing`.
     flush: bool,
 }
 
@@ -178,8 +178,7 @@ impl VerbsDevice {
             left_bytes: len_bytes,
             total_bytes: len_bytes,
             imm,
-            // iWARP calls a write complete when it is on its way; the answer to a read behind it says that it has arrived.
-            flush: operation == Operation::Write && self.domain.context().limits().is_iwarp,
+            flush: operation == Operation::Write && self.landing.is_some(),
         });
         self.tally.rdma += 1;
         self.advance(qp);
@@ -267,25 +266,25 @@ impl VerbsDevice {
         }
     }
 
-    /// Posts a read of nothing behind a write; false if there is no room yet, or the connection has failed.
+    /// Posts a read behind a write; false if there is no room yet, or the connection has failed.
     fn post_flush(&mut self, qp: QueuePairNumber, partial: &Partial) -> bool {
         let Some(connection) = &mut self.peers[qp.index()].connection else { return false };
         let Some(request) = self.requests.get(partial.request).filter(|_| connection.has_request_room())
         else {
             return false;
         };
-        let posted = self.bounces.first(&self.domain).and_then(|(start, local_key)| {
-            request.works += 1;
-            let (number, _) = connection.note(Underway::Request(partial.request));
-            let part = Part { start: start.as_ptr(), len_bytes: 0, local_key };
-            let work = Work::read_nothing(work_id(qp, number), part, partial.address, partial.key);
-            // SAFETY: nothing is written.
-            unsafe { connection.qp.post(&mut [work.signalled()]) }.inspect_err(|_| connection.unnote())
-        });
-        if let Err(error) = &posted {
+        let Some(landing) = &self.landing else { return true };
+        request.works += 1;
+        let (number, _) = connection.note(Underway::Request(partial.request));
+        let (there, id) = (connection.landing, work_id(qp, number));
+        let work = Work::read(id, landing.part(), there.address, there.key);
+        // SAFETY: a word of this device's own, that nobody looks at.
+        if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
+            connection.unnote();
             self.fail(qp, error.to_string());
+            return false;
         }
-        posted.is_ok()
+        true
     }
 
     /// Ends a request, whatever is left of it.

@@ -27,6 +27,9 @@ impl VerbError {
             libc::EINVAL => {
                 "the adapter does not support what was asked of it: report it with the output of ibv_devinfo -v"
             }
+            libc::ENOTCONN => {
+                "the connection has ended meanwhile: the peer's process has ended, or its adapter has refused a remote access"
+            }
             libc::ENODEV | libc::EIO => "the adapter is gone or has failed: look at the kernel's log",
             libc::EFAULT => "the memory is not mapped, or is mapped for reading only",
             libc::ENOSPC => "the adapter has no more of these objects",

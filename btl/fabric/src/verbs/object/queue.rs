@@ -12,10 +12,13 @@ use super::error::{VerbError, check};
 /// Completions taken from the adapter at once.
 const BATCH: usize = 16;
 
-/// A completion queue, and the completions that were taken from it and not handed out yet.
+/// A completion queue, and the completions that were taken from it and not handed out yet. Where the adapter cannot resize one, it
+/// is several: queue pairs are made on the last, and all are polled.
 #[derive(Debug)]
 pub(in crate::verbs) struct CompletionQueue {
-    raw: NonNull<ibv::ibv_cq>,
+    raw: Vec<NonNull<ibv::ibv_cq>>,
+    /// The one to look at first, so that a busy one does not hide the others.
+    turn: usize,
     batch: [WorkCompletion; BATCH],
     next: usize,
     count: usize,
@@ -47,17 +50,14 @@ impl WorkCompletion {
 
 impl CompletionQueue {
     pub(in crate::verbs) fn create(context: &Arc<Context>, depth: u32) -> Result<Self, VerbError> {
-        // SAFETY: an open context; no completion channel.
-        let raw =
-            unsafe { ibv::ibv_create_cq(context.as_ptr(), depth.cast_signed(), null_mut(), null_mut(), 0) };
-        let raw = NonNull::new(raw)
-            .ok_or_else(|| VerbError::from_errno(format!("ibv_create_cq for {depth} completions")))?;
+        let raw = vec![create_raw(context, depth)?];
         let context = Arc::clone(context);
-        Ok(Self { raw, batch: [WorkCompletion::NONE; BATCH], next: 0, count: 0, depth, context })
+        Ok(Self { raw, turn: 0, batch: [WorkCompletion::NONE; BATCH], next: 0, count: 0, depth, context })
     }
 
+    /// Where the next queue pair's completions go.
     pub(super) fn as_ptr(&self) -> *mut ibv::ibv_cq {
-        self.raw.as_ptr()
+        self.raw.last().map_or(null_mut(), |raw| raw.as_ptr())
     }
 
     /// Makes room for at least so many completions.
@@ -69,7 +69,12 @@ impl CompletionQueue {
         let depth = depth.next_power_of_two().min(max);
         // SAFETY: a completion queue of this process.
         let returned = unsafe { ibv::ibv_resize_cq(self.as_ptr(), depth.cast_signed()) };
-        check("ibv_resize_cq", returned)?;
+        match check("ibv_resize_cq", returned) {
+            Err(error) if matches!(error.number, libc::EOPNOTSUPP | libc::ENOSYS) => {
+                self.raw.push(create_raw(&self.context, depth)?);
+            }
+            resized => resized?,
+        }
         self.depth = depth;
         Ok(())
     }
@@ -93,10 +98,18 @@ impl CompletionQueue {
         (self.next, self.count) = (0, 0);
         // SAFETY: plain numbers, for which zero is a value.
         let mut raw: [ibv::ibv_wc; BATCH] = unsafe { std::mem::zeroed() };
-        // SAFETY: room for `BATCH` completions.
-        let polled = unsafe { ibv::ibv_poll_cq(self.as_ptr(), BATCH as c_int, raw.as_mut_ptr()) };
-        // A negative number is a broken queue; the queue pairs behind it fail by their own errors.
-        let count = usize::try_from(polled).unwrap_or(0).min(BATCH);
+        let mut count = 0;
+        for _ in 0..self.raw.len() {
+            let queue = self.raw[self.turn].as_ptr();
+            self.turn = if self.turn + 1 == self.raw.len() { 0 } else { self.turn + 1 };
+            // SAFETY: room for `BATCH` completions.
+            let polled = unsafe { ibv::ibv_poll_cq(queue, BATCH as c_int, raw.as_mut_ptr()) };
+            // A negative number is a broken queue; the queue pairs behind it fail by their own errors.
+            count = usize::try_from(polled).unwrap_or(0).min(BATCH);
+            if count > 0 {
+                break;
+            }
+        }
         for (taken, raw) in self.batch.iter_mut().zip(&raw[..count]) {
             *taken = WorkCompletion {
                 id: raw.wr_id,
@@ -112,10 +125,18 @@ impl CompletionQueue {
 
 impl Drop for CompletionQueue {
     fn drop(&mut self) {
-        // SAFETY: created by `create`; the queue pairs that use it are gone (see `Device`).
-        let returned = unsafe { ibv::ibv_destroy_cq(self.raw.as_ptr()) };
-        debug_assert_eq!(returned, 0, "ibv_destroy_cq");
+        for raw in &self.raw {
+            // SAFETY: made by `create_raw`; the queue pairs that use it are gone (see `Device`).
+            let returned = unsafe { ibv::ibv_destroy_cq(raw.as_ptr()) };
+            debug_assert_eq!(returned, 0, "ibv_destroy_cq");
+        }
     }
+}
+
+fn create_raw(context: &Arc<Context>, depth: u32) -> Result<NonNull<ibv::ibv_cq>, VerbError> {
+    // SAFETY: an open context; no completion channel.
+    let raw = unsafe { ibv::ibv_create_cq(context.as_ptr(), depth.cast_signed(), null_mut(), null_mut(), 0) };
+    NonNull::new(raw).ok_or_else(|| VerbError::from_errno(format!("ibv_create_cq for {depth} completions")))
 }
 
 /// A queue of receives that all queue pairs of a device take from.

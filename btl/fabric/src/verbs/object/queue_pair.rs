@@ -370,15 +370,6 @@ impl Work {
         work
     }
 
-    /// RDMA read of nothing, which is answered when all that was posted before has arrived. `part` names registered memory that
-    /// may be written: adapters check its key all the same.
-    pub(in crate::verbs) fn read_nothing(id: u64, part: Part, address: u64, key: u32) -> Self {
-        let mut work = Self::read(id, Part { len_bytes: 0, ..part }, address, key);
-        work.parts[0] = ibv::ibv_sge { addr: part.start as u64, length: 0, lkey: part.local_key };
-        work.raw.num_sge = 1;
-        work
-    }
-
     /// RDMA write of `part`.
     pub(in crate::verbs) fn write(id: u64, part: Part, address: u64, key: u32) -> Self {
         let mut work = Self::new(id, ibv::ibv_wr_opcode::IBV_WR_RDMA_WRITE, &[part]);

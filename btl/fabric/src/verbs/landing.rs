@@ -1,0 +1,44 @@
+//! Two words of a device: one that peers read behind their writes, and one that the own such reads arrive in.
+//!
+//! An iWARP adapter calls a write complete when it is on its way; the answer to a read behind it says that it has arrived. A read of
+//! nothing would do, but Soft-iWARP answers one with the length of the answer before.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use ironband_core::wire;
+
+use super::object::{Buffers, MemoryRegion, Part, ProtectionDomain, VerbError};
+use crate::Access;
+
+/// Length of a read.
+const WORD_BYTES: usize = 8;
+
+/// The words.
+#[derive(Debug)]
+pub(super) struct Landing {
+    // The registration goes before its memory.
+    region: MemoryRegion,
+    page: Buffers,
+}
+
+impl Landing {
+    pub(super) fn make(domain: &Arc<ProtectionDomain>) -> Result<Self, VerbError> {
+        let page = Buffers::allocate(domain, WORD_BYTES, 2)?;
+        let access = Access { remote_read: true, ..Access::LOCAL };
+        // SAFETY: the page stays mapped until it is dropped, after the region.
+        let region = unsafe { MemoryRegion::register(domain, page.at(0).as_ptr(), 2 * WORD_BYTES, access) }?;
+        Ok(Self { region, page })
+    }
+
+    /// What peers have to know.
+    pub(super) fn of_peers(&self) -> wire::Landing {
+        let start: NonNull<u8> = self.page.at(0);
+        wire::Landing { address: start.as_ptr() as u64, key: self.region.remote_key() }
+    }
+
+    /// Where own reads arrive.
+    pub(super) fn part(&self) -> Part {
+        Part { start: self.page.at(1).as_ptr(), len_bytes: WORD_BYTES, local_key: self.region.local_key() }
+    }
+}
