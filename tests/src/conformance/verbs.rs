@@ -143,7 +143,7 @@ pub fn unreachable_is_named<F: Fabric>(setup: &Setup) -> Outcome {
     let cases = [
         (VerbsCard { key: [5; 16], ..gone.clone() }, format!(":{}", gone.listen_port), "nobody listens"),
         (VerbsCard { key: [6; 16], ..nowhere }, "192.0.2.1".to_owned(), "cannot be reached"),
-        (stranger.clone(), format!(":{}", stranger.listen_port), "turns every request down"),
+        (stranger.clone(), format!(":{}", stranger.listen_port), "another process has taken that port"),
     ];
     for (card, address, reason) in cases {
         let qp = node.connect(&card.encode());

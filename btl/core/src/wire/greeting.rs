@@ -154,6 +154,8 @@ pub enum Refusal {
     Failed = 2,
     /// The request is older than one that was heard before.
     Stale = 3,
+    /// It is meant for another process.
+    Stranger = 4,
 }
 
 impl Refusal {
@@ -173,6 +175,7 @@ impl Refusal {
             1 => Some(Self::OursCounts),
             2 => Some(Self::Failed),
             3 => Some(Self::Stale),
+            4 => Some(Self::Stranger),
             _ => None,
         }
     }
@@ -216,7 +219,9 @@ mod tests {
         assert_eq!(answer.encode().as_slice(), golden);
         assert_eq!(Answer::decode(&answer.encode()), Some(answer));
 
-        for (refusal, byte) in [(Refusal::OursCounts, 1), (Refusal::Failed, 2), (Refusal::Stale, 3)] {
+        for (refusal, byte) in
+            [(Refusal::OursCounts, 1), (Refusal::Failed, 2), (Refusal::Stale, 3), (Refusal::Stranger, 4)]
+        {
             assert_eq!(refusal.encode(), [b'I', b'B', b'c', b'r', byte, 0, 0, 0]);
             assert_eq!(Refusal::decode(&refusal.encode()), Some(refusal));
         }

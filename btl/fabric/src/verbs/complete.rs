@@ -224,7 +224,9 @@ impl VerbsDevice {
             return;
         }
         let managed = peer.connection.as_ref().is_some_and(|connection| connection.id.is_some());
-        if managed && is_flush {
+        // On iWARP the stream has broken under what was being sent.
+        let broke = self.landing.is_some() && completion.status == status::IBV_WC_LOC_QP_OP_ERR;
+        if managed && (is_flush || broke) {
             return self.fail_disconnected(qp);
         }
         self.fail_by(qp, completion, operation);

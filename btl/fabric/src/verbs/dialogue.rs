@@ -126,11 +126,14 @@ impl Cause {
 
     pub(super) const fn next(self) -> Next {
         match self {
-            Self::Refused(Refusal::OursCounts | Refusal::Stale) | Self::NoAnswer => Next::Repeat,
-            Self::Refused(Refusal::Failed) | Self::NobodyListens | Self::Unresolved(libc::ENETUNREACH) => {
-                Next::GiveUp
+            // Without a reason it is the kernel of the peer's host, for a process that has not looked for long.
+            Self::Refused(Refusal::OursCounts | Refusal::Stale) | Self::NoAnswer | Self::TurnedDown => {
+                Next::Repeat
             }
-            Self::TurnedDown | Self::Unresolved(_) | Self::Broken(_) => Next::RepeatUntilDeadline,
+            Self::Refused(Refusal::Failed | Refusal::Stranger)
+            | Self::NobodyListens
+            | Self::Unresolved(libc::ENETUNREACH) => Next::GiveUp,
+            Self::Unresolved(_) | Self::Broken(_) => Next::RepeatUntilDeadline,
         }
     }
 
@@ -142,7 +145,7 @@ impl Cause {
                 "it has given this connection up after an error of its own".to_owned()
             }
             Self::Refused(_) | Self::TurnedDown => format!(
-                "{to} turns every request down: another process has taken that port, or that process cannot connect any more; look at its messages"
+                "{to} turns this process down: another process has taken that port since the addresses were exchanged"
             ),
             Self::NobodyListens => {
                 format!("nobody listens at {to} any more: the process has ended, or a firewall refuses it")

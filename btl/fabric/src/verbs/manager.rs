@@ -426,12 +426,14 @@ impl VerbsDevice {
         }
     }
 
-    /// A peer's request. Whoever does not know this process's job key learns nothing.
+    /// A peer's request. Whoever does not know this process's job key learns that, and nothing else.
     fn take_request(&mut self, id: Identifier, event: &Event) {
         let own_key = self.card.key;
-        let greeting = Greeting::decode(&event.private)
-            .filter(|greeting| greeting.receiver_key == own_key && greeting.sender_key != own_key);
+        let greeting = Greeting::decode(&event.private);
         match (greeting, self.manager()) {
+            (Some(greeting), _) if greeting.receiver_key != own_key || greeting.sender_key == own_key => {
+                id.reject(&Refusal::Stranger.encode());
+            }
             (Some(greeting), Some(manager)) => {
                 manager.incoming.push(Incoming { id, greeting, reads: event.reads });
             }
