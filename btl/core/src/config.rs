@@ -211,10 +211,7 @@ pub const PARAMETERS: [Parameter; 12] = [
     },
     Parameter {
         name: "ports",
-        kind: Kind::Text {
-            form: "ADAPTER or ADAPTER:PORT, separated by commas; ^ in front takes all but these; all takes all",
-            default: "all",
-        },
+        kind: Kind::Text { form: "all, or ADAPTER[:PORT],...; ^ in front takes all others", default: "all" },
         unit: "",
         help: "Ports of RDMA adapters to use, such as mlx5_0:1,mlx5_1, or not to use, such as ^mlx5_2.",
     },

@@ -124,6 +124,9 @@ fn environment(config: &Config) -> Vec<(String, String)> {
         "share_bytes" => config.share_bytes.to_string(),
         "spin_polls" => config.spin_polls.to_string(),
         "connect_seconds" => config.connect_seconds.to_string(),
+        "ports" if config.ports.text().is_empty() => "all".to_owned(),
+        "ports" => config.ports.text().to_owned(),
+        "gid_index" => config.gid_index.map_or_else(|| "auto".to_owned(), |index| index.to_string()),
         other => panic!("the conformance suite does not hand {other} on to its agents"),
     };
     PARAMETERS.iter().map(|entry| (entry.environment_name(), value(entry.name))).collect()
