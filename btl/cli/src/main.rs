@@ -10,8 +10,11 @@ mod doctor;
 mod environment;
 mod info;
 mod machine;
+#[cfg(feature = "verbs")]
+mod numa;
 mod open_mpi;
 mod quantity;
+mod rdma;
 mod trial;
 
 use clap::{Parser, Subcommand};

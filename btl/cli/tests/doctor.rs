@@ -95,3 +95,35 @@ fn a_number_of_ranks_that_makes_no_sense_is_refused() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("between 1 and 65536"));
 }
+
+#[test]
+fn rdma_is_judged_and_its_absence_is_no_fault() {
+    let empty = tempfile::tempdir().unwrap();
+    let document = document(&doctor(empty.path(), &["--json"]));
+    let adapters = document["facts"]["rdma"]["adapters"].as_array().unwrap();
+    for id in ["rdma-library", "rdma-devices", "rdma-permission", "memlock", "rdma-port", "rdma-gid"] {
+        let check = check(&document, id);
+        if adapters.is_empty() {
+            assert_eq!(check["level"], "ok", "{check}");
+        } else {
+            assert_eq!(check["level"] == "ok", check["fix"].is_null(), "{check}");
+        }
+    }
+}
+
+#[cfg(feature = "verbs")]
+#[test]
+fn a_port_that_is_not_there_fails() {
+    let empty = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ironband"))
+        .args(["doctor", "--json"])
+        .env("PATH", empty.path())
+        .env("IRONBAND_PORTS", "nosuch9")
+        .output()
+        .unwrap();
+    let document = document(&output);
+    let devices = check(&document, "rdma-devices");
+    assert_eq!(devices["level"], "failure", "{devices}");
+    assert!(devices["value"].as_str().unwrap().contains("ports = \"nosuch9\""), "{devices}");
+    assert!(!devices["fix"].as_str().unwrap().is_empty(), "{devices}");
+}

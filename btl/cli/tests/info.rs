@@ -94,6 +94,8 @@ fn a_bad_value_is_refused_with_name_value_and_range() {
         ("IRONBAND_EAGER_BYTES", "12", "eager_bytes = \"12\" is refused: it must be 1024 to 262144 bytes"),
         ("IRONBAND_SINGLE_COPY", "knem", "single_copy = \"knem\" is refused: it must be auto, cma, ring"),
         ("IRONBAND_EAGER_BYTES", "100K", "is refused with ring_bytes = 262144"),
+        ("IRONBAND_PORTS", "rxe0:0", "\"rxe0:0\" names port 0, and ports are counted from 1; write rxe0:1"),
+        ("IRONBAND_GID_INDEX", "256", "gid_index = \"256\" is refused: it must be auto, or 0 to 255"),
     ];
     for (name, value, wanted) in cases {
         let output = info(&[], &[(name, value)]);
@@ -102,4 +104,36 @@ fn a_bad_value_is_refused_with_name_value_and_range() {
         assert!(said.contains(wanted), "{said}");
         assert!(output.stdout.is_empty());
     }
+}
+
+#[cfg(feature = "verbs")]
+#[test]
+fn rdma_is_shown_or_the_reason_why_there_is_none() {
+    let document = document(&[], &[]);
+    let rdma = &document["rdma"];
+    assert_eq!(rdma["built"], true);
+    assert!(rdma["library"].as_str().is_some_and(|path| path.contains("libibverbs.so")), "{rdma}");
+    let usable = rdma["order"].as_array().unwrap();
+    assert_eq!(usable.is_empty(), rdma["not_ready"]["fix"].is_string(), "{rdma}");
+    assert_eq!(usable.first(), document["remote"]["Ok"].get("device"), "{document}");
+    let verbs =
+        document["fabrics"].as_array().unwrap().iter().find(|fabric| fabric["name"] == "verbs").unwrap();
+    let ports: usize =
+        rdma["adapters"].as_array().unwrap().iter().map(|it| it["ports"].as_array().unwrap().len()).sum();
+    assert_eq!(verbs["devices"].as_array().unwrap().len(), ports, "the fabric lists the same ports");
+}
+
+#[cfg(feature = "verbs")]
+#[test]
+fn a_port_that_is_not_there_is_refused_with_the_fix() {
+    let document = document(&[], &[("IRONBAND_PORTS", "nosuch9:1")]);
+    let refused = &document["rdma"]["ports_refused"];
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.starts_with("ports = \"nosuch9:1\": there is no adapter \"nosuch9\""), "{refused}");
+    assert!(refused["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{refused}");
+    assert_eq!(document["remote"]["Err"], *refused);
+    let verbs =
+        document["fabrics"].as_array().unwrap().iter().find(|fabric| fabric["name"] == "verbs").unwrap();
+    assert_eq!(verbs["devices"][0]["state"], "unusable", "{verbs}");
+    assert!(verbs["devices"][0]["reason"].as_str().unwrap().starts_with(message), "{verbs}");
 }

@@ -6,7 +6,7 @@ use super::facts::{
 };
 use crate::cross_memory::CrossMemory;
 use crate::machine::Cores;
-use crate::{environment, open_mpi, trial};
+use crate::{environment, open_mpi, rdma, trial};
 use ironband::Config;
 use ironband_fabric::shm::Shm;
 use rustix::process::Resource;
@@ -35,6 +35,7 @@ pub(crate) fn facts(ranks: usize) -> Facts {
         component_files: component_files(ompi_info.as_ref().map_or(&[], |info| &info.component_folders)),
         ompi_info,
         parameters: config.as_ref().map(|_| environment::settings().len()).map_err(ToString::to_string),
+        rdma: rdma::read(config.as_ref().unwrap_or(&Config::default())),
         reservation: reservation(&config.unwrap_or_default(), ranks),
         dev_shm: space("/dev/shm"),
         cross_memory: CrossMemory::find(),

@@ -4,6 +4,7 @@
 use crate::cross_memory::CrossMemory;
 use crate::machine::Cores;
 use crate::open_mpi::Parameter;
+use crate::rdma::Rdma;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -29,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) identity: Identity,
     /// The names below `/sys/class/infiniband`.
     pub(crate) rdma_devices: Vec<String>,
+    /// What a rank would find out about them.
+    pub(crate) rdma: Rdma,
 }
 
 /// The `mpirun` on `PATH`.

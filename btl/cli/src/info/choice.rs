@@ -1,6 +1,8 @@
 //! What a job on this node would use, and why.
 
 use crate::cross_memory::{Attempt, CrossMemory};
+use crate::rdma::Rdma;
+use crate::trial::Failure;
 use ironband::config::SingleCopy;
 use serde::Serialize;
 
@@ -12,6 +14,40 @@ pub(crate) struct Choice {
     /// Why this device.
     pub(crate) why: String,
     pub(crate) long_messages: LongMessages,
+}
+
+/// The port that the first rank of this node would use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct RemoteChoice {
+    pub(crate) fabric: &'static str,
+    pub(crate) device: String,
+    /// Why this port, and which ports the next ranks take.
+    pub(crate) why: String,
+    /// Its global identifier, with the reasons.
+    pub(crate) gid: String,
+}
+
+/// Chooses as a rank does.
+pub(crate) fn remote(rdma: &Rdma) -> Result<RemoteChoice, Failure> {
+    let Some(device) = rdma.order.first() else {
+        return Err(rdma.not_ready.clone().unwrap_or_else(|| Failure {
+            message: "this build has no fabric for other nodes".into(),
+            fix: "build with the feature verbs".into(),
+        }));
+    };
+    let why = match rdma.order.len() {
+        1 => "the only usable port".to_owned(),
+        count => format!(
+            "the first of {count} usable ports by adapter and distance; the order is {}, and each rank of a node begins with another",
+            rdma.order.join(", ")
+        ),
+    };
+    let port = rdma.ports().find(|port| port.name == *device);
+    let gid = port.and_then(|port| port.gids.iter().find(|gid| Ok(&gid.index) == port.gid.as_ref()));
+    let gid = gid.map_or_else(String::new, |gid| {
+        format!("{} (index {}, score {}): {}", gid.address, gid.index, gid.score, gid.reasons.join(", "))
+    });
+    Ok(RemoteChoice { fabric: "verbs", device: device.clone(), why, gid })
 }
 
 /// How long messages between ranks of this node would move.

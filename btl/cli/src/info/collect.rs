@@ -5,17 +5,25 @@ use super::document::{Atomics, DeviceInfo, DeviceState, Document, FabricInfo, Op
 use super::{parameters, topology};
 use crate::cross_memory::CrossMemory;
 use crate::machine::Machine;
-use crate::trial::{self, Failure};
-use ironband::{AtomicScope, Config};
+use crate::rdma;
+use crate::trial::{self, Failure, Memory};
+use ironband::{AtomicScope, Config, Device};
 use ironband_fabric::Fabric;
 use ironband_fabric::shm::Shm;
+#[cfg(feature = "verbs")]
+use ironband_fabric::verbs::Verbs;
 
 /// Looks at everything, for `ranks` ranks of this node or one for each processor.
 pub(crate) fn document(config: &Config, ranks: Option<usize>) -> Document {
     let machine = Machine::read();
     let ranks = ranks.unwrap_or(machine.cores.hardware_threads);
     let cross_memory = CrossMemory::find();
-    let fabrics = vec![fabric::<Shm>(config, ranks)];
+    let fabrics = vec![
+        fabric::<Shm>(config, ranks, |device| Some(trial::memory(device))),
+        #[cfg(feature = "verbs")]
+        fabric::<Verbs>(config, ranks, |_| None),
+    ];
+    let rdma = rdma::read(config);
     Document {
         format: "ironband-info/1",
         version: env!("CARGO_PKG_VERSION"),
@@ -23,19 +31,22 @@ pub(crate) fn document(config: &Config, ranks: Option<usize>) -> Document {
         machine,
         topology: topology::read(),
         choice: choose(&fabrics, config, &cross_memory),
+        remote: choice::remote(&rdma),
         fabrics,
+        rdma,
         cross_memory,
         parameters: parameters::all(config),
     }
 }
 
-fn fabric<F: Fabric>(config: &Config, ranks: usize) -> FabricInfo {
+/// All devices of a fabric; `memory` measures what an open one reserves for its peers.
+fn fabric<F: Fabric>(config: &Config, ranks: usize, memory: Measure<F>) -> FabricInfo {
     let devices = F::probe(config)
         .into_iter()
         .map(|report| DeviceInfo {
             state: match report.usable {
                 Err(reason) => DeviceState::Unusable { reason },
-                Ok(offers) => match opened::<F>(&report.device, offers, config, ranks) {
+                Ok(offers) => match opened::<F>(&report.device, offers, (config, ranks), memory) {
                     Ok(opened) => DeviceState::Usable(opened),
                     Err(failure) => DeviceState::Broken { failure },
                 },
@@ -46,8 +57,16 @@ fn fabric<F: Fabric>(config: &Config, ranks: usize) -> FabricInfo {
     FabricInfo { name: F::NAME, devices }
 }
 
-fn opened<F: Fabric>(name: &str, offers: String, config: &Config, ranks: usize) -> Result<Opened, Failure> {
+type Measure<F> = fn(&Device<F>) -> Option<Result<Memory, Failure>>;
+
+fn opened<F: Fabric>(
+    name: &str,
+    offers: String,
+    (config, ranks): (&Config, usize),
+    memory: Measure<F>,
+) -> Result<Opened, Failure> {
     let device = trial::open::<F>(name, config, ranks)?;
+    let memory = memory(&device);
     let capabilities = device.capabilities();
     let limits = &capabilities.limits;
     Ok(Opened {
@@ -68,8 +87,10 @@ fn opened<F: Fabric>(name: &str, offers: String, config: &Config, ranks: usize) 
         one_sided: capabilities.one_sided,
         checks_remote_keys: capabilities.checks_remote_keys,
         single_copy: capabilities.single_copy.clone(),
-        ring_bytes: config.ring_bytes_for(u32::try_from(ranks).unwrap_or(u32::MAX)) as u64,
-        memory: trial::memory(&device),
+        ring_bytes: memory
+            .is_some()
+            .then(|| config.ring_bytes_for(u32::try_from(ranks).unwrap_or(u32::MAX)) as u64),
+        memory,
     })
 }
 

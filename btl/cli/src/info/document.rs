@@ -1,10 +1,11 @@
 //! Everything that `info` knows, as it is printed with `--json`.
 
-use super::choice::Choice;
+use super::choice::{Choice, RemoteChoice};
 use super::parameters::ParameterInfo;
 use super::topology::Topology;
 use crate::cross_memory::CrossMemory;
 use crate::machine::Machine;
+use crate::rdma::Rdma;
 use crate::trial::{Failure, Memory};
 use serde::Serialize;
 
@@ -20,10 +21,14 @@ pub(crate) struct Document {
     /// As hwloc sees it, or why it does not.
     pub(crate) topology: Result<Topology, String>,
     pub(crate) fabrics: Vec<FabricInfo>,
+    /// Adapters, ports and identifiers behind the fabric `verbs`.
+    pub(crate) rdma: Rdma,
     /// Whether one process here may really read and write another's memory.
     pub(crate) cross_memory: CrossMemory,
     /// What a job on this node would use; none when no device works.
     pub(crate) choice: Option<Choice>,
+    /// Which port would carry messages to other nodes, or why none would.
+    pub(crate) remote: Result<RemoteChoice, Failure>,
     pub(crate) parameters: Vec<ParameterInfo>,
 }
 
@@ -72,10 +77,10 @@ pub(crate) struct Opened {
     pub(crate) one_sided: bool,
     pub(crate) checks_remote_keys: bool,
     pub(crate) single_copy: String,
-    /// Bulk space from one process to one peer, for this number of ranks.
-    pub(crate) ring_bytes: u64,
-    /// Measured with a message to this process itself, or why it could not be.
-    pub(crate) memory: Result<Memory, Failure>,
+    /// Bulk space from one process to one peer, for this number of ranks. Of shared memory only.
+    pub(crate) ring_bytes: Option<u64>,
+    /// Measured with a message to this process itself, or why it could not be. Of shared memory only.
+    pub(crate) memory: Option<Result<Memory, Failure>>,
 }
 
 /// See [`ironband::AtomicScope`].

@@ -1,5 +1,7 @@
 //! The answer for a person, at most 100 columns wide.
 
+mod rdma;
+
 use super::choice::Mechanism;
 use super::document::{Atomics, DeviceState, Document, Opened};
 use super::parameters::ParameterInfo;
@@ -33,6 +35,8 @@ pub(crate) fn text(document: &Document) -> String {
             device(&mut page, &found.state, document.ranks);
         }
     }
+    page.title("RDMA adapters and ports, behind the fabric verbs");
+    rdma::rdma(&mut page, &document.rdma);
     page.title(&format!("What a job with {} ranks on this node would use", document.ranks));
     choice(&mut page, document);
     page.title(
@@ -110,8 +114,9 @@ fn capabilities(page: &mut Page, opened: &Opened) {
 /// One ring for each direction of a pair, each in the memory of the process that sends.
 fn memory(page: &mut Page, opened: &Opened, ranks: usize) {
     let peers = ranks.saturating_sub(1) as u64;
-    page.field("ring", &format!("{} from one process to one peer", bytes_text(opened.ring_bytes)));
-    match &opened.memory {
+    let (Some(ring_bytes), Some(memory)) = (opened.ring_bytes, &opened.memory) else { return };
+    page.field("ring", &format!("{} from one process to one peer", bytes_text(ring_bytes)));
+    match memory {
         Err(failure) => {
             page.field("memory", &format!("not measured: {}", failure.message));
             page.field("fix", &failure.fix);
@@ -135,6 +140,20 @@ fn memory(page: &mut Page, opened: &Opened, ranks: usize) {
 }
 
 fn choice(page: &mut Page, document: &Document) {
+    local_choice(page, document);
+    match &document.remote {
+        Ok(remote) => {
+            page.field("other nodes", &format!("{}/{}: {}", remote.fabric, remote.device, remote.why));
+            page.field("its GID", &remote.gid);
+        }
+        Err(failure) => {
+            page.field("other nodes", &format!("no device of ironband: {}", failure.message));
+            page.field("fix", &failure.fix);
+        }
+    }
+}
+
+fn local_choice(page: &mut Page, document: &Document) {
     let Some(choice) = &document.choice else {
         page.field("device", "none: no device is usable, and Open MPI would use its own transports");
         return;
@@ -182,6 +201,9 @@ impl Page {
 
     fn field(&mut self, name: &str, value: &str) {
         let mut left = format!("  {name}");
+        if left.len() >= VALUE_COLUMN {
+            left.push(' ');
+        }
         for line in wrapped(value, COLUMNS - VALUE_COLUMN) {
             let _ = writeln!(self.0, "{left:VALUE_COLUMN$}{line}");
             left.clear();

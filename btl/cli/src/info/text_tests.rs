@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::cross_memory::{Attempt, CrossMemory};
-use crate::info::choice::{Choice, LongMessages};
+use crate::info::choice::{self, Choice, LongMessages};
 use crate::info::document::{DeviceInfo, FabricInfo};
 use crate::info::parameters;
 use crate::machine::{Cores, Machine};
+use crate::rdma::{Adapter, AdapterLimits, Gid, Memlock, Port, Rdma};
 use crate::trial::{Failure, Memory};
 use ironband::Config;
 
@@ -24,12 +25,66 @@ fn opened() -> Opened {
         one_sided: false,
         checks_remote_keys: true,
         single_copy: "through the ring".into(),
-        ring_bytes: 256 << 10,
-        memory: Ok(Memory { control_bytes: 12 << 10, ring_region_bytes: 340 << 10 }),
+        ring_bytes: Some(256 << 10),
+        memory: Some(Ok(Memory { control_bytes: 12 << 10, ring_region_bytes: 340 << 10 })),
+    }
+}
+
+fn gid(index: u8, address: &str, score: u16) -> Gid {
+    let reasons = ["RoCE v2", "a reason", "eth0 up"].map(String::from).to_vec();
+    Gid { index, address: address.into(), kind: "RoCE v2", netdev: Some("eth0".into()), score, reasons }
+}
+
+fn port(name: &str, unusable: Option<Failure>) -> Port {
+    Port {
+        name: name.into(),
+        link: "Ethernet (RoCE)",
+        state: "4: ACTIVE".into(),
+        rate: "100 Gb/sec (4X EDR)".into(),
+        inactive: None,
+        gids: (0..12).map(|index| gid(index, &format!("10.0.0.{index}"), 2081)).collect(),
+        gid: Ok(1),
+        unusable,
+    }
+}
+
+/// One adapter with two ports, the second of them left out.
+fn two_ports() -> Rdma {
+    let left_out =
+        Failure { message: "ports = \"^mlx5_0:2\" leaves mlx5_0:2 out".into(), fix: "add it".into() };
+    Rdma {
+        built: true,
+        library: Some("/usr/lib/libibverbs.so.1".into()),
+        memlock: Memlock { limit_bytes: Some(65_536), hard_bytes: None, exempt: true, refused: None },
+        ports_refused: None,
+        adapters: vec![Adapter {
+            name: "mlx5_0".into(),
+            numa_node: Some(1),
+            numa_distance: 21,
+            node: Ok("/dev/infiniband/uverbs0".into()),
+            limits: Ok(AdapterLimits {
+                queue_pairs_max: 131_072,
+                region_bytes_max: u64::MAX,
+                regions_max: 1 << 24,
+                send_queue_depth_max: 32_768,
+                completion_queue_depth_max: 4_194_303,
+                reads_served_max: 16,
+                shared_receive_queues: true,
+                atomics: true,
+                inline_bytes_max: Some(256),
+            }),
+            ports: vec![port("mlx5_0:1", None), port("mlx5_0:2", Some(left_out))],
+        }],
+        order: vec!["mlx5_0:1".into()],
+        not_ready: None,
     }
 }
 
 fn document(state: DeviceState) -> Document {
+    document_with(state, two_ports())
+}
+
+fn document_with(state: DeviceState, rdma: Rdma) -> Document {
     let choice = matches!(state, DeviceState::Usable(_)).then(|| Choice {
         fabric: "shm",
         device: "memfd".into(),
@@ -51,6 +106,8 @@ fn document(state: DeviceState) -> Document {
         fabrics: vec![FabricInfo { name: "shm", devices: vec![DeviceInfo { name: "memfd".into(), state }] }],
         cross_memory: CrossMemory { plain: Attempt::Worked, with_consent: None, ptrace_scope: None },
         choice,
+        remote: choice::remote(&rdma),
+        rdma,
         parameters: parameters::all(&Config::default()),
     }
 }
@@ -65,7 +122,7 @@ fn no_line_is_wider_than_a_hundred_columns() {
     let failure = Failure { message: "word ".repeat(60), fix: "other ".repeat(60) };
     let states = [
         DeviceState::Usable(opened()),
-        DeviceState::Usable(Opened { memory: Err(failure.clone()), ..opened() }),
+        DeviceState::Usable(Opened { memory: Some(Err(failure.clone())), ..opened() }),
         DeviceState::Unusable { reason: "reason ".repeat(60) },
         DeviceState::Broken { failure },
     ];
@@ -107,6 +164,56 @@ fn a_device_that_cannot_be_used_says_why_and_nothing_is_chosen() {
     let shown = text(&document(DeviceState::Broken { failure }));
     assert_shows(&shown, "  cannot be opened        no memory");
     assert_shows(&shown, "  fix                     free some");
+}
+
+#[test]
+fn adapters_ports_and_identifiers_are_shown_with_reasons() {
+    let shown = text(&document(DeviceState::Usable(opened())));
+    assert_shows(&shown, "  libibverbs              /usr/lib/libibverbs.so.1");
+    assert_shows(
+        &shown,
+        "  locked memory           64 KiB, and a capability lets this process lock any amount",
+    );
+    assert_shows(&shown, "  adapter mlx5_0          NUMA node 1, distance 21");
+    assert_shows(
+        &shown,
+        "                          131072 queue pairs, 16777216 regions of any length, inline 256 bytes,",
+    );
+    assert_shows(&shown, "  port mlx5_0:1           Ethernet (RoCE), 4: ACTIVE, 100 Gb/sec (4X EDR)");
+    assert_shows(&shown, "    GID 1, chosen         10.0.0.1, score 2081: RoCE v2, a reason, eth0 up");
+    assert_shows(&shown, "    GID 0                 10.0.0.0, score 2081: RoCE v2, a reason, eth0 up");
+    assert_shows(&shown, "    more                  4 other GIDs (--json has all)");
+    assert_shows(&shown, "    not used              ports = \"^mlx5_0:2\" leaves mlx5_0:2 out");
+    assert_shows(&shown, "  other nodes             verbs/mlx5_0:1: the only usable port");
+    assert_shows(
+        &shown,
+        "  its GID                 10.0.0.1 (index 1, score 2081): RoCE v2, a reason, eth0 up",
+    );
+}
+
+#[test]
+fn a_machine_without_rdma_says_why_and_nothing_else() {
+    let none = Rdma {
+        adapters: vec![],
+        order: vec![],
+        not_ready: Some(Failure {
+            message: "this machine has no RDMA adapter".into(),
+            fix: "load it".into(),
+        }),
+        ..two_ports()
+    };
+    let shown = text(&document_with(DeviceState::Usable(opened()), none));
+    assert_shows(&shown, "  none                    this machine has no RDMA adapter");
+    assert_shows(&shown, "  other nodes             no device of ironband: this machine has no RDMA adapter");
+    let shown = text(&document_with(DeviceState::Usable(opened()), Rdma::default()));
+    assert_shows(&shown, "  none                    this build of ironband leaves the fabric verbs out");
+}
+
+#[test]
+fn two_ports_say_which_goes_first() {
+    let both = Rdma { order: vec!["a:1".into(), "b:1".into()], ..two_ports() };
+    let chosen = choice::remote(&both).unwrap();
+    assert!(chosen.why.contains("first of 2 usable ports") && chosen.why.contains("a:1, b:1"), "{chosen:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Judges facts. Pure: the same facts give the same checks on any machine.
 
+mod rdma;
 mod resources;
 mod runtime;
 #[cfg(test)]
@@ -23,7 +24,12 @@ pub(crate) fn checks(facts: &Facts) -> Vec<Check> {
         resources::dev_shm(facts),
         resources::cross_memory(facts),
         resources::namespaces(facts),
-        resources::memlock(facts),
+        rdma::library(facts),
+        rdma::devices(facts),
+        rdma::permission(facts),
+        rdma::memlock(facts),
+        rdma::port(facts),
+        rdma::gid(facts),
         resources::open_files(facts),
         resources::cores(facts),
     ]

@@ -8,9 +8,6 @@ use crate::quantity::bytes_text;
 /// What one rank of Open MPI's own shared-memory transport puts into `/dev/shm` (`btl_vader_segment_size`).
 const DEV_SHM_PER_RANK_BYTES: u64 = 4 << 20;
 
-/// Below this, RDMA registration of ordinary buffers fails early.
-const MEMLOCK_MIN_BYTES: u64 = 1 << 30;
-
 /// Files that `mpirun` keeps open whatever it runs, with room for what a site adds, and for each rank: two ends of pipes
 /// for its output and a socket for its questions. Ranks themselves need fewer: over Ironband each keeps one file (its
 /// segment) however many peers it has, and opens a peer's only while it maps it.
@@ -122,25 +119,6 @@ pub(super) fn namespaces(facts: &Facts) -> Check {
         );
     }
     Check::ok(ID, "the machine's own")
-}
-
-pub(super) fn memlock(facts: &Facts) -> Check {
-    const ID: &str = "memlock";
-    let limit = &facts.limits.memlock_bytes;
-    let value = limit.soft.map_or_else(|| "unlimited".to_owned(), bytes_text);
-    if limit.soft.is_none_or(|soft| soft >= MEMLOCK_MIN_BYTES) {
-        return Check::ok(ID, value);
-    }
-    if facts.rdma_devices.is_empty() {
-        return Check::ok(
-            ID,
-            format!("{value}; enough, because only RDMA devices lock memory and there is none"),
-        );
-    }
-    let value = format!("{value}, with RDMA devices {}", facts.rdma_devices.join(", "));
-    let fix = "raise it: ulimit -l unlimited, `* - memlock unlimited` in /etc/security/limits.conf, \
-               LimitMEMLOCK=infinity for a service, --ulimit memlock=-1 for a container";
-    Check::warning(ID, value, fix)
 }
 
 pub(super) fn open_files(facts: &Facts) -> Check {

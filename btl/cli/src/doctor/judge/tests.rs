@@ -9,6 +9,8 @@ use crate::doctor::facts::{
 use crate::doctor::report::{Check, Level, verdict};
 use crate::machine::Cores;
 use crate::open_mpi::Parameter;
+use crate::rdma::{Adapter, AdapterLimits, Gid, Memlock, Port, Rdma};
+use crate::trial::Failure;
 
 /// A machine with nothing wrong.
 fn healthy() -> Facts {
@@ -42,6 +44,69 @@ fn healthy() -> Facts {
         cores: Cores { hardware_threads: 4, cores: 2, quota: None },
         identity: Identity { root: false, root_consent: false, container: false },
         rdma_devices: vec![],
+        rdma: Rdma { built: true, library: Some("/usr/lib/libibverbs.so.1".into()), ..no_rdma() },
+    }
+}
+
+fn failure(message: &str, fix: &str) -> Failure {
+    Failure { message: message.into(), fix: fix.into() }
+}
+
+/// A build with the fabric, on a machine without adapters.
+fn no_rdma() -> Rdma {
+    let not_ready = Some(failure("this machine has no RDMA adapter", "load its driver"));
+    Rdma { built: true, not_ready, ..Rdma::default() }
+}
+
+fn port(name: &str) -> Port {
+    Port {
+        name: name.into(),
+        link: "Ethernet (RoCE)",
+        state: "4: ACTIVE".into(),
+        rate: "100 Gb/sec".into(),
+        inactive: None,
+        gids: vec![Gid {
+            index: 1,
+            address: "10.0.0.1".into(),
+            kind: "RoCE v2",
+            netdev: Some("eth0".into()),
+            score: 2081,
+            reasons: vec!["RoCE v2".into(), "eth0 up".into()],
+        }],
+        gid: Ok(1),
+        unusable: None,
+    }
+}
+
+fn adapter(name: &str) -> Adapter {
+    Adapter {
+        name: name.into(),
+        numa_node: None,
+        numa_distance: 10,
+        node: Ok("/dev/infiniband/uverbs0".into()),
+        limits: Ok(AdapterLimits {
+            queue_pairs_max: 100,
+            region_bytes_max: 1 << 30,
+            regions_max: 100,
+            send_queue_depth_max: 100,
+            completion_queue_depth_max: 100,
+            reads_served_max: 16,
+            shared_receive_queues: true,
+            atomics: true,
+            inline_bytes_max: Some(256),
+        }),
+        ports: vec![port(&format!("{name}:1"))],
+    }
+}
+
+/// Gives the machine an adapter with one port that works, before `change` spoils it.
+fn with_adapter(change: impl FnOnce(&mut Rdma)) -> impl FnOnce(&mut Facts) {
+    move |facts| {
+        facts.rdma_devices = vec!["rxe0".into()];
+        facts.rdma.adapters = vec![adapter("rxe0")];
+        facts.rdma.order = vec!["rxe0:1".into()];
+        facts.rdma.not_ready = None;
+        change(&mut facts.rdma);
     }
 }
 
@@ -101,7 +166,7 @@ fn assert_says(check: &Check, level: Level, value: &str, fix: &str) {
 fn a_healthy_machine_passes_every_check() {
     let all = checks(&healthy());
     assert_eq!(verdict(&all), Level::Ok, "{all:?}");
-    assert_eq!(all.len(), 15);
+    assert_eq!(all.len(), 20);
 }
 
 #[test]
@@ -326,14 +391,102 @@ fn a_container_s_namespaces_are_told_and_not_blamed() {
 }
 
 #[test]
-fn memlock_matters_only_with_rdma_devices() {
-    let low = |f: &mut Facts| f.limits.memlock_bytes = Limit { soft: Some(64 << 10), hard: Some(64 << 10) };
-    assert_says(&judged("memlock", low), Level::Ok, "only RDMA devices", "");
-    let check = judged("memlock", |f| {
-        low(f);
-        f.rdma_devices = vec!["rxe0".into()];
+fn a_machine_without_rdma_is_not_blamed() {
+    for id in ["rdma-devices", "rdma-permission", "memlock", "rdma-port", "rdma-gid"] {
+        assert_says(&judged(id, |_| ()), Level::Ok, "no RDMA adapter", "");
+    }
+    let check = judged("rdma-library", |f| f.rdma = Rdma::default());
+    assert_says(&check, Level::Ok, "leaves the fabric verbs out", "");
+}
+
+#[test]
+fn adapters_that_work_are_listed_with_port_and_identifier() {
+    let judged = |id| judged(id, with_adapter(|_| ()));
+    assert_says(&judged("rdma-library"), Level::Ok, "/usr/lib/libibverbs.so.1", "");
+    assert_says(&judged("rdma-devices"), Level::Ok, "rxe0", "");
+    assert_says(&judged("rdma-permission"), Level::Ok, "rxe0 may be opened", "");
+    assert_says(&judged("rdma-port"), Level::Ok, "rxe0:1 (Ethernet (RoCE), 4: ACTIVE, 100 Gb/sec)", "");
+    assert_says(
+        &judged("rdma-gid"),
+        Level::Ok,
+        "rxe0:1: 10.0.0.1 (index 1, score 2081: RoCE v2, eth0 up)",
+        "",
+    );
+}
+
+#[test]
+fn a_library_without_a_provider_and_adapters_that_fail_are_named() {
+    let no_provider = failure("libibverbs has no provider library for it", "install ibverbs-providers");
+    let check = judged("rdma-devices", with_adapter(|rdma| rdma.adapters[0].limits = Err(no_provider)));
+    assert_says(&check, Level::Warning, "no provider library", "ibverbs-providers");
+}
+
+#[test]
+fn a_device_that_may_not_be_opened_is_a_matter_of_permission_only() {
+    let spoil = |rdma: &mut Rdma| {
+        let refused =
+            failure("/dev/infiniband/uverbs0 may not be opened", "chmod 666 /dev/infiniband/uverbs0");
+        (rdma.adapters[0].node, rdma.adapters[0].limits) = (Err(refused.clone()), Err(refused));
+    };
+    let check = judged("rdma-permission", with_adapter(spoil));
+    assert_says(&check, Level::Warning, "uverbs0 may not be opened", "chmod 666");
+}
+
+#[test]
+fn a_list_of_ports_or_an_index_that_means_nothing_fails() {
+    let wrong = |rdma: &mut Rdma| {
+        rdma.ports_refused = Some(failure("ports = \"rxe9\": there is no adapter \"rxe9\"", "write rxe0"));
+    };
+    assert_says(
+        &judged("rdma-devices", with_adapter(wrong)),
+        Level::Failure,
+        "ports = \"rxe9\"",
+        "write rxe0",
+    );
+    let asked = judged("rdma-devices", |f| wrong(&mut f.rdma));
+    assert_says(&asked, Level::Failure, "ports = \"rxe9\"", "write rxe0");
+    let check = judged(
+        "rdma-gid",
+        with_adapter(|rdma| {
+            rdma.adapters[0].ports[0].gid =
+                Err(failure("gid_index = 99: port rxe0:1 has no GID there", "use 1"));
+            rdma.order.clear();
+        }),
+    );
+    assert_says(&check, Level::Warning, "gid_index = 99", "use 1");
+}
+
+#[test]
+fn ports_that_are_down_are_a_warning_and_those_left_out_are_not() {
+    let down = Some(failure("port rxe0:1 is not active", "ip link set eth0 up"));
+    let check = judged("rdma-port", with_adapter(|rdma| rdma.adapters[0].ports[0].inactive = down.clone()));
+    assert_says(&check, Level::Warning, "rxe0:1 is not active", "ip link set eth0 up");
+    let second_down = with_adapter(|rdma| {
+        rdma.adapters.push(adapter("rxe1"));
+        rdma.adapters[1].ports[0].inactive = down;
+        rdma.adapters[1].ports[0].unusable = Some(failure("down", "up"));
     });
-    assert_says(&check, Level::Warning, "64 KiB, with RDMA devices rxe0", "memlock");
+    let check = judged("rdma-port", second_down);
+    assert_says(&check, Level::Ok, "rxe0:1 (", "");
+    assert_says(&check, Level::Ok, "not used: port rxe0:1 is not active", "");
+}
+
+#[test]
+fn memlock_matters_only_with_rdma_devices() {
+    let low =
+        Memlock { limit_bytes: Some(64 << 10), hard_bytes: Some(64 << 10), exempt: false, refused: None };
+    let refused = Some(failure("this process may lock 64 KiB", "ulimit -l unlimited"));
+    let too_low = Memlock { refused, ..low.clone() };
+    let check = judged("memlock", |f| f.rdma.memlock = too_low.clone());
+    assert_says(&check, Level::Ok, "64 KiB; enough", "");
+    let check = judged("memlock", with_adapter(|rdma| rdma.memlock = too_low));
+    assert_says(&check, Level::Warning, "this process may lock 64 KiB", "ulimit -l unlimited");
+    let some = Memlock { limit_bytes: Some(512 << 20), ..low.clone() };
+    let check = judged("memlock", with_adapter(|rdma| rdma.memlock = some));
+    assert_says(&check, Level::Warning, "512 MiB", "limits.conf");
+    let exempt = Memlock { exempt: true, ..low };
+    let check = judged("memlock", with_adapter(|rdma| rdma.memlock = exempt));
+    assert_says(&check, Level::Ok, "64 KiB, and a capability", "");
 }
 
 #[test]
