@@ -54,7 +54,7 @@ impl Fabric for Verbs {
 
     fn probe(config: &Config) -> Vec<DeviceReport> {
         // A machine without adapters never gets as far as libibverbs, which has its own opinions on what to print.
-        let survey = Survey::take(config);
+        let survey = Survey::take_briefly(config);
         if let Err(reason) = &survey.ports {
             let device = config.ports.text().to_owned();
             return vec![DeviceReport { fabric: NAME, device, usable: Err(reason.to_string()) }];
@@ -68,7 +68,9 @@ impl Fabric for Verbs {
                 .map(|gid| format!("{}, GID {gid}", port.rate))
                 .map_err(ToString::to_string),
         };
-        survey.all_ports().map(report).collect()
+        // What the user leaves out on purpose is nothing to report.
+        let left_out = |port: &&PortReport| matches!(port.usable, Err(NotReady::LeftOut { .. }));
+        survey.all_ports().filter(|port| !left_out(port)).map(report).collect()
     }
 
     fn open(name: &str, config: &Config, job: &Job) -> Result<Self::Device, DeviceError> {

@@ -2,6 +2,7 @@
 //! `ironband doctor` judges, and what the fabric's own list of devices is made from.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ironband_core::config::Config;
 use ironband_core::gid::{self, Candidate};
@@ -63,7 +64,7 @@ pub struct AdapterFacts {
     pub shared_receive_queues: bool,
     /// Whether it does atomics itself.
     pub atomics: bool,
-    /// What it sends inline, of what the fabric asks for, where it makes a datagram queue pair to be asked with.
+    /// What it sends inline, of what the fabric asks for; none where that was not tried, or could not be.
     pub inline_bytes_max: Option<u32>,
 }
 
@@ -91,7 +92,14 @@ pub struct PortReport {
 impl Survey {
     /// Looks at this machine, and opens each adapter that may be opened.
     pub fn take(config: &Config) -> Self {
-        Self::read(&Root::machine(), config, Memlock::read(), facts)
+        let open = |adapter: &str| open(adapter).map(|context| facts(&context, inline_bytes_max(&context)));
+        Self::read(&Root::machine(), config, Memlock::read(), open)
+    }
+
+    /// The same without what has to be tried: what each process of a job does.
+    pub(super) fn take_briefly(config: &Config) -> Self {
+        let open = |adapter: &str| open(adapter).map(|context| facts(&context, None));
+        Self::read(&Root::machine(), config, Memlock::read(), open)
     }
 
     /// Reads the kernel's files below `root`; `open` tells what an adapter can do.
@@ -198,23 +206,29 @@ fn managed_address(name: &PortName, link: LinkKind, gid: Candidate) -> Result<Ca
     Ok(gid)
 }
 
-/// Opens an adapter and asks.
-fn facts(adapter: &str) -> Result<AdapterFacts, NotReady> {
+/// Opens an adapter, if this fabric can use it.
+fn open(adapter: &str) -> Result<Arc<Context>, NotReady> {
     let context = Context::open(adapter).map_err(|error| NotReady::of_adapter(adapter, error))?;
     device::check(&context).map_err(|reason| NotReady::Adapter {
         adapter: adapter.to_owned(),
         reason,
-        fix: "use another adapter: ports = ^".to_owned() + adapter,
+        fix: format!("use another adapter, and leave this one out: ports = ^{adapter}"),
     })?;
+    Ok(context)
+}
+
+/// What an adapter sends inline cannot be asked, only tried. iWARP adapters make no datagram queue pairs.
+fn inline_bytes_max(context: &Arc<Context>) -> Option<u32> {
+    let domain = ProtectionDomain::allocate(context).ok()?;
+    let cq = CompletionQueue::create(context, 1).ok()?;
+    let sizes = Sizes { sends: 1, receives: 1, inline_bytes: device::INLINE_BYTES };
+    let qp = QueuePair::datagrams(&domain, &cq, 1, 0, sizes).ok()?;
+    u32::try_from(qp.inline_bytes_max()).ok()
+}
+
+fn facts(context: &Context, inline_bytes_max: Option<u32>) -> AdapterFacts {
     let limits = context.limits();
-    // What an adapter sends inline cannot be asked, only tried. iWARP adapters make no datagram queue pairs.
-    let inline_bytes_max = ProtectionDomain::allocate(&context).ok().and_then(|domain| {
-        let cq = CompletionQueue::create(&context, 1).ok()?;
-        let sizes = Sizes { sends: 1, receives: 1, inline_bytes: device::INLINE_BYTES };
-        let qp = QueuePair::datagrams(&domain, &cq, 1, 0, sizes).ok()?;
-        u32::try_from(qp.inline_bytes_max()).ok()
-    });
-    Ok(AdapterFacts {
+    AdapterFacts {
         queue_pairs_max: limits.queue_pairs_max,
         region_bytes_max: limits.region_bytes_max,
         regions_max: limits.regions_max,
@@ -224,7 +238,7 @@ fn facts(adapter: &str) -> Result<AdapterFacts, NotReady> {
         shared_receive_queues: limits.shared_receive_queues,
         atomics: limits.has_atomics,
         inline_bytes_max,
-    })
+    }
 }
 
 /// This process is linked with libibverbs; which file that is, the loader has decided.
