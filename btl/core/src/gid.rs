@@ -303,6 +303,17 @@ pub fn choose(port: &str, entries: &[GidEntry], asked: Option<u8>) -> Result<Can
     }
 }
 
+/// The entry that reaches a peer better than the one in use, if there is one.
+pub fn better_for(entries: &[GidEntry], in_use: u8, peer: &PeerGid) -> Option<Candidate> {
+    let ranked = rank(entries, Some(peer));
+    let own = ranked.iter().find(|candidate| candidate.entry.index == in_use)?;
+    // Most score may go with less reach, if an interface is down: that one is no advice.
+    let best = ranked.iter().filter(|candidate| candidate.is_up()).max_by_key(|candidate| {
+        (candidate.reach, candidate.score, std::cmp::Reverse(candidate.entry.index))
+    })?;
+    (best.reach > own.reach).then(|| best.clone())
+}
+
 fn judge(entry: &GidEntry, peer: Option<&PeerGid>) -> Candidate {
     let mut reasons = vec![entry.kind.name().to_owned()];
     let quality = quality(entry, &mut reasons);

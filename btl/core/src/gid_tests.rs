@@ -81,6 +81,24 @@ fn a_peer_decides_the_family() {
 }
 
 #[test]
+fn another_identifier_is_advised_where_it_reaches_the_peer_better() {
+    let mut entries =
+        vec![entry(1, ipv4([10, 0, 0, 1]), GidKind::RoceV2), entry(2, ipv4([10, 9, 0, 1]), GidKind::RoceV2)];
+    let peer = |bytes, kind| PeerGid { bytes, kind };
+    let advice = |entries: &[GidEntry], in_use, peer| {
+        better_for(entries, in_use, &peer).map(|candidate| candidate.entry.index)
+    };
+    let neighbour = peer(ipv4([10, 9, 0, 2]), GidKind::RoceV2);
+    assert_eq!(advice(&entries, 1, neighbour), Some(2), "that subnet is the peer's");
+    assert_eq!(advice(&entries, 2, neighbour), None, "it is in use already");
+    assert_eq!(advice(&entries, 1, peer(ipv4([10, 8, 0, 2]), GidKind::RoceV2)), None, "neither is nearer");
+    assert_eq!(advice(&entries, 1, peer(ipv4([10, 8, 0, 2]), GidKind::RoceV1)), None, "neither reaches it");
+    assert_eq!(advice(&entries, 7, neighbour), None, "the table has changed");
+    entries[1].netdev = Some(netdev("eth1", false));
+    assert_eq!(advice(&entries, 1, neighbour), None, "what is down is no advice");
+}
+
+#[test]
 fn subnets_are_compared_by_the_prefix() {
     let (a, b) = (ipv4([10, 0, 0, 1]), ipv4([10, 0, 1, 1]));
     assert_eq!(reach_by_ip(&a, &b, Some(24)), Reach::Routed);

@@ -238,8 +238,9 @@ impl VerbsDevice {
         let name = peer.name();
         match self.domain.context().port(self.card.port) {
             Ok(port) if port.is_active => self.notices.push_back(format!(
-                "{name} has not answered for {} s (connect_seconds): it computes without calling the library, or what is sent to it gets lost; still waiting",
-                deadline.as_secs()
+                "{name} has not answered for {} s (connect_seconds): it computes without calling the library, or what is sent to it gets lost{}; still waiting",
+                deadline.as_secs(),
+                self.gid_advice(qp)
             )),
             _ => self.fail(qp, format!("port {} is not active any more: look at the cable and the interface", self.name)),
         }

@@ -1,11 +1,15 @@
 //! What is known when the adapter reports an error: collected here, put into words by [`ironband_core::diagnosis`].
 
 use ironband_core::diagnosis::{self, End, FailedOperation, FailureFacts, RetrySettings};
-use ironband_core::gid::GidKind;
+use ironband_core::gid::{self, GidKind, PeerGid};
+use ironband_core::ports::PortName;
 use ironband_core::wire::{Carrier, VerbsCard};
 
 use super::device::VerbsDevice;
+use super::gid_table;
 use super::object::{ACK_TIMEOUT, RETRIES, RNR_RETRIES, WorkCompletion};
+use super::port::LinkKind;
+use super::tree::Root;
 use crate::QueuePairNumber;
 use crate::shm::host;
 
@@ -36,6 +40,21 @@ impl VerbsDevice {
     ) {
         let text = diagnosis::explain(&self.failure_facts(qp, completion, operation));
         self.give_up(qp, text);
+    }
+
+    /// For a peer that does not answer: which other identifier of the own port would reach it better, as the end of a sentence.
+    pub(super) fn gid_advice(&self, qp: QueuePairNumber) -> String {
+        let card = &self.peers[qp.index()].card;
+        let (root, adapter) =
+            (Root::machine(), self.name.rsplit_once(':').map_or("", |(adapter, _)| adapter));
+        let name = PortName { adapter: adapter.to_owned(), port: self.card.port };
+        // Read again: addresses may have come and gone since the device was opened.
+        let entries = gid_table::read(&root, &name, LinkKind::of(&root, &name));
+        let peer = PeerGid { bytes: card.gid, kind: kind(card.carrier) };
+        gid::better_for(&entries, self.gid_index, &peer).map_or_else(String::new, |better| {
+            let index = better.entry.index;
+            format!("; {better} would reach it better: set gid_index = {index}")
+        })
     }
 
     fn failure_facts(
