@@ -76,6 +76,17 @@ pub struct GidEntry {
     pub netdev: Option<Netdev>,
 }
 
+impl GidEntry {
+    /// The identifier as what it stands for: an address, or iWARP's MAC address.
+    pub fn text(&self) -> String {
+        if self.kind != GidKind::Iwarp {
+            return gid_text(&self.bytes);
+        }
+        let octets: Vec<String> = self.bytes[..6].iter().map(|octet| format!("{octet:02x}")).collect();
+        octets.join(":")
+    }
+}
+
 /// The identifier of the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerGid {
@@ -121,7 +132,7 @@ impl Candidate {
 /// `10.0.0.1 (GID index 1, score 2081: RoCE v2, routable IPv4, eth0 up)`.
 impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (address, index) = (gid_text(&self.entry.bytes), self.entry.index);
+        let (address, index) = (self.entry.text(), self.entry.index);
         write!(f, "{address} (GID index {index}, score {}: {})", self.score, self.reasons.join(", "))
     }
 }
@@ -289,10 +300,8 @@ pub fn choose(port: &str, entries: &[GidEntry], asked: Option<u8>) -> Result<Can
         };
     };
     let Some(found) = candidates.iter().find(|candidate| candidate.entry.index == asked) else {
-        let present = candidates
-            .iter()
-            .map(|it| (it.entry.index, gid_text(&it.entry.bytes), it.entry.kind.name()))
-            .collect();
+        let present =
+            candidates.iter().map(|it| (it.entry.index, it.entry.text(), it.entry.kind.name())).collect();
         return Err(GidError::Index { port: port.to_owned(), asked, present });
     };
     match &found.entry.netdev {
@@ -386,8 +395,8 @@ fn liveness(entry: &GidEntry, reasons: &mut Vec<String>) -> u16 {
             reasons.push(format!("{} down", netdev.name));
             0
         }
-        // An InfiniBand port needs no network interface.
-        None if entry.kind == GidKind::InfiniBand => 2,
+        // An InfiniBand port needs no network interface, and of an iWARP port's entry the kernel tells none.
+        None if matches!(entry.kind, GidKind::InfiniBand | GidKind::Iwarp) => 2,
         None => {
             reasons.push("its interface is in another network namespace".to_owned());
             1

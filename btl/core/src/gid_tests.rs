@@ -136,6 +136,10 @@ fn iwarp_s_identifier_is_only_a_mac_address() {
     bytes[..6].copy_from_slice(&[0x52, 0x54, 0, 0x12, 0x34, 0x56]);
     let ranked = rank(&[entry(0, bytes, GidKind::Iwarp)], None);
     assert!(ranked[0].reasons[1].contains("MAC"), "{ranked:?}");
+    assert_eq!(ranked[0].entry.text(), "52:54:00:12:34:56");
+    let untold = GidEntry { netdev: None, ..ranked[0].entry.clone() };
+    let untold = &rank(&[untold], None)[0];
+    assert!(!untold.to_string().contains("namespace"), "the kernel tells no interface of iWARP: {untold}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{Adapter, AdapterLimits, Gid, Memlock, Port, Rdma};
 use crate::numa::Nodes;
 use crate::trial::Failure;
 use ironband::Config;
-use ironband_core::gid::{Candidate, gid_text};
+use ironband_core::gid::Candidate;
 use ironband_core::spread::{self, Placed};
 use ironband_fabric::verbs::{AdapterFacts, AdapterReport, NotReady, PortReport, Survey};
 
@@ -81,7 +81,7 @@ fn gid(candidate: &Candidate) -> Gid {
     let entry = &candidate.entry;
     Gid {
         index: entry.index,
-        address: gid_text(&entry.bytes),
+        address: entry.text(),
         kind: entry.kind.name(),
         netdev: entry.netdev.as_ref().map(|netdev| netdev.name.clone()),
         score: candidate.score,
