@@ -4,6 +4,7 @@
 //! Every subcommand is a room of its own; what they share is what they know about the machine
 //! ([`machine`]), about Open MPI ([`open_mpi`]) and about Ironband's own devices ([`trial`]).
 
+mod child;
 mod compare;
 mod cross_memory;
 mod doctor;

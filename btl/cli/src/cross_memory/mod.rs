@@ -12,10 +12,11 @@
 
 mod syscall;
 
+use crate::child::EndedOnDrop;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -167,17 +168,6 @@ impl Answers {
                 anyhow::bail!("the {} process ended before it answered", self.who)
             }
         }
-    }
-}
-
-/// Never leaves a process behind, whichever way its parent goes on.
-struct EndedOnDrop(Child);
-
-impl Drop for EndedOnDrop {
-    fn drop(&mut self) {
-        // Either call can fail only because the process has ended, which is what they are for.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
