@@ -67,14 +67,7 @@ impl Cores {
     /// Reads the affinity mask, the topology of the processors in it, and the quota of the control groups.
     pub(crate) fn read() -> Self {
         let allowed = allowed_processors();
-        let siblings: BTreeSet<String> = allowed
-            .iter()
-            .map(|cpu| {
-                let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-                // Without a topology every hardware thread counts as a core of its own.
-                fs::read_to_string(path).map_or_else(|_| cpu.to_string(), |list| list.trim().to_owned())
-            })
-            .collect();
+        let siblings: BTreeSet<String> = allowed.iter().map(|&cpu| core_of(cpu)).collect();
         Self {
             hardware_threads: allowed.len(),
             cores: siblings.len(),
@@ -83,7 +76,22 @@ impl Cores {
     }
 }
 
-fn allowed_processors() -> Vec<usize> {
+/// The core of a hardware thread, by the list of its threads. Without a topology each is a core of its own.
+fn core_of(cpu: usize) -> String {
+    let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+    fs::read_to_string(path).map_or_else(|_| cpu.to_string(), |list| list.trim().to_owned())
+}
+
+/// The first hardware threads of two cores; `None` where there is one core.
+pub(crate) fn processors_of_two_cores() -> Option<(usize, usize)> {
+    let allowed = allowed_processors();
+    let &first = allowed.first()?;
+    let other = allowed.iter().copied().find(|&cpu| core_of(cpu) != core_of(first))?;
+    Some((first, other))
+}
+
+/// The hardware threads that this process may run on.
+pub(crate) fn allowed_processors() -> Vec<usize> {
     match rustix::thread::sched_getaffinity(None) {
         Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
         // More processors than the mask holds: believe the standard library's count.

@@ -1,5 +1,5 @@
 //! The `ironband` command: shows what there is and what would be used (`info`), looks at a machine before a job runs on
-//! it (`doctor`), and measures one transport against others (`compare`).
+//! it (`doctor`), measures one transport against others (`compare`), and one of our fabrics alone (`perf`).
 //!
 //! Every subcommand is a room of its own; what they share is what they know about the machine
 //! ([`machine`]), about Open MPI ([`open_mpi`]) and about Ironband's own devices ([`trial`]).
@@ -14,6 +14,7 @@ mod machine;
 #[cfg(feature = "verbs")]
 mod numa;
 mod open_mpi;
+mod perf;
 mod quantity;
 mod rdma;
 mod trial;
@@ -37,12 +38,17 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Run benchmarks over several transports, interleaved, and print medians and ratios.
     Compare(compare::Arguments),
+    /// Measure one fabric between two processes, without MPI, in perftest's terms.
+    Perf(perf::Arguments),
     /// The process whose memory `doctor` and `info` try to reach (started by them).
     #[command(hide = true)]
     CrossMemoryTarget(cross_memory::TargetArguments),
     /// The process that tries to reach it (started by them).
     #[command(hide = true)]
     CrossMemoryPeer(cross_memory::PeerArguments),
+    /// The process that `perf` measures against (started by it).
+    #[command(hide = true)]
+    PerfServer(perf::ServerArguments),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +56,8 @@ fn main() -> ExitCode {
         Command::Info(arguments) => info::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Perf(arguments) => perf::run(&arguments),
+        Command::PerfServer(arguments) => perf::run_server(&arguments),
         Command::CrossMemoryTarget(arguments) => cross_memory::run_target(&arguments),
         Command::CrossMemoryPeer(arguments) => cross_memory::run_peer(&arguments),
     };

@@ -139,6 +139,11 @@ impl<F: Fabric> Device<F> {
         &self.address
     }
 
+    /// The name of the device inside its fabric.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What the device can do.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
