@@ -219,7 +219,8 @@ fn two_ports_say_which_goes_first() {
 #[test]
 fn every_parameter_is_shown_with_its_source() {
     let mut document = document(DeviceState::Usable(opened()));
-    document.parameters[1].from_environment = true;
+    let eager = document.parameters.iter_mut().find(|entry| entry.name == "eager_bytes").unwrap();
+    eager.from_environment = true;
     let text = text(&document);
     assert_shows(&text, "  exclusivity             65535 (default)");
     assert_shows(&text, "  eager_bytes             8256 bytes (from IRONBAND_EAGER_BYTES; default 8256)");
