@@ -111,6 +111,7 @@ impl Drop for Agent {
 /// The configuration as environment variables.
 fn environment(config: &Config) -> Vec<(String, String)> {
     let value = |name: &str| match name {
+        "fabrics" => config.fabrics.iter().map(|fabric| fabric.as_str()).collect::<Vec<_>>().join(","),
         "exclusivity" => config.exclusivity.to_string(),
         "eager_bytes" => config.eager_bytes.to_string(),
         "fragment_bytes" => config.fragment_bytes.to_string(),
