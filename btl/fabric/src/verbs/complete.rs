@@ -165,19 +165,22 @@ impl VerbsDevice {
             self.take_sent_closing(completion, number);
             return;
         }
-        // What is posted first ends first: one completion tells of all before it, and a failed one that all before it ended well.
-        let until = if completion.is_success() { number } else { number.wrapping_sub(1) };
-        while let Some(what) =
-            self.peers[qp.index()].connection.as_mut().and_then(|connection| connection.retire(until))
-        {
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return };
+        let failed = if completion.is_success() {
+            connection.ended(number);
+            None
+        } else {
+            connection.failed(number)
+        };
+        while let Some(what) = self.peers[qp.index()].connection.as_mut().and_then(|it| it.retire()) {
             match what {
                 Underway::Bounce(index) => self.bounces.give_back(index),
                 Underway::Request(number) => self.end_work(number),
-                Underway::Inline | Underway::Bye => {}
+                Underway::Inline | Underway::Bye | Underway::Ended(_) => {}
             }
         }
         if !completion.is_success() {
-            self.take_failed(qp, completion);
+            self.take_failed(qp, completion, failed);
             return;
         }
         let peer = &self.peers[qp.index()];
@@ -187,8 +190,7 @@ impl VerbsDevice {
     }
 
     #[cold]
-    fn take_failed(&mut self, qp: QueuePairNumber, completion: WorkCompletion) {
-        let failed = self.peers[qp.index()].connection.as_ref().and_then(|it| it.posted.front().copied());
+    fn take_failed(&mut self, qp: QueuePairNumber, completion: WorkCompletion, failed: Option<Underway>) {
         let mut operation = FailedOperation::Send;
         if let Some(Underway::Request(number)) = failed {
             operation = match self.requests.get(number).map(|request| request.operation) {
@@ -244,12 +246,16 @@ impl VerbsDevice {
             return; // Of a queue pair that is gone.
         };
         let mut over = !completion.is_success();
-        let until = if over { number.wrapping_sub(1) } else { number };
-        while let Some(what) = self.closing[at].connection.retire(until) {
+        if over {
+            self.closing[at].connection.failed(number);
+        } else {
+            self.closing[at].connection.ended(number);
+        }
+        while let Some(what) = self.closing[at].connection.retire() {
             match what {
                 Underway::Bounce(index) => self.bounces.give_back(index),
                 Underway::Request(number) => self.end_work(number),
-                Underway::Inline => {}
+                Underway::Inline | Underway::Ended(_) => {}
                 Underway::Bye => over = true,
             }
         }

@@ -137,7 +137,9 @@ impl VerbsDevice {
             credits,
         };
         self.by_qpn.insert(own.qpn, qp);
-        self.peers[qp.index()].connection = Some(Connection::new(queue_pair, &own, depth, own_receives));
+        let mut connection = Connection::new(queue_pair, &own, depth, own_receives);
+        connection.in_order = self.card.carrier != Carrier::Iwarp;
+        self.peers[qp.index()].connection = Some(connection);
         Ok(own)
     }
 

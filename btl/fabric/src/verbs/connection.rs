@@ -25,6 +25,8 @@ pub(super) enum Underway {
     Bounce(u32),
     /// A part of this request.
     Request(u32),
+    /// The same, and the adapter is done with it; see [`Connection::in_order`].
+    Ended(u32),
     /// The last message.
     Bye,
 }
@@ -42,6 +44,11 @@ pub(super) struct Connection {
     pub(super) posted: VecDeque<Underway>,
     /// Number of the first of `posted`.
     first: u32,
+    /// Works up to this number have ended, except requests where these end apart.
+    ended_until: u32,
+    /// Works end in the order in which they were posted. On iWARP a read may end behind sends that were posted after it (Soft-iWARP
+    /// does that), so there a request has ended when its own completion says so.
+    pub(super) in_order: bool,
     unsignalled: u32,
     depth: u32,
     /// Requests' works among `posted`.
@@ -74,6 +81,8 @@ impl Connection {
             next: 0,
             posted: VecDeque::with_capacity(depth as usize),
             first: 0,
+            ended_until: u32::MAX,
+            in_order: true,
             unsignalled: 0,
             depth,
             request_works: 0,
@@ -120,12 +129,36 @@ impl Connection {
         }
     }
 
-    /// The next ended work up to number `until`, oldest first.
-    pub(super) fn retire(&mut self, until: u32) -> Option<Underway> {
-        if until.wrapping_sub(self.first).cast_signed() < 0 {
-            return None;
+    /// A completion has said that a work has ended well; where works end in order, it tells of all before it, too.
+    pub(super) fn ended(&mut self, number: u32) {
+        // A read's own completion may come behind those of later sends.
+        if number.wrapping_sub(self.ended_until).cast_signed() > 0 {
+            self.ended_until = number;
         }
-        let what = self.posted.pop_front()?;
+        let at = number.wrapping_sub(self.first) as usize;
+        if !self.in_order
+            && let Some(what) = self.posted.get_mut(at)
+            && let Underway::Request(request) = *what
+        {
+            *what = Underway::Ended(request);
+        }
+    }
+
+    /// A completion has said that a work has failed: those before it have ended well, unless they end apart.
+    pub(super) fn failed(&mut self, number: u32) -> Option<Underway> {
+        self.ended_until = number.wrapping_sub(1);
+        self.posted.get(number.wrapping_sub(self.first) as usize).copied()
+    }
+
+    /// The next work that has ended, oldest first.
+    pub(super) fn retire(&mut self) -> Option<Underway> {
+        let what = match *self.posted.front()? {
+            Underway::Ended(request) => Underway::Request(request),
+            Underway::Request(_) if !self.in_order => return None,
+            _ if self.ended_until.wrapping_sub(self.first).cast_signed() < 0 => return None,
+            what => what,
+        };
+        self.posted.pop_front();
         self.first = self.first.wrapping_add(1);
         self.request_works -= u32::from(matches!(what, Underway::Request(_)));
         Some(what)
