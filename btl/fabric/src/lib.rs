@@ -20,8 +20,14 @@
 
 #![cfg_attr(loom, allow(dead_code, reason = "only the ring is built, and its tests use a part of it"))]
 
+#[cfg(not(loom))]
+mod atomics;
 mod capability;
 mod error;
+#[cfg(not(loom))]
+mod extent;
+#[cfg(not(loom))]
+mod host;
 mod work;
 
 #[cfg(not(loom))]

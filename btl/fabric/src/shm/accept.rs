@@ -7,10 +7,10 @@ use ironband_core::limits::{CONNECT_SLOTS, RING_BYTES_MAX, RING_BYTES_MIN};
 use ironband_core::wire::{CARD_BYTES, Card};
 
 use super::device::ShmDevice;
-use super::host;
 use super::layout::{CARD_WORDS, ConnectSlot, Control, MappedRing, connect_state, ring_region_bytes};
 use super::queue_pair::QueuePair;
 use super::segment::PeerSegment;
+use crate::host;
 use crate::{QueuePairNumber, Unreachable};
 
 /// How often peers that owe an answer are looked for in the process table.

@@ -4,12 +4,12 @@ use ironband_core::config::{Config, SingleCopy};
 use ironband_core::limits::ring_message_bytes_max;
 
 use super::ring::LINE_BODY_BYTES;
-use super::{OUTSTANDING_MAX, host};
+use super::{OUTSTANDING_MAX, cross_memory};
 use crate::{AtomicScope, Capabilities, Limits};
 
 /// The capabilities of a device with these settings and rings.
 pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
-    let single_copy = match (config.single_copy, host::yama_scope()) {
+    let single_copy = match (config.single_copy, cross_memory::yama_scope()) {
         (SingleCopy::Ring, _) => "through the ring (single_copy=ring)".to_owned(),
         (_, Some(scope)) if scope > 1 && !rustix::process::geteuid().is_root() => {
             format!("through the ring unless a probe shows otherwise (kernel.yama.ptrace_scope is {scope})")

@@ -1,11 +1,4 @@
-//! Raw copies: into and out of memory that a peer can write, between processes through the kernel, and atomics on the
-//! memory of the layers above.
-
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use ironband_core::wire::AtomicCode;
-
-use crate::AtomicWidth;
+//! Raw copies: into and out of memory that a peer can write, and between processes through the kernel.
 
 /// Copies up to 48 bytes without a call: two overlapping moves of a fixed length cover every length of a size class.
 ///
@@ -173,63 +166,6 @@ unsafe fn cross_memory(
     Ok(())
 }
 
-/// Runs one atomic on memory of this process and returns the old value.
-///
-/// # Safety
-/// `target` is mapped, writable, aligned to `width`, and other threads access it only atomically while this runs.
-pub(crate) unsafe fn run_atomic(
-    code: AtomicCode,
-    width: AtomicWidth,
-    target: *mut u8,
-    operand: u64,
-    compare: u64,
-) -> u64 {
-    macro_rules! run {
-        ($atomic:ty, $unsigned:ty, $signed:ty) => {{
-            // SAFETY: aligned and mapped, as promised by the caller.
-            let cell = unsafe { <$atomic>::from_ptr(target.cast()) };
-            let operand = operand as $unsigned;
-            let order = Ordering::AcqRel;
-            let choose = |keep: fn($signed, $signed) -> $signed| {
-                cell.fetch_update(order, Ordering::Acquire, |old| {
-                    Some(keep(old.cast_signed(), operand.cast_signed()).cast_unsigned())
-                })
-                .unwrap_or_else(|old| old)
-            };
-            u64::from(match code {
-                AtomicCode::FetchAdd => cell.fetch_add(operand, order),
-                AtomicCode::FetchAnd => cell.fetch_and(operand, order),
-                AtomicCode::FetchOr => cell.fetch_or(operand, order),
-                AtomicCode::FetchXor => cell.fetch_xor(operand, order),
-                AtomicCode::FetchMin => choose(std::cmp::min),
-                AtomicCode::FetchMax => choose(std::cmp::max),
-                AtomicCode::Swap => cell.swap(operand, order),
-                AtomicCode::CompareSwap => cell
-                    .compare_exchange(compare as $unsigned, operand, order, Ordering::Acquire)
-                    .unwrap_or_else(|old| old),
-            })
-        }};
-    }
-    match width {
-        AtomicWidth::Four => run!(AtomicU32, u32, i32),
-        AtomicWidth::Eight => run!(AtomicU64, u64, i64),
-    }
-}
-
-/// Stores the old value of an atomic.
-///
-/// # Safety
-/// `result` is writable and aligned for the width.
-pub(crate) unsafe fn store_result(result: *mut u8, width: AtomicWidth, old: u64) {
-    // SAFETY: as promised by the caller.
-    unsafe {
-        match width {
-            AtomicWidth::Four => result.cast::<u32>().write(old as u32),
-            AtomicWidth::Eight => result.cast::<u64>().write(old),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,28 +181,5 @@ mod tests {
             assert_eq!(target[1..=len], source[..len]);
             assert!(target[len + 1..].iter().all(|b| *b == 0xee), "length {len} wrote too far");
         }
-    }
-
-    #[test]
-    fn atomics_return_the_old_value() {
-        let mut cell = [5_u64, 0xffff_ffff_ffff_fff0];
-        let mut run = |index: usize, code, width, operand, compare| {
-            let target = std::ptr::from_mut(&mut cell[index]).cast();
-            // SAFETY: an aligned u64 of this thread.
-            unsafe { run_atomic(code, width, target, operand, compare) }
-        };
-        use AtomicCode as C;
-        use AtomicWidth::{Eight, Four};
-        assert_eq!(run(0, C::FetchAdd, Eight, 3, 0), 5);
-        assert_eq!(run(0, C::FetchXor, Eight, 1, 0), 8);
-        assert_eq!(run(0, C::FetchOr, Eight, 6, 0), 9);
-        assert_eq!(run(0, C::FetchAnd, Eight, 0xc, 0), 15);
-        assert_eq!(run(0, C::FetchMin, Eight, (-4_i64).cast_unsigned(), 0), 12);
-        assert_eq!(run(0, C::FetchMax, Eight, 7, 0), (-4_i64).cast_unsigned());
-        assert_eq!(run(0, C::CompareSwap, Eight, 9, 1), 7);
-        assert_eq!(run(0, C::CompareSwap, Eight, 9, 7), 7);
-        assert_eq!(run(0, C::Swap, Eight, 1, 0), 9);
-        assert_eq!(run(1, C::FetchAdd, Four, 0x20, 0), 0xffff_fff0);
-        assert_eq!(cell, [1, 0xffff_ffff_0000_0010], "the upper half is untouched");
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use ironband_core::config::{Config, SingleCopy};
 use ironband_core::path::Path;
-use ironband_core::wire::{AtomicCode, AtomicRequest, CARD_BYTES, Card, RecordKind};
+use ironband_core::wire::{AtomicRequest, CARD_BYTES, Card, RecordKind};
 
 use super::copy::{self, CrossMemoryError};
-use super::host::{self, Probe};
+use super::cross_memory::{self, Probe};
 use super::inbound::{Inbound, RingIndex, SCAN_INTERVAL, Taken};
 use super::layout::{CONTROL_BYTES, Control, MAGIC};
 use super::queue_pair::{CrossMemory, QueuePair, corrupt};
@@ -23,6 +23,7 @@ use crate::{
     Operation, Payload, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteMemory,
     SendFill, Unreachable, WorkId,
 };
+use crate::{atomics, host};
 
 /// From this length on, shared transfers are timed like others: from the end of the one before.
 const SHARE_QUEUED_BYTES_MIN: usize = 1 << 20;
@@ -74,7 +75,7 @@ impl ShmDevice {
     pub(super) fn open(config: &Config, job: &crate::Job) -> Result<Self, DeviceError> {
         let ring_bytes = config.ring_bytes_for(job.local_ranks);
         if config.single_copy != SingleCopy::Ring {
-            host::allow_copies_by_peers();
+            cross_memory::allow_copies_by_peers();
         }
         let mut segment = Segment::create()?;
         let (_, control) = segment.allocate(CONTROL_BYTES, "the control block")?;
@@ -168,7 +169,7 @@ impl ShmDevice {
         if self.single_copy == SingleCopy::Ring {
             return;
         }
-        match host::probe_cross_memory(&entry.card) {
+        match cross_memory::probe_cross_memory(&entry.card) {
             Ok(()) => entry.cross_memory = CrossMemory::Permitted,
             Err(reason) => {
                 if self.notices.is_empty() {
@@ -409,19 +410,6 @@ impl ShmDevice {
             self.keep_house();
         }
         self.done.pop_front()
-    }
-}
-
-fn atomic_code(op: AtomicOp) -> (AtomicCode, u64, u64) {
-    match op {
-        AtomicOp::FetchAdd(operand) => (AtomicCode::FetchAdd, operand, 0),
-        AtomicOp::FetchAnd(operand) => (AtomicCode::FetchAnd, operand, 0),
-        AtomicOp::FetchOr(operand) => (AtomicCode::FetchOr, operand, 0),
-        AtomicOp::FetchXor(operand) => (AtomicCode::FetchXor, operand, 0),
-        AtomicOp::FetchMin(operand) => (AtomicCode::FetchMin, operand, 0),
-        AtomicOp::FetchMax(operand) => (AtomicCode::FetchMax, operand, 0),
-        AtomicOp::Swap(operand) => (AtomicCode::Swap, operand, 0),
-        AtomicOp::CompareSwap { compare, swap } => (AtomicCode::CompareSwap, swap, compare),
     }
 }
 
@@ -678,12 +666,12 @@ impl Device for ShmDevice {
         if let Err(posted) = self.connect_first(qp) {
             return posted;
         }
-        let (code, operand, compare) = atomic_code(op);
+        let (code, operand, compare) = atomics::wire_form(op);
         if self.is_self(qp) && remote.address.is_multiple_of(width.bytes() as u64) {
             // SAFETY: own registered memory, aligned as just checked; `result` as promised by the caller.
             unsafe {
-                let old = copy::run_atomic(code, width, remote.address as *mut u8, operand, compare);
-                copy::store_result(result, width, old);
+                let old = atomics::run_atomic(code, width, remote.address as *mut u8, operand, compare);
+                atomics::store_result(result, width, old);
             }
             return Posted::Complete;
         }

@@ -7,10 +7,10 @@
 mod accept;
 mod capabilities;
 mod copy;
+mod cross_memory;
 mod device;
 #[cfg(test)]
 mod device_tests;
-pub(crate) mod host;
 mod inbound;
 mod layout;
 mod pull;
@@ -45,7 +45,7 @@ impl Fabric for Shm {
     fn probe(_config: &Config) -> Vec<DeviceReport> {
         let usable = segment::Segment::create()
             .and_then(|mut segment| segment.allocate(segment::PAGE_BYTES, "a probe"))
-            .and_then(|_| host::identity())
+            .and_then(|_| crate::host::identity())
             .map(|_| "shared memory to processes of the same user on this node".to_owned())
             .map_err(|error| error.to_string());
         vec![DeviceReport { fabric: Self::NAME, device: DEVICE.to_owned(), usable }]

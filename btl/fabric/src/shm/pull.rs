@@ -16,12 +16,12 @@ use ironband_core::wire::{AheadOffer, PullRequest, PushAck, RecordKind, WireStat
 use super::copy::{self, CrossMemoryError};
 use super::device::ShmDevice;
 use super::queue_pair::{CrossMemory, corrupt};
-use super::regions::Want;
 use super::serve::{BAD_JOB, BAD_LENGTH, Body};
 use super::transfer::{
     AheadState, AwaitedOffer, JobKind, Task, Timed, WatchedPull, claim_back, claim_front, piece, pieces,
     pull_chunk_bytes, split_ticket_word, ticket_word,
 };
+use crate::extent::Want;
 use crate::{CompletionStatus, Operation, Posted, QueuePairNumber, ReadHint, RemoteMemory, WorkId};
 
 /// Longest transfer for which a copy through the ring is tried when the kernel could copy: beyond, a trial costs too much.

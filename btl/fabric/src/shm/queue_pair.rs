@@ -12,7 +12,6 @@ use ironband_core::limits::{CONNECT_SLOTS, SHARED_COPIES_MAX};
 use ironband_core::path::PathChooser;
 use ironband_core::wire::{CARD_VERSION, Card, RecordKind};
 
-use super::host;
 use super::layout::{
     CONTROL_BYTES, ConnectSlot, Control, MAGIC, MappedRing, connect_state, ring_region_bytes,
 };
@@ -20,6 +19,7 @@ use super::ring::{Corrupt, INLINE_BODY_BYTES, LINE_BODY_BYTES, Producer};
 use super::segment::{Mapping, PeerSegment, Segment};
 use super::transfer::{Ahead, Claims};
 use super::{copy, segment::PAGE_BYTES};
+use crate::host;
 use crate::{Posted, Unreachable};
 
 /// What is known of copies through the kernel to a peer.

@@ -3,6 +3,7 @@
 //! Shared memory needs no registration by the hardware. The table exists because requests that come through the ring are
 //! served by this process on behalf of a peer, and a peer's address is never used unchecked.
 
+use crate::extent::{Extent, Want};
 use crate::{Access, RegisterError};
 
 /// More than any runtime registers at once; a table beyond it is a leak.
@@ -10,19 +11,9 @@ pub(crate) const REGIONS_MAX: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy)]
 struct Region {
-    start: usize,
-    len_bytes: usize,
-    access: Access,
+    extent: Extent,
     generation: u32,
     used: bool,
-}
-
-/// What a request wants to do with a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Want {
-    Read,
-    Write,
-    Atomic,
 }
 
 /// All regions of a device.
@@ -48,20 +39,15 @@ impl Regions {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.table.len() < REGIONS_MAX => {
-                self.table.push(Region {
-                    start: 0,
-                    len_bytes: 0,
-                    access: Access::LOCAL,
-                    generation: 0,
-                    used: false,
-                });
+                let extent = Extent { start: 0, len_bytes: 0, access: Access::LOCAL };
+                self.table.push(Region { extent, generation: 0, used: false });
                 self.table.len() as u32 - 1
             }
             None => return Err(RegisterError::TooMany { in_use: self.table.len(), limit: REGIONS_MAX }),
         };
         let region = &mut self.table[index as usize];
         let generation = region.generation;
-        *region = Region { start, len_bytes, access, generation, used: true };
+        *region = Region { extent: Extent { start, len_bytes, access }, generation, used: true };
         Ok(MemoryRegion { key: u64::from(index) | u64::from(generation) << 32 })
     }
 
@@ -76,24 +62,16 @@ impl Regions {
     /// Start and length of the region with this key, if peers may read it.
     pub(crate) fn readable(&self, key: u64) -> Option<(*const u8, usize)> {
         let region = self.table.get(key as u32 as usize)?;
-        let live = region.used && region.generation == (key >> 32) as u32 && region.access.remote_read;
-        live.then_some((region.start as *const u8, region.len_bytes))
+        let Extent { start, len_bytes, access } = region.extent;
+        let live = region.used && region.generation == (key >> 32) as u32 && access.remote_read;
+        live.then_some((start as *const u8, len_bytes))
     }
 
     /// The local pointer for a peer's request, if key, range and access allow it.
     pub(crate) fn check(&self, key: u64, address: u64, len_bytes: u64, want: Want) -> Option<*mut u8> {
         let region = self.table.get(key as u32 as usize)?;
-        let allowed = region.used
-            && region.generation == (key >> 32) as u32
-            && match want {
-                Want::Read => region.access.remote_read,
-                Want::Write => region.access.remote_write,
-                Want::Atomic => region.access.remote_atomic,
-            };
-        let start = usize::try_from(address).ok()?;
-        let end = start.checked_add(usize::try_from(len_bytes).ok()?)?;
-        let inside = start >= region.start && end <= region.start.checked_add(region.len_bytes)?;
-        (allowed && inside).then_some(start as *mut u8)
+        let live = region.used && region.generation == (key >> 32) as u32;
+        region.extent.check(address, len_bytes, want).filter(|_| live)
     }
 }
 

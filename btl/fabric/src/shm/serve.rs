@@ -14,15 +14,14 @@ use super::inbound::Taken;
 use super::layout::Ticket;
 use super::pull::FEED_BYTES_PER_POLL;
 use super::queue_pair::{CrossMemory, corrupt};
-use super::regions::Want;
 use super::ring::INLINE_BODY_BYTES;
 use super::transfer::{
     JobKind, ReadShare, Task, Timed, claim_back, claim_front, piece, pieces, share_chunk_bytes,
     split_ticket_word, ticket_word,
 };
-use crate::{
-    AtomicWidth, Completion, CompletionStatus, Operation, Posted, QueuePairNumber, RemoteMemory, WorkId,
-};
+use crate::atomics;
+use crate::extent::Want;
+use crate::{Completion, CompletionStatus, Operation, Posted, QueuePairNumber, RemoteMemory, WorkId};
 
 /// Transfers that a peer may have this process work on at once.
 const PEER_TASKS_MAX: usize = 4 * super::OUTSTANDING_MAX;
@@ -149,7 +148,7 @@ impl ShmDevice {
         };
         let status = if WireStatus::from_u32(reply.status) == Some(WireStatus::Success) {
             // SAFETY: the poster keeps `result` writable and aligned until this completion.
-            unsafe { copy::store_result(result, width, reply.old) };
+            unsafe { atomics::store_result(result, width, reply.old) };
             CompletionStatus::Success
         } else {
             CompletionStatus::RemoteAccess
@@ -235,11 +234,8 @@ impl ShmDevice {
     fn serve_atomic(&mut self, qp: QueuePairNumber, body: Body) -> Result<(), String> {
         let request = AtomicRequest::decode(&body.fixed::<{ AtomicRequest::BYTES }>()?).ok_or(BAD_LENGTH)?;
         self.answering(qp)?;
-        let width = match request.width {
-            4 => AtomicWidth::Four,
-            8 => AtomicWidth::Eight,
-            _ => return Err("it broke the protocol: an atomic is neither 4 nor 8 bytes wide".to_owned()),
-        };
+        let width = atomics::width(request.width)
+            .ok_or("it broke the protocol: an atomic is neither 4 nor 8 bytes wide")?;
         let code = AtomicCode::from_u16(request.code).ok_or("it broke the protocol: an unknown atomic")?;
         let target = self
             .regions
@@ -248,7 +244,8 @@ impl ShmDevice {
         let reply = match target {
             Some(target) => {
                 // SAFETY: in a region registered for remote atomics, aligned as just checked.
-                let old = unsafe { copy::run_atomic(code, width, target, request.operand, request.compare) };
+                let old =
+                    unsafe { atomics::run_atomic(code, width, target, request.operand, request.compare) };
                 AtomicReply { job: request.job, status: WireStatus::Success as u32, old }
             }
             None => AtomicReply { job: request.job, status: WireStatus::RemoteAccess as u32, old: 0 },

@@ -13,7 +13,7 @@ use super::dialogue::Dialogue;
 use super::manager::Manager;
 use super::object::{AddressHandle, Identifier, Path, QueuePair, Sizes, VerbError};
 use super::receives::OwnReceives;
-use crate::shm::host;
+use crate::host;
 use crate::{Completion, Posted, QueuePairNumber};
 
 /// Connections that this process asks for at once; further ones wait.

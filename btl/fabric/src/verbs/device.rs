@@ -22,7 +22,7 @@ use super::receives::{Bounces, Receives};
 use super::regions::{Regions, key_on_the_wire};
 use super::requests::Requests;
 use super::tree::Root;
-use crate::shm::host;
+use crate::host;
 use crate::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, Device, DeviceError, Job, Limits,
     Operation, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteMemory, SendFill,

@@ -11,7 +11,7 @@ use super::object::{ACK_TIMEOUT, RETRIES, RNR_RETRIES, WorkCompletion};
 use super::port::LinkKind;
 use super::tree::Root;
 use crate::QueuePairNumber;
-use crate::shm::host;
+use crate::host;
 
 const fn mtu_bytes(mtu: u8) -> u32 {
     128 << mtu

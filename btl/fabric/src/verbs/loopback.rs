@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use super::device::VerbsDevice;
-use super::regions::Want;
+use crate::extent::Want;
 use crate::{
     Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber, ReceiveToken, RemoteMemory,
     SendFill, WorkId,

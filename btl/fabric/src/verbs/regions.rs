@@ -5,25 +5,11 @@ use std::collections::HashMap;
 
 pub use super::object::MemoryRegion;
 use crate::Access;
-
-#[derive(Debug, Clone, Copy)]
-struct Region {
-    start: usize,
-    len_bytes: usize,
-    access: Access,
-}
-
-/// What a request wants to do with a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Want {
-    Read,
-    Write,
-    Atomic,
-}
+use crate::extent::{Extent, Want};
 
 /// All regions, by the adapter's remote key.
 #[derive(Debug, Default)]
-pub(super) struct Regions(HashMap<u32, Region>);
+pub(super) struct Regions(HashMap<u32, Extent>);
 
 /// What travels as the key: the adapter's 32 bits, and their complement. A key that was damaged or made up is known as such
 /// by the asker, where it costs one request; sent to the adapter it would cost the connection.
@@ -43,7 +29,7 @@ impl Regions {
     }
 
     pub(super) fn insert(&mut self, remote_key: u32, start: usize, len_bytes: usize, access: Access) {
-        self.0.insert(remote_key, Region { start, len_bytes, access });
+        self.0.insert(remote_key, Extent { start, len_bytes, access });
     }
 
     pub(super) fn remove(&mut self, remote_key: u32) {
@@ -52,16 +38,7 @@ impl Regions {
 
     /// The local pointer for a peer's request, if key, range and access allow it.
     pub(super) fn check(&self, key: u64, address: u64, len_bytes: u64, want: Want) -> Option<*mut u8> {
-        let region = self.0.get(&adapter_key(key)?)?;
-        let allowed = match want {
-            Want::Read => region.access.remote_read,
-            Want::Write => region.access.remote_write,
-            Want::Atomic => region.access.remote_atomic,
-        };
-        let start = usize::try_from(address).ok()?;
-        let end = start.checked_add(usize::try_from(len_bytes).ok()?)?;
-        let inside = start >= region.start && end <= region.start.checked_add(region.len_bytes)?;
-        (allowed && inside).then_some(start as *mut u8)
+        self.0.get(&adapter_key(key)?)?.check(address, len_bytes, want)
     }
 }
 

@@ -1,13 +1,13 @@
 //! RDMA and atomics: what was asked, how far it is, how it ends.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use ironband_core::wire::{AtomicCode, AtomicReply, AtomicRequest, MessageKind, WireStatus};
 
 use super::connection::Underway;
 use super::device::VerbsDevice;
 use super::object::{MemoryRegion, Part, Work};
-use super::regions::{Want, adapter_key};
+use super::regions::adapter_key;
+use crate::atomics;
+use crate::extent::Want;
 use crate::{
     Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Operation, Posted, QueuePairNumber,
     RemoteMemory, WorkId,
@@ -376,7 +376,10 @@ impl VerbsDevice {
             self.post_native(number, atomic);
             return Posted::Queued;
         }
-        let body = encode_atomic(number, remote, op, width);
+        let (code, operand, compare) = atomics::wire_form(op);
+        let (code, width) = (code as u16, width.bytes() as u16);
+        let RemoteMemory { address, key } = remote;
+        let body = AtomicRequest { job: number, code, width, address, key, operand, compare }.encode();
         let posted = self.transmit(qp, MessageKind::AtomicRequest, 0, &body, &[]);
         if posted == Posted::Complete {
             self.tally.asked_atomics += 1;
@@ -409,7 +412,7 @@ impl VerbsDevice {
             }
             (_, None) => Work::fetch_add(id, part, address, key, 0),
             (op, Some(expected)) => {
-                Work::compare_swap(id, part, address, key, (expected, apply(op, expected)))
+                Work::compare_swap(id, part, address, key, (expected, atomics::apply(op, expected)))
             }
         };
         self.tally.native_atomics += 1;
@@ -433,7 +436,8 @@ impl VerbsDevice {
             self.post_native(number, atomic);
             return;
         }
-        store_result(atomic.result, atomic.width, old);
+        // SAFETY: the poster keeps it writable and aligned until the completion.
+        unsafe { atomics::store_result(atomic.result, atomic.width, old) };
         self.end_request(number, CompletionStatus::Success);
     }
 
@@ -445,12 +449,8 @@ impl VerbsDevice {
     ) -> Result<(), &'static str> {
         const BROKEN: &str = "it broke the protocol: an atomic makes no sense";
         let request = AtomicRequest::decode(body).ok_or(BROKEN)?;
-        let width = match request.width {
-            4 => AtomicWidth::Four,
-            8 => AtomicWidth::Eight,
-            _ => return Err(BROKEN),
-        };
-        let op = decode_atomic(AtomicCode::from_u16(request.code).ok_or(BROKEN)?, &request);
+        let width = atomics::width(request.width).ok_or(BROKEN)?;
+        let code = AtomicCode::from_u16(request.code).ok_or(BROKEN)?;
         // The adapter's atomics and the processor's must not meet on one word.
         let served = !(self.native_atomics && width == AtomicWidth::Eight);
         let target = self
@@ -458,7 +458,12 @@ impl VerbsDevice {
             .check(request.key, request.address, width.bytes() as u64, Want::Atomic)
             .filter(|target| served && (*target as usize).is_multiple_of(width.bytes()));
         let (status, old) = match target {
-            Some(target) => (WireStatus::Success, run_atomic(target, op, width)),
+            Some(target) => {
+                // SAFETY: in a region registered for remote atomics, aligned as just checked.
+                let old =
+                    unsafe { atomics::run_atomic(code, width, target, request.operand, request.compare) };
+                (WireStatus::Success, old)
+            }
             None => (WireStatus::RemoteAccess, 0),
         };
         let replies = &mut self.peers[qp.index()].replies;
@@ -492,7 +497,8 @@ impl VerbsDevice {
         let atomic = self.requests.get(reply.job).filter(fits).and_then(|request| request.atomic);
         let atomic = atomic.ok_or("it broke the protocol: it answered what was not asked")?;
         if WireStatus::from_u32(reply.status) == Some(WireStatus::Success) {
-            store_result(atomic.result, atomic.width, reply.old);
+            // SAFETY: the poster keeps it writable and aligned until the completion.
+            unsafe { atomics::store_result(atomic.result, atomic.width, reply.old) };
             self.end_request(reply.job, CompletionStatus::Success);
         } else {
             self.end_request(reply.job, CompletionStatus::RemoteAccess);
@@ -513,7 +519,12 @@ impl VerbsDevice {
             self.finish(qp, id, Operation::Atomic, CompletionStatus::RemoteAccess);
             return Posted::Queued;
         };
-        store_result(result, width, run_atomic(target, op, width));
+        let (code, operand, compare) = atomics::wire_form(op);
+        // SAFETY: in a registered region, aligned as just checked; the poster keeps the result's place.
+        unsafe {
+            let old = atomics::run_atomic(code, width, target, operand, compare);
+            atomics::store_result(result, width, old);
+        }
         Posted::Complete
     }
 }
@@ -529,96 +540,4 @@ impl Requests {
 #[inline]
 pub(super) const fn work_id(qp: QueuePairNumber, number: u32) -> u64 {
     (qp.0 as u64) << 32 | number as u64
-}
-
-/// What an operation makes of a value of 8 bytes.
-fn apply(op: AtomicOp, old: u64) -> u64 {
-    match op {
-        AtomicOp::FetchAdd(value) => old.wrapping_add(value),
-        AtomicOp::FetchAnd(value) => old & value,
-        AtomicOp::FetchOr(value) => old | value,
-        AtomicOp::FetchXor(value) => old ^ value,
-        AtomicOp::FetchMin(value) => old.cast_signed().min(value.cast_signed()).cast_unsigned(),
-        AtomicOp::FetchMax(value) => old.cast_signed().max(value.cast_signed()).cast_unsigned(),
-        AtomicOp::Swap(value) => value,
-        AtomicOp::CompareSwap { compare, swap } if old == compare => swap,
-        AtomicOp::CompareSwap { .. } => old,
-    }
-}
-
-/// The same for 4 bytes.
-fn apply_narrow(op: AtomicOp, old: u32) -> u32 {
-    match op {
-        AtomicOp::FetchMin(value) => old.cast_signed().min((value as u32).cast_signed()).cast_unsigned(),
-        AtomicOp::FetchMax(value) => old.cast_signed().max((value as u32).cast_signed()).cast_unsigned(),
-        AtomicOp::CompareSwap { compare, swap } if old == compare as u32 => swap as u32,
-        AtomicOp::CompareSwap { .. } => old,
-        other => apply(other, old.into()) as u32,
-    }
-}
-
-/// Runs an atomic with this processor; gives the old value.
-fn run_atomic(target: *mut u8, op: AtomicOp, width: AtomicWidth) -> u64 {
-    // SAFETY: inside a registered region and aligned, which the callers have checked; its user keeps it mapped, and all who
-    // use it as a target of atomics do so atomically.
-    unsafe {
-        match width {
-            AtomicWidth::Four => {
-                let word = AtomicU32::from_ptr(target.cast());
-                let old =
-                    word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| Some(apply_narrow(op, old)));
-                old.unwrap_or_default().into()
-            }
-            AtomicWidth::Eight => {
-                let word = AtomicU64::from_ptr(target.cast());
-                let old = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| Some(apply(op, old)));
-                old.unwrap_or_default()
-            }
-        }
-    }
-}
-
-fn store_result(result: *mut u8, width: AtomicWidth, old: u64) {
-    // SAFETY: the poster keeps it writable and aligned until the completion.
-    unsafe {
-        match width {
-            AtomicWidth::Four => result.cast::<u32>().write(old as u32),
-            AtomicWidth::Eight => result.cast::<u64>().write(old),
-        }
-    }
-}
-
-fn encode_atomic(
-    job: u32,
-    remote: RemoteMemory,
-    op: AtomicOp,
-    width: AtomicWidth,
-) -> [u8; AtomicRequest::BYTES] {
-    let (code, operand, compare) = match op {
-        AtomicOp::FetchAdd(value) => (AtomicCode::FetchAdd, value, 0),
-        AtomicOp::FetchAnd(value) => (AtomicCode::FetchAnd, value, 0),
-        AtomicOp::FetchOr(value) => (AtomicCode::FetchOr, value, 0),
-        AtomicOp::FetchXor(value) => (AtomicCode::FetchXor, value, 0),
-        AtomicOp::FetchMin(value) => (AtomicCode::FetchMin, value, 0),
-        AtomicOp::FetchMax(value) => (AtomicCode::FetchMax, value, 0),
-        AtomicOp::Swap(value) => (AtomicCode::Swap, value, 0),
-        AtomicOp::CompareSwap { compare, swap } => (AtomicCode::CompareSwap, swap, compare),
-    };
-    let (code, width) = (code as u16, width.bytes() as u16);
-    let RemoteMemory { address, key } = remote;
-    AtomicRequest { job, code, width, address, key, operand, compare }.encode()
-}
-
-fn decode_atomic(code: AtomicCode, request: &AtomicRequest) -> AtomicOp {
-    let operand = request.operand;
-    match code {
-        AtomicCode::FetchAdd => AtomicOp::FetchAdd(operand),
-        AtomicCode::FetchAnd => AtomicOp::FetchAnd(operand),
-        AtomicCode::FetchOr => AtomicOp::FetchOr(operand),
-        AtomicCode::FetchXor => AtomicOp::FetchXor(operand),
-        AtomicCode::FetchMin => AtomicOp::FetchMin(operand),
-        AtomicCode::FetchMax => AtomicOp::FetchMax(operand),
-        AtomicCode::Swap => AtomicOp::Swap(operand),
-        AtomicCode::CompareSwap => AtomicOp::CompareSwap { compare: request.compare, swap: operand },
-    }
 }
