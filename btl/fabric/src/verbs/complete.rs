@@ -4,12 +4,13 @@ use ironband_core::diagnosis::FailedOperation;
 use ironband_core::wire::{AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind};
 use rdma_sys::ibv_wc_status as status;
 
-use super::connection::{Closing, Connection, Underway};
+use super::connection::{Closing, Connection};
 use super::device::VerbsDevice;
 use super::manager::HELLO_BYTES;
 use super::object::{Part, Work, WorkCompletion};
 use super::receives::{Owner, RECEIVE};
 use super::requests::work_id;
+use super::works::Underway;
 use crate::{
     Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber, ReceiveToken, SendFill,
 };
@@ -21,7 +22,7 @@ pub(super) fn send_bye(closing: &mut Closing) -> bool {
     let header = MessageHeader { kind: MessageKind::Bye, credits: 0, imm: 0 }.encode();
     let connection = &mut closing.connection;
     connection.credits -= 1;
-    let (number, _) = connection.note(Underway::Bye);
+    let (number, _) = connection.works.note(Underway::Bye);
     let part = Part { start: header.as_ptr(), len_bytes: header.len(), local_key: 0 };
     let work = Work::send(work_id(closing.qp, number), &[part]).inline().signalled();
     // SAFETY: sent inline: the header is copied before the call returns.
@@ -41,7 +42,9 @@ impl VerbsDevice {
     ) -> Posted {
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
         let kept = u16::from(kind != MessageKind::Credits);
-        if connection.credits <= kept || !connection.has_room(1) || connection.partial.is_some() && kept == 1
+        if connection.credits <= kept
+            || !connection.works.has_room()
+            || connection.partial.is_some() && kept == 1
         {
             return Posted::Busy;
         }
@@ -63,7 +66,7 @@ impl VerbsDevice {
         let credits = std::mem::take(&mut connection.owed);
         let front = MessageHeader { kind, credits, imm }.encode();
         let what = bounce.map_or(Underway::Inline, Underway::Bounce);
-        let (number, signalled) = connection.note(what);
+        let (number, signalled) = connection.works.note(what);
         let id = work_id(qp, number);
         let mut work = match bounce {
             None => Work::send(id, &[part(&front, 0), part(header, 0), part(payload, 0)]).inline(),
@@ -104,7 +107,7 @@ impl VerbsDevice {
         fill: impl SendFill,
     ) -> Posted {
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
-        if connection.credits <= 1 || !connection.has_room(1) || connection.partial.is_some() {
+        if connection.credits <= 1 || !connection.works.has_room() || connection.partial.is_some() {
             return Posted::Busy;
         }
         let Some(bounce) = self.bounces.take(&self.domain) else { return Posted::Busy };
@@ -122,7 +125,7 @@ impl VerbsDevice {
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(front.as_ptr(), start.as_ptr(), front.len()) };
         connection.credits -= 1;
-        let (number, _) = connection.note(Underway::Bounce(bounce));
+        let (number, _) = connection.works.note(Underway::Bounce(bounce));
         let local_key = self.bounces.local_key(bounce);
         let part = Part { start: start.as_ptr(), len_bytes: front_bytes + filled, local_key };
         let work = Work::send(work_id(qp, number), &[part]).signalled();
@@ -167,16 +170,16 @@ impl VerbsDevice {
         }
         let Some(connection) = &mut self.peers[qp.index()].connection else { return };
         let failed = if completion.is_success() {
-            connection.ended(number);
+            connection.works.ended(number);
             None
         } else {
-            connection.failed(number)
+            connection.works.failed(number)
         };
-        while let Some(what) = self.peers[qp.index()].connection.as_mut().and_then(|it| it.retire()) {
+        while let Some(what) = self.peers[qp.index()].connection.as_mut().and_then(|it| it.works.retire()) {
             match what {
                 Underway::Bounce(index) => self.bounces.give_back(index),
                 Underway::Request(number) => self.end_work(number),
-                Underway::Inline | Underway::Bye | Underway::Ended(_) => {}
+                Underway::Inline | Underway::Bye => {}
             }
         }
         if !completion.is_success() {
@@ -206,7 +209,7 @@ impl VerbsDevice {
                 _ => None,
             };
             if let Some(end) = end {
-                self.fail_request(qp, number, end);
+                self.end_request(number, end);
             }
         }
         self.fail_completion(qp, &completion, operation);
@@ -234,11 +237,6 @@ impl VerbsDevice {
         self.fail_by(qp, completion, operation);
     }
 
-    /// Remembers how a request ended, to be told when its queue pair is gone and its memory free.
-    fn fail_request(&mut self, _qp: QueuePairNumber, number: u32, status: CompletionStatus) {
-        self.end_request(number, status);
-    }
-
     #[cold]
     fn take_sent_closing(&mut self, completion: WorkCompletion, number: u32) {
         let Some(at) = self.closing.iter().position(|closing| closing.connection.qpn == completion.qpn)
@@ -247,15 +245,15 @@ impl VerbsDevice {
         };
         let mut over = !completion.is_success();
         if over {
-            self.closing[at].connection.failed(number);
+            self.closing[at].connection.works.failed(number);
         } else {
-            self.closing[at].connection.ended(number);
+            self.closing[at].connection.works.ended(number);
         }
-        while let Some(what) = self.closing[at].connection.retire() {
+        while let Some(what) = self.closing[at].connection.works.retire() {
             match what {
                 Underway::Bounce(index) => self.bounces.give_back(index),
                 Underway::Request(number) => self.end_work(number),
-                Underway::Inline | Underway::Ended(_) => {}
+                Underway::Inline => {}
                 Underway::Bye => over = true,
             }
         }
@@ -397,7 +395,7 @@ impl VerbsDevice {
             MessageKind::Hello if len_bytes == hello.len() => self.take_hello(qp, &hello),
             MessageKind::Credits if len_bytes == 0 => Ok(()),
             MessageKind::Bye if len_bytes == 0 => {
-                self.peer_ended(qp, ironband_core::wire::DatagramKind::Ready);
+                self.peer_ended(qp);
                 return None;
             }
             _ => Err(BAD_LENGTH),

@@ -6,13 +6,14 @@ use std::time::Duration;
 use ironband_core::handshake::{Handshake, Heard, newer};
 use ironband_core::wire::{Carrier, Datagram, DatagramKind, MessageKind, Offer};
 
-use super::connection::{Closing, Connection, Peer, Underway};
+use super::connection::{Closing, Connection, Peer};
 use super::datagrams::Datagrams;
 use super::device::VerbsDevice;
 use super::dialogue::Dialogue;
 use super::manager::Manager;
 use super::object::{AddressHandle, Identifier, Path, QueuePair, Sizes, VerbError};
 use super::receives::OwnReceives;
+use super::works::{Underway, Works};
 use crate::host;
 use crate::{Completion, Posted, QueuePairNumber};
 
@@ -106,7 +107,7 @@ impl VerbsDevice {
     ) -> Result<Offer, VerbError> {
         let connections = self.by_qpn.len() as u32 + 1;
         self.lives += 1;
-        let depth = Connection::depth(self.credits).min(self.domain.context().limits().send_queue_depth_max);
+        let depth = Works::depth(self.credits).min(self.domain.context().limits().send_queue_depth_max);
         let (credits, mut own_receives) = self.provide_receives(connections)?;
         let Some(cq) = &mut self.cq else {
             unreachable!("create_qp wants a completion queue, so one was created");
@@ -137,9 +138,8 @@ impl VerbsDevice {
             credits,
         };
         self.by_qpn.insert(own.qpn, qp);
-        let mut connection = Connection::new(queue_pair, &own, depth, own_receives);
-        connection.in_order = self.card.carrier != Carrier::Iwarp;
-        self.peers[qp.index()].connection = Some(connection);
+        let works = Works::new(depth, self.card.carrier != Carrier::Iwarp);
+        self.peers[qp.index()].connection = Some(Connection::new(queue_pair, &own, works, own_receives));
         Ok(own)
     }
 
@@ -299,7 +299,7 @@ impl VerbsDevice {
             match what {
                 Heard::Numbers { peer, ready } => self.take_numbers(qp, peer, ready),
                 Heard::Ready => self.peers[qp.index()].open = true,
-                Heard::Bye => self.peer_ended(qp, datagram.kind),
+                Heard::Bye => self.peer_ended(qp),
                 Heard::Anew => {
                     self.set_aside(qp);
                     self.answer(qp, offer);
@@ -375,7 +375,7 @@ impl VerbsDevice {
     }
 
     /// The peer has ended its end in order.
-    pub(super) fn peer_ended(&mut self, qp: QueuePairNumber, _by: DatagramKind) {
+    pub(super) fn peer_ended(&mut self, qp: QueuePairNumber) {
         let peer = &mut self.peers[qp.index()];
         let refused = peer.handshake.take().is_some_and(|handshake| handshake.peer().is_none());
         peer.open = false;
@@ -397,7 +397,7 @@ impl VerbsDevice {
 
     pub(super) fn bury(&mut self, mut connection: Connection) {
         let qpn = connection.qpn;
-        while let Some(what) = connection.posted.pop_front() {
+        while let Some(what) = connection.works.drop_first() {
             if let Underway::Bounce(index) = what {
                 self.ending.push(index);
             }

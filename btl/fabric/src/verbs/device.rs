@@ -10,7 +10,7 @@ use ironband_core::wire::{
 };
 
 use super::connect::Way;
-use super::connection::{Closing, OUTSTANDING_MAX, Peer};
+use super::connection::{Closing, Peer};
 use super::datagrams::Datagrams;
 use super::landing::Landing;
 use super::loopback::{LOOPBACK, Loopback};
@@ -22,6 +22,7 @@ use super::receives::{Bounces, Receives};
 use super::regions::{Regions, key_on_the_wire};
 use super::requests::Requests;
 use super::tree::Root;
+use super::works::OUTSTANDING_MAX;
 use crate::host;
 use crate::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, Device, DeviceError, Job, Limits,

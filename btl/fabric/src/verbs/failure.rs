@@ -79,7 +79,7 @@ impl VerbsDevice {
             retries: RetrySettings { timeout: ACK_TIMEOUT, retry_cnt: RETRIES, rnr_retry: RNR_RETRIES },
             own_port_active: self.domain.context().port(self.card.port).ok().map(|port| port.is_active),
             peer_alive: card.shares_process_numbers(&self.card).then(|| host::is_alive(card.pid)),
-            worked_before: peer.connection.as_ref().is_some_and(super::connection::Connection::has_worked),
+            worked_before: peer.connection.as_ref().is_some_and(|it| it.works.any_has_ended()),
         }
     }
 }

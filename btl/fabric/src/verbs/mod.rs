@@ -30,6 +30,7 @@ mod regions;
 mod requests;
 mod survey;
 mod tree;
+mod works;
 
 pub use device::VerbsDevice;
 pub use not_ready::NotReady;

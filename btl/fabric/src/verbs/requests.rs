@@ -2,10 +2,10 @@
 
 use ironband_core::wire::{AtomicCode, AtomicReply, AtomicRequest, MessageKind, WireStatus};
 
-use super::connection::Underway;
 use super::device::VerbsDevice;
 use super::object::{MemoryRegion, Part, Work};
 use super::regions::adapter_key;
+use super::works::{OUTSTANDING_MAX, Underway};
 use crate::atomics;
 use crate::extent::Want;
 use crate::{
@@ -189,8 +189,8 @@ impl VerbsDevice {
     fn has_request_room(&self, qp: QueuePairNumber, notifies: bool) -> bool {
         self.peers[qp.index()].connection.as_ref().is_some_and(|connection| {
             connection.partial.is_none()
-                && connection.has_request_room()
-                && (!notifies || connection.credits > 1 && connection.has_room(1))
+                && connection.works.has_request_room()
+                && (!notifies || connection.credits > 1 && connection.works.has_room())
         })
     }
 
@@ -201,12 +201,12 @@ impl VerbsDevice {
             let Some(connection) = &mut self.peers[qp.index()].connection else { return };
             let Some(mut partial) = connection.partial else { return };
             if partial.left_bytes > 0 {
-                if !connection.has_request_room() {
+                if !connection.works.has_request_room() {
                     return;
                 }
                 let Some(request) = self.requests.get(partial.request) else { return };
                 let len_bytes = partial.left_bytes.min(longest);
-                let (number, _) = connection.note(Underway::Request(partial.request));
+                let (number, _) = connection.works.note(Underway::Request(partial.request));
                 let id = work_id(qp, number);
                 let part = Part { start: partial.local, len_bytes, local_key: partial.local_key };
                 let work = match request.operation {
@@ -216,7 +216,7 @@ impl VerbsDevice {
                 request.works += 1;
                 // SAFETY: the poster keeps the memory, and its registration, until the request has ended.
                 if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
-                    connection.unnote();
+                    connection.works.unnote();
                     self.fail(qp, error.to_string());
                     return;
                 }
@@ -269,18 +269,19 @@ impl VerbsDevice {
     /// Posts a read behind a write; false if there is no room yet, or the connection has failed.
     fn post_flush(&mut self, qp: QueuePairNumber, partial: &Partial) -> bool {
         let Some(connection) = &mut self.peers[qp.index()].connection else { return false };
-        let Some(request) = self.requests.get(partial.request).filter(|_| connection.has_request_room())
+        let Some(request) =
+            self.requests.get(partial.request).filter(|_| connection.works.has_request_room())
         else {
             return false;
         };
         let Some(landing) = &self.landing else { return true };
         request.works += 1;
-        let (number, _) = connection.note(Underway::Request(partial.request));
+        let (number, _) = connection.works.note(Underway::Request(partial.request));
         let (there, id) = (connection.landing, work_id(qp, number));
         let work = Work::read(id, landing.part(), there.address, there.key);
         // SAFETY: a word of this device's own, that nobody looks at.
         if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
-            connection.unnote();
+            connection.works.unnote();
             self.fail(qp, error.to_string());
             return false;
         }
@@ -367,8 +368,7 @@ impl VerbsDevice {
             region: None,
             atomic: Some(atomic),
         };
-        if !native && self.requests.of_atomics(connection.qpn) >= super::connection::OUTSTANDING_MAX as usize
-        {
+        if !native && self.requests.of_atomics(connection.qpn) >= OUTSTANDING_MAX as usize {
             return Posted::Busy;
         }
         let number = self.requests.insert(request);
@@ -403,7 +403,7 @@ impl VerbsDevice {
             self.end_request(number, CompletionStatus::Flushed);
             return;
         };
-        let (work, _) = connection.note(Underway::Request(number));
+        let (work, _) = connection.works.note(Underway::Request(number));
         let (id, address) = (work_id(qp, work), atomic.remote.address);
         let work = match (atomic.op, atomic.expected) {
             (AtomicOp::FetchAdd(add), _) => Work::fetch_add(id, part, address, key, add),
@@ -418,7 +418,7 @@ impl VerbsDevice {
         self.tally.native_atomics += 1;
         // SAFETY: the buffer is this request's until it ends.
         if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
-            connection.unnote();
+            connection.works.unnote();
             self.fail(qp, error.to_string());
         }
     }
@@ -467,7 +467,7 @@ impl VerbsDevice {
             None => (WireStatus::RemoteAccess, 0),
         };
         let replies = &mut self.peers[qp.index()].replies;
-        if replies.len() >= super::connection::OUTSTANDING_MAX as usize {
+        if replies.len() >= OUTSTANDING_MAX as usize {
             return Err("it asked for more atomics at once than it may");
         }
         replies.push_back(AtomicReply { job: request.job, status: status as u32, old });

@@ -1,0 +1,225 @@
+//! What is posted on one queue pair and has not ended yet: pure bookkeeping.
+
+use std::collections::VecDeque;
+
+/// RDMA and atomics that one queue pair keeps under way.
+pub(super) const OUTSTANDING_MAX: u32 = 64;
+/// Work without a completion of its own, at most: completions cost time, and until one comes nothing is known to have ended.
+const UNSIGNALLED_MAX: u32 = 16;
+
+/// What a posted work is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Underway {
+    /// An inline message.
+    Inline,
+    /// A message in this send buffer.
+    Bounce(u32),
+    /// A part of this request.
+    Request(u32),
+    /// The last message.
+    Bye,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    what: Underway,
+    /// Of a request that ends apart: its completion has come.
+    ended: bool,
+}
+
+/// The works of a queue pair, numbered in the order in which they are posted.
+#[derive(Debug)]
+pub(super) struct Works {
+    posted: VecDeque<Work>,
+    /// Number of the first of `posted`.
+    first: u32,
+    /// Works up to this number have ended, except requests where these end apart.
+    ended_until: u32,
+    /// False on iWARP: there a read may end behind sends that were posted after it (Soft-iWARP does that), so requests end
+    /// apart: each when its own completion says so, which tells of nothing else.
+    in_order: bool,
+    unsignalled: u32,
+    depth: u32,
+    /// Requests' works among `posted`.
+    requests: u32,
+}
+
+impl Works {
+    /// How deep a send queue has to be for so many messages under way.
+    pub(super) const fn depth(credits: u16) -> u32 {
+        2 * credits as u32 + OUTSTANDING_MAX + UNSIGNALLED_MAX
+    }
+
+    pub(super) fn new(depth: u32, in_order: bool) -> Self {
+        Self {
+            posted: VecDeque::with_capacity(depth as usize),
+            first: 0,
+            ended_until: u32::MAX,
+            in_order,
+            unsignalled: 0,
+            depth,
+            requests: 0,
+        }
+    }
+
+    /// Room for one more message, beside what is kept for requests.
+    pub(super) fn has_room(&self) -> bool {
+        self.posted.len() as u32 - self.requests < self.depth - OUTSTANDING_MAX
+    }
+
+    /// Room for one more request's work.
+    pub(super) const fn has_request_room(&self) -> bool {
+        self.requests < OUTSTANDING_MAX
+    }
+
+    /// Notes what is about to be posted: its number, and whether it has to be signalled.
+    pub(super) fn note(&mut self, what: Underway) -> (u32, bool) {
+        let number = self.first.wrapping_add(self.posted.len() as u32);
+        self.requests += u32::from(matches!(what, Underway::Request(_)));
+        self.posted.push_back(Work { what, ended: false });
+        if self.ends_apart(what) {
+            // Its completion will tell of no other work.
+            return (number, true);
+        }
+        self.unsignalled += 1;
+        let signalled = what != Underway::Inline || self.unsignalled >= UNSIGNALLED_MAX;
+        if signalled {
+            self.unsignalled = 0;
+        }
+        (number, signalled)
+    }
+
+    /// Takes back the last note: the post was refused.
+    pub(super) fn unnote(&mut self) {
+        if let Some(work) = self.posted.pop_back() {
+            self.requests -= u32::from(matches!(work.what, Underway::Request(_)));
+        }
+    }
+
+    fn get(&mut self, number: u32) -> Option<&mut Work> {
+        self.posted.get_mut(number.wrapping_sub(self.first) as usize)
+    }
+
+    const fn ends_apart(&self, what: Underway) -> bool {
+        !self.in_order && matches!(what, Underway::Request(_))
+    }
+
+    /// A completion has said that a work has ended well; where works end in order, it tells of all before it, too.
+    pub(super) fn ended(&mut self, number: u32) {
+        let Some(what) = self.get(number).map(|work| work.what) else { return };
+        if !self.ends_apart(what) {
+            self.ended_until = number;
+        } else if let Some(work) = self.get(number) {
+            work.ended = true;
+        }
+    }
+
+    /// A completion has said that a work has failed, which is given: those before it have ended well, except requests where
+    /// works do not end in order.
+    pub(super) fn failed(&mut self, number: u32) -> Option<Underway> {
+        self.ended_until = number.wrapping_sub(1);
+        self.get(number).map(|work| work.what)
+    }
+
+    /// The next work that has ended, oldest first.
+    pub(super) fn retire(&mut self) -> Option<Underway> {
+        let work = *self.posted.front()?;
+        let until = self.ended_until.wrapping_sub(self.first).cast_signed() >= 0;
+        let ended = if self.ends_apart(work.what) { work.ended } else { until };
+        if ended { self.drop_first() } else { None }
+    }
+
+    /// The oldest work, whether it has ended or not: its queue pair is no more.
+    pub(super) fn drop_first(&mut self) -> Option<Underway> {
+        let what = self.posted.pop_front()?.what;
+        self.first = self.first.wrapping_add(1);
+        self.requests -= u32::from(matches!(what, Underway::Request(_)));
+        Some(what)
+    }
+
+    /// True when something that was posted has been acknowledged by the peer's adapter.
+    pub(super) const fn any_has_ended(&self) -> bool {
+        self.first > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all_retired(works: &mut Works) -> Vec<Underway> {
+        std::iter::from_fn(|| works.retire()).collect()
+    }
+
+    #[test]
+    fn one_completion_tells_of_all_before_it() {
+        let mut works = Works::new(Works::depth(8), true);
+        for what in [Underway::Inline, Underway::Request(7), Underway::Bounce(3), Underway::Inline] {
+            works.note(what);
+        }
+        works.ended(2);
+        assert_eq!(all_retired(&mut works), [Underway::Inline, Underway::Request(7), Underway::Bounce(3)]);
+        assert_eq!(works.failed(3), Some(Underway::Inline));
+        assert_eq!(all_retired(&mut works), []);
+    }
+
+    #[test]
+    fn out_of_order_a_send_says_nothing_of_the_read_before_it() {
+        let mut works = Works::new(Works::depth(8), false);
+        works.note(Underway::Request(7));
+        works.note(Underway::Bounce(3));
+        works.ended(1);
+        assert_eq!(all_retired(&mut works), [], "the read is still under way");
+        works.ended(0);
+        assert_eq!(all_retired(&mut works), [Underway::Request(7), Underway::Bounce(3)]);
+    }
+
+    #[test]
+    fn requests_that_end_apart_do_not_keep_messages_from_being_signalled() {
+        let mut works = Works::new(Works::depth(32), false);
+        let signalled = (0..UNSIGNALLED_MAX).filter(|&at| {
+            works.note(Underway::Request(at));
+            works.note(Underway::Inline).1
+        });
+        assert_eq!(signalled.count(), 1);
+    }
+
+    proptest! {
+        /// Messages end in the order in which they were posted, requests whenever they like. What is retired has ended, comes
+        /// in the order of posting, and is everything in the end.
+        #[test]
+        fn nothing_is_retired_before_it_has_ended(
+            is_request in prop::collection::vec(any::<bool>(), 1..60),
+            choices in prop::collection::vec(any::<prop::sample::Index>(), 60),
+            start in any::<u32>(),
+        ) {
+            let mut works = Works::new(Works::depth(32), false);
+            (works.first, works.ended_until) = (start, start.wrapping_sub(1));
+            let kind = |at: usize| if is_request[at] { Underway::Request(at as u32) } else { Underway::Bounce(at as u32) };
+            for at in 0..is_request.len() {
+                prop_assert_eq!(works.note(kind(at)).0, start.wrapping_add(at as u32));
+            }
+            let mut open: Vec<usize> = (0..is_request.len()).collect();
+            let mut retired = 0;
+            for choice in choices {
+                // The first message that is open, or any request.
+                let first_message = open.iter().position(|&at| !is_request[at]);
+                let may_end: Vec<usize> = (0..open.len())
+                    .filter(|&at| is_request[open[at]] || Some(at) == first_message)
+                    .collect();
+                if may_end.is_empty() {
+                    break;
+                }
+                let at = open.remove(may_end[choice.index(may_end.len())]);
+                works.ended(start.wrapping_add(at as u32));
+                for what in all_retired(&mut works) {
+                    prop_assert_eq!(what, kind(retired));
+                    prop_assert!(!open.contains(&retired), "{what:?} has not ended");
+                    retired += 1;
+                }
+            }
+            prop_assert_eq!(retired, is_request.len());
+        }
+    }
+}
