@@ -7,7 +7,8 @@
 
 use std::fmt;
 
-use crate::gid::{GidKind, Reach, gid_text, reach_by_ip};
+use crate::gid::{Reach, gid_text, reach_by_ip};
+use crate::wire::Carrier;
 
 /// What was asked of the adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +88,7 @@ pub struct FailureFacts {
     /// The vendor's number for it.
     pub vendor_error: u32,
     /// What carries the packets.
-    pub kind: GidKind,
+    pub carrier: Carrier,
     /// This end.
     pub own: End,
     /// The other end.
@@ -160,7 +161,7 @@ pub fn explain(facts: &FailureFacts) -> String {
 
 fn way(facts: &FailureFacts) -> String {
     let end = |end: &End| format!("{} {}, MTU {}", end.port, gid_text(&end.gid), end.mtu_bytes);
-    format!("{}, {} to {}", facts.kind.name(), end(&facts.own), end(&facts.peer))
+    format!("{}, {} to {}", facts.carrier.name(), end(&facts.own), end(&facts.peer))
 }
 
 /// Whether trying again has to do with the status.
@@ -279,23 +280,23 @@ fn unanswered(facts: &FailureFacts) -> Advice {
             format!("look at process and port on {peer_host}; ping {}", gid_text(&peer.gid)),
         );
     }
-    match facts.kind {
-        GidKind::InfiniBand => Advice::new(
+    match facts.carrier {
+        Carrier::InfiniBand => Advice::new(
             "nothing ever came back: the ports are in subnets that no router joins, or the partition (P_Key) differs",
             format!("ibping or ibv_rc_pingpong between the hosts; ibstat on {peer_host}"),
         ),
-        GidKind::RoceV1 => Advice::new(
+        Carrier::RoceV1 => Advice::new(
             "nothing ever came back: RoCE v1 does not cross routers, so both ports must be in one broadcast domain and VLAN",
             "choose a RoCE v2 GID with gid_index (ironband info lists them)",
         ),
-        GidKind::RoceV2 | GidKind::Iwarp => first_contact(facts),
+        Carrier::RoceV2 | Carrier::Iwarp => first_contact(facts),
     }
 }
 
 /// Nothing ever came back over IP.
 fn first_contact(facts: &FailureFacts) -> Advice {
     let (own, peer) = (gid_text(&facts.own.gid), gid_text(&facts.peer.gid));
-    let port = if facts.kind == GidKind::Iwarp { "its TCP port" } else { "UDP port 4791" };
+    let port = if facts.carrier == Carrier::Iwarp { "its TCP port" } else { "UDP port 4791" };
     match reach_by_ip(&facts.own.gid, &facts.peer.gid, facts.prefix_bits) {
         Reach::Never => Advice::new(
             format!("{own} and {peer} are addresses of different kinds, and do not reach each other"),

@@ -16,7 +16,7 @@ fn facts(status: u32) -> FailureFacts {
         operation: FailedOperation::Send,
         status,
         vendor_error: 0x81,
-        kind: GidKind::RoceV2,
+        carrier: Carrier::RoceV2,
         own: End { port: "mlx5_0:1".to_owned(), gid: gid([10, 0, 0, 1]), mtu_bytes: 1024 },
         peer: End { port: "port 1".to_owned(), gid: gid([10, 0, 0, 2]), mtu_bytes: 4096 },
         prefix_bits: Some(24),
@@ -82,8 +82,12 @@ fn a_first_contact_that_fails_looks_at_the_addresses() {
     let mut family = silent.clone();
     family.peer.gid = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     assert_says(&family, "10.0.0.1 and fe80::1 are addresses of different kinds", "gid_index");
-    assert_says(&FailureFacts { kind: GidKind::RoceV1, ..silent.clone() }, "one broadcast domain", "RoCE v2");
-    assert_says(&FailureFacts { kind: GidKind::InfiniBand, ..silent }, "partition", "ibstat on node7");
+    assert_says(
+        &FailureFacts { carrier: Carrier::RoceV1, ..silent.clone() },
+        "one broadcast domain",
+        "RoCE v2",
+    );
+    assert_says(&FailureFacts { carrier: Carrier::InfiniBand, ..silent }, "partition", "ibstat on node7");
 }
 
 #[test]

@@ -16,30 +16,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What an entry of the table is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum GidKind {
-    /// An InfiniBand port: subnet prefix and port number.
-    InfiniBand,
-    /// RDMA over Ethernet frames, within one broadcast domain.
-    RoceV1,
-    /// RDMA over UDP.
-    RoceV2,
-    /// iWARP: the interface's MAC address, which nothing is addressed by.
-    Iwarp,
-}
-
-impl GidKind {
-    /// How users call it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::InfiniBand => "InfiniBand",
-            Self::RoceV1 => "RoCE v1",
-            Self::RoceV2 => "RoCE v2",
-            Self::Iwarp => "iWARP",
-        }
-    }
-}
+use crate::wire::Carrier;
 
 /// Whether an interface tags its frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +48,7 @@ pub struct GidEntry {
     /// The identifier.
     pub bytes: [u8; 16],
     /// What it is for.
-    pub kind: GidKind,
+    pub carrier: Carrier,
     /// Its interface. On Ethernet, none means that it is in another network namespace.
     pub netdev: Option<Netdev>,
 }
@@ -79,7 +56,7 @@ pub struct GidEntry {
 impl GidEntry {
     /// The identifier as what it stands for: an address, or iWARP's MAC address.
     pub fn text(&self) -> String {
-        if self.kind != GidKind::Iwarp {
+        if self.carrier != Carrier::Iwarp {
             return gid_text(&self.bytes);
         }
         let octets: Vec<String> = self.bytes[..6].iter().map(|octet| format!("{octet:02x}")).collect();
@@ -93,7 +70,7 @@ pub struct PeerGid {
     /// The identifier.
     pub bytes: [u8; 16],
     /// What it is for.
-    pub kind: GidKind,
+    pub carrier: Carrier,
 }
 
 /// How well a peer is reached; a later one is better.
@@ -301,7 +278,7 @@ pub fn choose(port: &str, entries: &[GidEntry], asked: Option<u8>) -> Result<Can
     };
     let Some(found) = candidates.iter().find(|candidate| candidate.entry.index == asked) else {
         let present =
-            candidates.iter().map(|it| (it.entry.index, it.entry.text(), it.entry.kind.name())).collect();
+            candidates.iter().map(|it| (it.entry.index, it.entry.text(), it.entry.carrier.name())).collect();
         return Err(GidError::Index { port: port.to_owned(), asked, present });
     };
     match &found.entry.netdev {
@@ -324,7 +301,7 @@ pub fn better_for(entries: &[GidEntry], in_use: u8, peer: &PeerGid) -> Option<Ca
 }
 
 fn judge(entry: &GidEntry, peer: Option<&PeerGid>) -> Candidate {
-    let mut reasons = vec![entry.kind.name().to_owned()];
+    let mut reasons = vec![entry.carrier.name().to_owned()];
     let quality = quality(entry, &mut reasons);
     let up = liveness(entry, &mut reasons);
     let untagged = match entry.netdev.as_ref().map(|netdev| netdev.vlan) {
@@ -350,8 +327,8 @@ fn judge(entry: &GidEntry, peer: Option<&PeerGid>) -> Candidate {
 
 /// 0 to 9, by what the identifier is made from.
 fn quality(entry: &GidEntry, reasons: &mut Vec<String>) -> u16 {
-    match entry.kind {
-        GidKind::InfiniBand => {
+    match entry.carrier {
+        Carrier::InfiniBand => {
             let prefix = u64::from_be_bytes(std::array::from_fn(|at| entry.bytes[at]));
             reasons.push(format!("subnet {prefix:016x}"));
             if prefix == 0xfe80_0000_0000_0000 {
@@ -360,17 +337,17 @@ fn quality(entry: &GidEntry, reasons: &mut Vec<String>) -> u16 {
             reasons.push(if entry.index == 0 { "the port's own" } else { "an alias" }.to_owned());
             if entry.index == 0 { 9 } else { 8 }
         }
-        GidKind::Iwarp => {
+        Carrier::Iwarp => {
             reasons.push("only a MAC address: peers are reached by the interface's IP address".to_owned());
             9
         }
-        GidKind::RoceV1 => {
+        Carrier::RoceV1 => {
             reasons.push("one broadcast domain".to_owned());
             let address = Address::of(&entry.bytes);
             reasons.push(address.words().replace("routable ", ""));
             if address == Address::Loopback { 0 } else { 3 + u16::from(address.is_ipv4()) }
         }
-        GidKind::RoceV2 => {
+        Carrier::RoceV2 => {
             let address = Address::of(&entry.bytes);
             reasons.push(address.words().to_owned());
             match address {
@@ -396,7 +373,7 @@ fn liveness(entry: &GidEntry, reasons: &mut Vec<String>) -> u16 {
             0
         }
         // An InfiniBand port needs no network interface, and of an iWARP port's entry the kernel tells none.
-        None if matches!(entry.kind, GidKind::InfiniBand | GidKind::Iwarp) => 2,
+        None if matches!(entry.carrier, Carrier::InfiniBand | Carrier::Iwarp) => 2,
         None => {
             reasons.push("its interface is in another network namespace".to_owned());
             1
@@ -406,14 +383,14 @@ fn liveness(entry: &GidEntry, reasons: &mut Vec<String>) -> u16 {
 
 fn reach(entry: &GidEntry, peer: &PeerGid, reasons: &mut Vec<String>) -> Reach {
     let other = gid_text(&peer.bytes);
-    let (reach, reason) = match (entry.kind, peer.kind) {
+    let (reach, reason) = match (entry.carrier, peer.carrier) {
         (own, theirs) if own != theirs => (Reach::Never, format!("does not reach {}", theirs.name())),
-        (GidKind::InfiniBand, _) if entry.bytes[..8] == peer.bytes[..8] => {
+        (Carrier::InfiniBand, _) if entry.bytes[..8] == peer.bytes[..8] => {
             (Reach::Subnet, format!("same subnet as {other}"))
         }
-        (GidKind::InfiniBand, _) => (Reach::Routed, format!("other subnet than {other}")),
-        (GidKind::RoceV1 | GidKind::Iwarp, _) => (Reach::Perhaps, format!("may reach {other}")),
-        (GidKind::RoceV2, _) => {
+        (Carrier::InfiniBand, _) => (Reach::Routed, format!("other subnet than {other}")),
+        (Carrier::RoceV1 | Carrier::Iwarp, _) => (Reach::Perhaps, format!("may reach {other}")),
+        (Carrier::RoceV2, _) => {
             let prefix_bits = entry.netdev.as_ref().and_then(|netdev| netdev.prefix_bits);
             match reach_by_ip(&entry.bytes, &peer.bytes, prefix_bits) {
                 Reach::Never => (Reach::Never, format!("does not reach {other}, another kind of address")),

@@ -15,16 +15,16 @@ fn netdev(name: &str, is_up: bool) -> Netdev {
     Netdev { name: name.to_owned(), is_up, vlan: Vlan::Untagged, prefix_bits: Some(24) }
 }
 
-fn entry(index: u8, bytes: [u8; 16], kind: GidKind) -> GidEntry {
-    GidEntry { index, bytes, kind, netdev: Some(netdev("eth0", true)) }
+fn entry(index: u8, bytes: [u8; 16], carrier: Carrier) -> GidEntry {
+    GidEntry { index, bytes, carrier, netdev: Some(netdev("eth0", true)) }
 }
 
 /// As an Ethernet port with an IPv4 and an IPv6 address shows it.
 fn table() -> Vec<GidEntry> {
     let addresses = [ipv6("fe80::5054:ff:fe12:3456"), ipv4([10, 0, 0, 1]), ipv6("2001:db8::1")];
-    let kinds = [GidKind::RoceV1, GidKind::RoceV2];
+    let kinds = [Carrier::RoceV1, Carrier::RoceV2];
     let both = addresses.iter().flat_map(|bytes| kinds.map(|kind| (*bytes, kind)));
-    both.enumerate().map(|(index, (bytes, kind))| entry(index as u8, bytes, kind)).collect()
+    both.enumerate().map(|(index, (bytes, carrier))| entry(index as u8, bytes, carrier)).collect()
 }
 
 fn order(entries: &[GidEntry], peer: Option<&PeerGid>) -> Vec<u8> {
@@ -53,11 +53,11 @@ fn an_interface_that_is_down_comes_last_whatever_it_offers() {
 
 #[test]
 fn no_vlan_comes_before_a_vlan_of_the_same_quality() {
-    let mut first = entry(1, ipv4([10, 0, 1, 1]), GidKind::RoceV2);
+    let mut first = entry(1, ipv4([10, 0, 1, 1]), Carrier::RoceV2);
     first.netdev = Some(Netdev { vlan: Vlan::Tagged(Some(100)), ..netdev("eth0.100", true) });
-    let entries = [first, entry(3, ipv4([10, 0, 0, 1]), GidKind::RoceV2)];
+    let entries = [first, entry(3, ipv4([10, 0, 0, 1]), Carrier::RoceV2)];
     assert_eq!(order(&entries, None), [3, 1]);
-    let peer = PeerGid { bytes: ipv4([10, 0, 1, 9]), kind: GidKind::RoceV2 };
+    let peer = PeerGid { bytes: ipv4([10, 0, 1, 9]), carrier: Carrier::RoceV2 };
     let ranked = rank(&entries, Some(&peer));
     assert_eq!(
         (ranked[0].entry.index, ranked[0].reach),
@@ -70,29 +70,29 @@ fn no_vlan_comes_before_a_vlan_of_the_same_quality() {
 
 #[test]
 fn a_peer_decides_the_family() {
-    let peer = |bytes, kind| PeerGid { bytes, kind };
+    let peer = |bytes, carrier| PeerGid { bytes, carrier };
     let best = |peer| rank(&table(), Some(&peer))[0].entry.index;
-    assert_eq!(best(peer(ipv4([10, 0, 0, 2]), GidKind::RoceV2)), 3);
-    assert_eq!(best(peer(ipv6("2001:db8::2"), GidKind::RoceV2)), 5);
-    assert_eq!(best(peer(ipv6("fe80::1"), GidKind::RoceV2)), 1);
-    assert_eq!(best(peer(ipv6("fe80::1"), GidKind::RoceV1)), 2);
-    let infiniband = rank(&table(), Some(&peer(ipv6("fe80::1"), GidKind::InfiniBand)));
+    assert_eq!(best(peer(ipv4([10, 0, 0, 2]), Carrier::RoceV2)), 3);
+    assert_eq!(best(peer(ipv6("2001:db8::2"), Carrier::RoceV2)), 5);
+    assert_eq!(best(peer(ipv6("fe80::1"), Carrier::RoceV2)), 1);
+    assert_eq!(best(peer(ipv6("fe80::1"), Carrier::RoceV1)), 2);
+    let infiniband = rank(&table(), Some(&peer(ipv6("fe80::1"), Carrier::InfiniBand)));
     assert!(infiniband.iter().all(|candidate| candidate.reach == Some(Reach::Never)), "{infiniband:?}");
 }
 
 #[test]
 fn another_identifier_is_advised_where_it_reaches_the_peer_better() {
     let mut entries =
-        vec![entry(1, ipv4([10, 0, 0, 1]), GidKind::RoceV2), entry(2, ipv4([10, 9, 0, 1]), GidKind::RoceV2)];
-    let peer = |bytes, kind| PeerGid { bytes, kind };
+        vec![entry(1, ipv4([10, 0, 0, 1]), Carrier::RoceV2), entry(2, ipv4([10, 9, 0, 1]), Carrier::RoceV2)];
+    let peer = |bytes, carrier| PeerGid { bytes, carrier };
     let advice = |entries: &[GidEntry], in_use, peer| {
         better_for(entries, in_use, &peer).map(|candidate| candidate.entry.index)
     };
-    let neighbour = peer(ipv4([10, 9, 0, 2]), GidKind::RoceV2);
+    let neighbour = peer(ipv4([10, 9, 0, 2]), Carrier::RoceV2);
     assert_eq!(advice(&entries, 1, neighbour), Some(2), "that subnet is the peer's");
     assert_eq!(advice(&entries, 2, neighbour), None, "it is in use already");
-    assert_eq!(advice(&entries, 1, peer(ipv4([10, 8, 0, 2]), GidKind::RoceV2)), None, "neither is nearer");
-    assert_eq!(advice(&entries, 1, peer(ipv4([10, 8, 0, 2]), GidKind::RoceV1)), None, "neither reaches it");
+    assert_eq!(advice(&entries, 1, peer(ipv4([10, 8, 0, 2]), Carrier::RoceV2)), None, "neither is nearer");
+    assert_eq!(advice(&entries, 1, peer(ipv4([10, 8, 0, 2]), Carrier::RoceV1)), None, "neither reaches it");
     assert_eq!(advice(&entries, 7, neighbour), None, "the table has changed");
     entries[1].netdev = Some(netdev("eth1", false));
     assert_eq!(advice(&entries, 1, neighbour), None, "what is down is no advice");
@@ -116,14 +116,14 @@ fn infiniband_takes_the_port_s_own_and_tells_the_subnet() {
     let prefixed = |index, prefix: u64| {
         let mut bytes = [7; 16];
         bytes[..8].copy_from_slice(&prefix.to_be_bytes());
-        GidEntry { index, bytes, kind: GidKind::InfiniBand, netdev: None }
+        GidEntry { index, bytes, carrier: Carrier::InfiniBand, netdev: None }
     };
     let entries = [prefixed(1, 0xfec0_0000_0000_0001), prefixed(0, 0xfec0_0000_0000_0001)];
     let ranked = rank(&entries, None);
     assert_eq!(ranked[0].entry.index, 0);
     assert_eq!(ranked[0].reasons, ["InfiniBand", "subnet fec0000000000001", "the port's own"]);
     assert_eq!(ranked[1].reasons[2], "an alias");
-    let peer = PeerGid { bytes: prefixed(0, 0xfe80_0000_0000_0000).bytes, kind: GidKind::InfiniBand };
+    let peer = PeerGid { bytes: prefixed(0, 0xfe80_0000_0000_0000).bytes, carrier: Carrier::InfiniBand };
     assert_eq!(rank(&entries, Some(&peer))[0].reach, Some(Reach::Routed));
     let unnamed = rank(&[prefixed(0, 0xfe80_0000_0000_0000)], Some(&peer));
     assert_eq!(unnamed[0].reach, Some(Reach::Subnet));
@@ -134,7 +134,7 @@ fn infiniband_takes_the_port_s_own_and_tells_the_subnet() {
 fn iwarp_s_identifier_is_only_a_mac_address() {
     let mut bytes = [0; 16];
     bytes[..6].copy_from_slice(&[0x52, 0x54, 0, 0x12, 0x34, 0x56]);
-    let ranked = rank(&[entry(0, bytes, GidKind::Iwarp)], None);
+    let ranked = rank(&[entry(0, bytes, Carrier::Iwarp)], None);
     assert!(ranked[0].reasons[1].contains("MAC"), "{ranked:?}");
     assert_eq!(ranked[0].entry.text(), "52:54:00:12:34:56");
     let untold = GidEntry { netdev: None, ..ranked[0].entry.clone() };
@@ -145,7 +145,7 @@ fn iwarp_s_identifier_is_only_a_mac_address() {
 #[test]
 fn an_index_that_is_wrong_is_refused_with_what_exists() {
     let entries =
-        [entry(0, ipv6("fe80::1"), GidKind::RoceV2), entry(1, ipv4([10, 77, 0, 1]), GidKind::RoceV2)];
+        [entry(0, ipv6("fe80::1"), Carrier::RoceV2), entry(1, ipv4([10, 77, 0, 1]), Carrier::RoceV2)];
     let refused = choose("rxe0:1", &entries, Some(99)).expect_err("no such entry").to_string();
     assert_eq!(
         refused,
@@ -160,10 +160,10 @@ fn an_index_that_is_wrong_is_refused_with_what_exists() {
 fn tables_without_a_usable_entry_say_what_to_do() {
     let text =
         |entries: &[GidEntry], asked| choose("rxe0:1", entries, asked).expect_err("nothing").to_string();
-    let empty = [entry(0, [0; 16], GidKind::RoceV2)];
+    let empty = [entry(0, [0; 16], Carrier::RoceV2)];
     assert!(text(&empty, None).contains("rxe0:1 has no global identifier (GID); give its network interface"));
     assert!(text(&empty, Some(0)).contains("gid_index = 0: port rxe0:1 has no GID at all"));
-    let down = [GidEntry { netdev: Some(netdev("eth1", false)), ..entry(1, [1; 16], GidKind::RoceV2) }];
+    let down = [GidEntry { netdev: Some(netdev("eth1", false)), ..entry(1, [1; 16], Carrier::RoceV2) }];
     assert!(
         text(&down, None).contains("eth1, down; set one up: ip link set eth1 up"),
         "{}",
@@ -172,8 +172,8 @@ fn tables_without_a_usable_entry_say_what_to_do() {
     assert!(text(&down, Some(1)).contains("belongs to eth1, which is down; ip link set eth1 up"));
 }
 
-fn any_kind() -> impl Strategy<Value = GidKind> {
-    prop_oneof![Just(GidKind::InfiniBand), Just(GidKind::RoceV1), Just(GidKind::RoceV2), Just(GidKind::Iwarp)]
+fn any_kind() -> impl Strategy<Value = Carrier> {
+    prop_oneof![Just(Carrier::InfiniBand), Just(Carrier::RoceV1), Just(Carrier::RoceV2), Just(Carrier::Iwarp)]
 }
 
 fn any_bytes() -> impl Strategy<Value = [u8; 16]> {
@@ -199,13 +199,13 @@ fn any_netdev() -> impl Strategy<Value = Option<Netdev>> {
 fn any_table() -> impl Strategy<Value = Vec<GidEntry>> {
     let entry = (any::<u8>(), any_bytes(), any_kind(), any_netdev());
     proptest::collection::vec(
-        entry.prop_map(|(index, bytes, kind, netdev)| GidEntry { index, bytes, kind, netdev }),
+        entry.prop_map(|(index, bytes, carrier, netdev)| GidEntry { index, bytes, carrier, netdev }),
         0..12,
     )
 }
 
 fn any_peer() -> impl Strategy<Value = Option<PeerGid>> {
-    proptest::option::of((any_bytes(), any_kind()).prop_map(|(bytes, kind)| PeerGid { bytes, kind }))
+    proptest::option::of((any_bytes(), any_kind()).prop_map(|(bytes, carrier)| PeerGid { bytes, carrier }))
 }
 
 proptest! {

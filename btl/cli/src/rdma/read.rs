@@ -82,7 +82,7 @@ fn gid(candidate: &Candidate) -> Gid {
     Gid {
         index: entry.index,
         address: entry.text(),
-        kind: entry.kind.name(),
+        kind: entry.carrier.name(),
         netdev: entry.netdev.as_ref().map(|netdev| netdev.name.clone()),
         score: candidate.score,
         reasons: candidate.reasons.clone(),

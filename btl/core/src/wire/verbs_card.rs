@@ -22,7 +22,7 @@ const MAGIC: [u8; 4] = *b"IBvb";
 const HOST_BYTES: usize = 24;
 
 /// What carries the queue pairs' packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Carrier {
     /// InfiniBand: addressed by local identifier (LID) inside a subnet.

@@ -25,7 +25,7 @@ mod transfer;
 pub use device::ShmDevice;
 pub use regions::MemoryRegion;
 
-use ironband_core::config::Config;
+use ironband_core::config::{Config, FabricName};
 
 use crate::{DeviceError, DeviceReport, Fabric, Job};
 
@@ -39,7 +39,7 @@ pub struct Shm;
 const DEVICE: &str = "memfd";
 
 impl Fabric for Shm {
-    const NAME: &'static str = "shm";
+    const NAME: &'static str = FabricName::Shm.as_str();
     type Device = ShmDevice;
 
     fn probe(_config: &Config) -> Vec<DeviceReport> {

@@ -121,7 +121,7 @@ impl VerbsDevice {
     ) -> Result<Self, DeviceError> {
         let root = Root::machine();
         let port_name = port::find(&root, name)?;
-        let usable = port::check(&root, &port_name, config.gid_index)
+        let gid = port::check(&root, &port_name, config.gid_index)
             .map_err(|reason| reason.of_device(&port_name.to_string()))?;
         let context = Context::open(&port_name.adapter)?;
         check(&context).map_err(|reason| DeviceError::System {
@@ -141,7 +141,7 @@ impl VerbsDevice {
         let depth = ((budget / buffer_bytes) as u32).max(32).next_multiple_of(32);
         let mut notices = VecDeque::new();
         let depth = depth.min(limits.shared_receive_depth_max);
-        let is_iwarp = usable.carrier == Carrier::Iwarp;
+        let is_iwarp = gid.entry.carrier == Carrier::Iwarp;
         let landing = if is_iwarp { Some(Landing::make(&domain)?) } else { None };
         let shared =
             shared_receive_queue(&domain, &port_name.adapter, is_iwarp, depth, options, &mut notices)?;
@@ -163,9 +163,9 @@ impl VerbsDevice {
             }
             Connect::Datagram => false,
         };
-        let mut own_gid = usable.gid.entry.bytes;
+        let mut own_gid = gid.entry.bytes;
         let (way, listen_port, datagram_qpn) = if managed {
-            let manager = Manager::open(&port_name, &usable)?;
+            let manager = Manager::open(&port_name, &gid.entry)?;
             own_gid = manager.gid();
             let listen_port = manager.listen_port();
             (Way::Manager(Box::new(manager)), listen_port, 0)
@@ -175,7 +175,7 @@ impl VerbsDevice {
             (Way::Datagrams(Box::new(datagrams)), 0, qpn)
         };
         let card = VerbsCard {
-            carrier: usable.carrier,
+            carrier: gid.entry.carrier,
             port: port_name.port,
             mtu: attributes.mtu,
             lid: attributes.lid,
@@ -216,8 +216,8 @@ impl VerbsDevice {
             told_receives_used: false,
             address: card.encode(),
             name: port_name.to_string(),
-            gid_index: usable.gid.entry.index,
-            prefix_bits: usable.gid.entry.netdev.as_ref().and_then(|netdev| netdev.prefix_bits),
+            gid_index: gid.entry.index,
+            prefix_bits: gid.entry.netdev.as_ref().and_then(|netdev| netdev.prefix_bits),
             credits,
             lives: 0,
             seed: u64::from_le_bytes(std::array::from_fn(|at| key[at])),
@@ -245,7 +245,7 @@ impl VerbsDevice {
                 survives_refusal: false,
                 names_refusal: !is_iwarp,
                 connects_alone: false,
-                single_copy: format!("RDMA without copies from {}", usable.gid),
+                single_copy: format!("RDMA without copies from {}", gid),
             },
             card,
             empty_polls: 0,

@@ -1,9 +1,9 @@
 //! What is known when the adapter reports an error: collected here, put into words by [`ironband_core::diagnosis`].
 
 use ironband_core::diagnosis::{self, End, FailedOperation, FailureFacts, RetrySettings};
-use ironband_core::gid::{self, GidKind, PeerGid};
+use ironband_core::gid::{self, PeerGid};
 use ironband_core::ports::PortName;
-use ironband_core::wire::{Carrier, VerbsCard};
+use ironband_core::wire::VerbsCard;
 
 use super::device::VerbsDevice;
 use super::gid_table;
@@ -15,15 +15,6 @@ use crate::host;
 
 const fn mtu_bytes(mtu: u8) -> u32 {
     128 << mtu
-}
-
-const fn kind(carrier: Carrier) -> GidKind {
-    match carrier {
-        Carrier::InfiniBand => GidKind::InfiniBand,
-        Carrier::RoceV1 => GidKind::RoceV1,
-        Carrier::RoceV2 => GidKind::RoceV2,
-        Carrier::Iwarp => GidKind::Iwarp,
-    }
 }
 
 fn end(port: String, card: &VerbsCard) -> End {
@@ -50,7 +41,7 @@ impl VerbsDevice {
         let name = PortName { adapter: adapter.to_owned(), port: self.card.port };
         // Read again: addresses may have come and gone since the device was opened.
         let entries = gid_table::read(&root, &name, LinkKind::of(&root, &name));
-        let peer = PeerGid { bytes: card.gid, kind: kind(card.carrier) };
+        let peer = PeerGid { bytes: card.gid, carrier: card.carrier };
         gid::better_for(&entries, self.gid_index, &peer).map_or_else(String::new, |better| {
             let index = better.entry.index;
             format!("; {better} would reach it better: set gid_index = {index}")
@@ -72,7 +63,7 @@ impl VerbsDevice {
             operation,
             status: completion.status,
             vendor_error: completion.vendor_error,
-            kind: kind(self.card.carrier),
+            carrier: self.card.carrier,
             own: end(self.name.clone(), &self.card),
             peer: end(format!("port {}", card.port), card),
             prefix_bits: self.prefix_bits,

@@ -2,8 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ironband_core::gid::{GidEntry, GidKind, Netdev, Vlan};
+use ironband_core::gid::{GidEntry, Netdev, Vlan};
 use ironband_core::ports::PortName;
+use ironband_core::wire::Carrier;
 
 use super::port::{LinkKind, folder};
 use super::tree::Root;
@@ -20,19 +21,19 @@ pub(super) fn read(root: &Root, name: &PortName, link: LinkKind) -> Vec<GidEntry
         if bytes == [0; 16] {
             return None;
         }
-        let kind = match link {
+        let carrier = match link {
             // Of these the kernel does not always tell the type.
-            LinkKind::InfiniBand => GidKind::InfiniBand,
-            LinkKind::Iwarp => GidKind::Iwarp,
+            LinkKind::InfiniBand => Carrier::InfiniBand,
+            LinkKind::Iwarp => Carrier::Iwarp,
             LinkKind::Ethernet => match root.read(port.join("gid_attrs/types").join(&number)).as_deref() {
-                Some("RoCE v2") => GidKind::RoceV2,
-                Some("IB/RoCE v1") => GidKind::RoceV1,
+                Some("RoCE v2") => Carrier::RoceV2,
+                Some("IB/RoCE v1") => Carrier::RoceV1,
                 _ => return None,
             },
         };
         let netdev = root.read(port.join("gid_attrs/ndevs").join(&number));
         let netdev = netdev.and_then(|netdev| networks.netdev(root, netdev, &bytes));
-        Some(GidEntry { index, bytes, kind, netdev })
+        Some(GidEntry { index, bytes, carrier, netdev })
     };
     root.names(port.join("gids")).into_iter().filter_map(entry).collect()
 }
@@ -143,8 +144,8 @@ mod tests {
         let entries = read(&made_up.root(), &name, LinkKind::Ethernet);
         let indices: Vec<u8> = entries.iter().map(|entry| entry.index).collect();
         assert_eq!(indices, [0, 1, 2, 3, 7], "empty ones are left out");
-        let kinds: Vec<GidKind> = entries.iter().map(|entry| entry.kind).collect();
-        use GidKind::{RoceV1, RoceV2};
+        let kinds: Vec<Carrier> = entries.iter().map(|entry| entry.carrier).collect();
+        use Carrier::{RoceV1, RoceV2};
         assert_eq!(kinds, [RoceV1, RoceV2, RoceV1, RoceV2, RoceV2]);
         let netdev = |at: usize| entries[at].netdev.clone().expect("an interface");
         let eth0 =

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ironband_core::arbitration::{Standing, Verdict, judge};
+use ironband_core::gid::GidEntry;
 use ironband_core::ports::PortName;
 use ironband_core::wire::{
     Answer, Carrier, Greeting, LANDING_BYTES, Landing, MessageKind, Offer, Refusal, VERBS_CARD_BYTES,
@@ -24,7 +25,6 @@ use super::connection::{Connection, Peer};
 use super::device::VerbsDevice;
 use super::dialogue::{Cause, Dialogue, Incoming, Next, Stage, gid_of, ip_of, provisional_card};
 use super::object::{Event, EventChannel, Happened, Identifier, Terms, local_addresses};
-use super::port::Usable;
 use crate::{DeviceError, Posted, QueuePairNumber};
 
 /// Between looks at the event channel while nothing is being made: a look is a system call.
@@ -53,14 +53,18 @@ pub(super) struct Manager {
 }
 
 /// The address of a port, and an identifier bound to it.
-fn bind(channel: &Arc<EventChannel>, name: &PortName, own: &Usable) -> Result<(IpAddr, Identifier), String> {
+fn bind(
+    channel: &Arc<EventChannel>,
+    name: &PortName,
+    own: &GidEntry,
+) -> Result<(IpAddr, Identifier), String> {
     let candidates = match own.carrier {
         Carrier::Iwarp => {
             let mut all = local_addresses().map_err(|error| error.to_string())?;
             all.sort_by_key(IpAddr::is_ipv6);
             all
         }
-        Carrier::RoceV2 => match ip_of(&own.gid.entry.bytes) {
+        Carrier::RoceV2 => match ip_of(&own.bytes) {
             IpAddr::V6(ip) if ip.is_unicast_link_local() => {
                 return Err(format!(
                     "GID {ip} of {name} is link-local, and the connection manager needs an address that means the same everywhere: give the network interface an IP address"
@@ -90,7 +94,7 @@ fn bind(channel: &Arc<EventChannel>, name: &PortName, own: &Usable) -> Result<(I
 }
 
 /// The IP address at which the connection manager would reach a port.
-pub(super) fn address_of(name: &PortName, own: &Usable) -> Result<IpAddr, String> {
+pub(super) fn address_of(name: &PortName, own: &GidEntry) -> Result<IpAddr, String> {
     let channel = EventChannel::open().map_err(|error| no_manager(&error.to_string()))?;
     bind(&channel, name, own).map(|(ip, _)| ip)
 }
@@ -102,7 +106,7 @@ fn no_manager(reason: &str) -> String {
 }
 
 impl Manager {
-    pub(super) fn open(name: &PortName, own: &Usable) -> Result<Self, DeviceError> {
+    pub(super) fn open(name: &PortName, own: &GidEntry) -> Result<Self, DeviceError> {
         let unusable = |reason: String| DeviceError::System {
             call: format!("connecting by the RDMA connection manager on {name}"),
             reason,

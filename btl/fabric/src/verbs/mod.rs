@@ -39,11 +39,11 @@ pub use port::{LinkKind, Memlock};
 pub use regions::MemoryRegion;
 pub use survey::{AdapterFacts, AdapterReport, PortReport, Survey};
 
-use ironband_core::config::Config;
+use ironband_core::config::{Config, FabricName};
 
 use crate::{DeviceError, DeviceReport, Fabric, Job};
 
-const NAME: &str = "verbs";
+const NAME: &str = FabricName::Verbs.as_str();
 
 /// The fabric of real RDMA adapters. Its devices are called `ADAPTER:PORT`: `mlx5_0:1`.
 #[derive(Debug)]

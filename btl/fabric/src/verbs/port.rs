@@ -6,9 +6,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use ironband_core::gid::{self, Candidate, GidEntry, GidKind};
+use ironband_core::gid::{self, Candidate, GidEntry};
 use ironband_core::ports::{self, PortListError, PortName};
-use ironband_core::wire::Carrier;
 
 use super::gid_table;
 use super::not_ready::NotReady;
@@ -85,15 +84,8 @@ pub(super) fn numa_node(root: &Root, adapter: &str) -> Option<u32> {
     root.read(adapter_folder(adapter).join("device/numa_node"))?.parse().ok()
 }
 
-/// A global identifier to use, and what carries the packets to it.
-#[derive(Debug, Clone)]
-pub(super) struct Usable {
-    pub(super) carrier: Carrier,
-    pub(super) gid: Candidate,
-}
-
 /// Says why a port cannot be used, by what can be seen without opening it.
-pub(super) fn check(root: &Root, name: &PortName, gid_index: Option<u8>) -> Result<Usable, NotReady> {
+pub(super) fn check(root: &Root, name: &PortName, gid_index: Option<u8>) -> Result<Candidate, NotReady> {
     let link = LinkKind::of(root, name);
     let gids = gid_table::read(root, name, link);
     check_state(root, name, link, &gids)?;
@@ -103,15 +95,12 @@ pub(super) fn check(root: &Root, name: &PortName, gid_index: Option<u8>) -> Resu
 }
 
 /// The global identifier to use.
-pub(super) fn choose(name: &PortName, gids: &[GidEntry], gid_index: Option<u8>) -> Result<Usable, NotReady> {
-    let gid = gid::choose(&name.to_string(), gids, gid_index).map_err(NotReady::Gid)?;
-    let carrier = match gid.entry.kind {
-        GidKind::InfiniBand => Carrier::InfiniBand,
-        GidKind::RoceV1 => Carrier::RoceV1,
-        GidKind::RoceV2 => Carrier::RoceV2,
-        GidKind::Iwarp => Carrier::Iwarp,
-    };
-    Ok(Usable { carrier, gid })
+pub(super) fn choose(
+    name: &PortName,
+    gids: &[GidEntry],
+    gid_index: Option<u8>,
+) -> Result<Candidate, NotReady> {
+    gid::choose(&name.to_string(), gids, gid_index).map_err(NotReady::Gid)
 }
 
 /// A port's own account of its state: `4: ACTIVE`.
@@ -237,6 +226,7 @@ pub(super) fn find(root: &Root, name: &str) -> Result<PortName, DeviceError> {
 mod tests {
     use super::super::made_up::MadeUp;
     use super::*;
+    use ironband_core::wire::Carrier;
 
     #[test]
     fn an_unknown_port_is_named_with_those_that_exist() {
@@ -256,8 +246,8 @@ mod tests {
         let name = PortName { adapter: "rxe0".to_owned(), port: 1 };
         let gids = gid_table::read(&made_up.root(), &name, LinkKind::Ethernet);
         let best = choose(&name, &gids, None).expect("one fits");
-        assert_eq!((best.gid.entry.index, best.carrier), (3, Carrier::RoceV2));
-        assert_eq!(choose(&name, &gids, Some(0)).expect("it is there").carrier, Carrier::RoceV1);
+        assert_eq!((best.entry.index, best.entry.carrier), (3, Carrier::RoceV2));
+        assert_eq!(choose(&name, &gids, Some(0)).expect("it is there").entry.carrier, Carrier::RoceV1);
         let refused = choose(&name, &gids, Some(99)).expect_err("not there").to_string();
         assert!(
             refused.starts_with("gid_index = 99: port rxe0:1 has no GID there; it has 3 (10.0.0.1"),

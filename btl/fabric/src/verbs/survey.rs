@@ -7,7 +7,6 @@ use std::sync::Arc;
 use ironband_core::config::Config;
 use ironband_core::gid::{self, Candidate};
 use ironband_core::ports::PortName;
-use ironband_core::wire::Carrier;
 
 use super::device;
 use super::gid_table;
@@ -176,7 +175,7 @@ fn port_report(
     let link = LinkKind::of(root, name);
     let entries = gid_table::read(root, name, link);
     let active = port::check_state(root, name, link, &entries);
-    let gid = port::choose(name, &entries, gid_index).map(|usable| usable.gid);
+    let gid = port::choose(name, &entries, gid_index);
     let usable = taken
         .and_then(|()| active.clone())
         .and_then(|()| adapter.node.clone().map(|_| ()))
@@ -199,8 +198,7 @@ fn port_report(
 /// iWARP is reached by an IP address of its interface, or not at all.
 fn managed_address(name: &PortName, link: LinkKind, gid: Candidate) -> Result<Candidate, NotReady> {
     if link == LinkKind::Iwarp {
-        let own = port::Usable { carrier: Carrier::Iwarp, gid: gid.clone() };
-        manager::address_of(name, &own)
+        manager::address_of(name, &gid.entry)
             .map_err(|reason| NotReady::Manager { port: name.to_string(), reason })?;
     }
     Ok(gid)
