@@ -16,6 +16,9 @@ use crate::{CompiledProgram, Job, Outcome, Transport, compile_program};
 /// Bound on a row, unless it sets its own.
 const TIME: Duration = Duration::from_secs(120);
 
+/// The same in an emulated guest, for a row that takes some ten seconds there when the machine is idle.
+const DEVICE_SECONDS: u64 = 400;
+
 /// The program's own watchdog comes first: it says where each rank hangs.
 const WATCHDOG_LEAD: Duration = Duration::from_secs(15);
 
@@ -102,20 +105,23 @@ impl Row {
         self
     }
 
-    /// Like [`Row::passes`] where there is an RDMA device, which `TESTBED_DEV` names.
-    pub fn passes_with_device(&self, name: &str) {
+    /// Like [`Row::passes`] where there is an RDMA device, which `TESTBED_DEV` names, and with time for an emulated processor.
+    pub fn passes_with_device(&self) {
         if env::var_os("TESTBED_DEV").is_none_or(|device| device.is_empty()) {
             println!(
-                "skipped: {name} over verbs: TESTBED_DEV names no RDMA device; ci/testbed.d/programs runs it"
+                "skipped: {} {} over verbs: TESTBED_DEV names no RDMA device; ci/testbed.d/programs runs it",
+                self.program,
+                self.args.join(" ")
             );
             return;
         }
+        let row = self.clone().time(DEVICE_SECONDS);
         match &self.between_hosts {
             Some((args, reason)) if env::var("TESTBED_HOSTS").is_ok_and(|hosts| hosts.contains(' ')) => {
                 println!("between hosts only with {args}: {reason}");
-                self.clone().args(args).passes();
+                row.args(args).passes();
             }
-            _ => self.passes(),
+            _ => row.passes(),
         }
     }
 
@@ -225,4 +231,19 @@ fn wait_for_turn(dir: &Path) -> Result<File> {
 /// In a test an error ends the test, with its whole chain of reasons.
 fn fatal<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Makes a `#[test]` of each row of a table: `rows! { passes; name: "program" x RANKS, method(arguments), ...; ... }`. The first
+/// word is the method that ends each row.
+#[macro_export]
+macro_rules! rows {
+    ($end:ident; $($(#[$meta:meta])* $name:ident: $program:literal x $ranks:literal $(, $method:ident($($arg:expr),*))*;)*) => {
+        $(
+            #[test]
+            $(#[$meta])*
+            fn $name() {
+                $crate::Row::new($program, $ranks, env!("CARGO_TARGET_TMPDIR"))$(.$method($($arg),*))*.$end();
+            }
+        )*
+    };
 }

@@ -3,7 +3,7 @@
 //! Debian's Open MPI disables `osc/pt2pt`, so windows need a transport with put, get and atomic operations. With
 //! `osc=^ucx`, which allows it again, windows also work where `osc/rdma` gives up: on one rank alone, and over tcp.
 
-use ironband_tests::Row;
+use ironband_tests::rows;
 
 const NO_WINDOWS: &str = "has no atomic operations, and Debian's Open MPI disables osc/pt2pt";
 const NO_THREADS: &str = "has no atomic operations, and osc/pt2pt refuses MPI_THREAD_MULTIPLE";
@@ -12,20 +12,9 @@ const VADER_SWAPS: &str =
 const VADER_OPERATIONS: &str =
     "of Open MPI 4.1.4 gets logical and unsigned fetch-and-op wrong, and compare-and-swap too";
 
-/// One `#[test]` for each row.
-macro_rules! rows {
-    ($($(#[$meta:meta])* $name:ident: $program:literal x $ranks:literal $(, $method:ident($($arg:expr),*))*;)*) => {
-        $(
-            #[test]
-            $(#[$meta])*
-            fn $name() {
-                Row::new($program, $ranks, env!("CARGO_TARGET_TMPDIR"))$(.$method($($arg),*))*.passes();
-            }
-        )*
-    };
-}
-
 rows! {
+    passes;
+
     epochs_of_two: "rma_epochs" x 2, not_over("tcp", NO_WINDOWS);
     epochs_of_four: "rma_epochs" x 4, not_over("tcp", NO_WINDOWS);
     epochs_with_threads: "rma_epochs" x 2, args("threads=1"), not_over("tcp", NO_THREADS);

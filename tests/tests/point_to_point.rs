@@ -1,21 +1,10 @@
 //! Messages between ranks, datatypes, threads and collectives, under a real `mpirun`.
 
-use ironband_tests::Row;
-
-/// One `#[test]` for each row.
-macro_rules! rows {
-    ($($(#[$meta:meta])* $name:ident: $program:literal x $ranks:literal $(, $method:ident($($arg:expr),*))*;)*) => {
-        $(
-            #[test]
-            $(#[$meta])*
-            fn $name() {
-                Row::new($program, $ranks, env!("CARGO_TARGET_TMPDIR"))$(.$method($($arg),*))*.passes();
-            }
-        )*
-    };
-}
+use ironband_tests::rows;
 
 rows! {
+    passes;
+
     sizes_and_modes: "p2p_sizes" x 2;
     sizes_and_modes_oversubscribed: "p2p_sizes" x 6, args("size_max=1048576");
 

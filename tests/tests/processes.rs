@@ -1,23 +1,12 @@
 //! Processes that come and go: start and end, spawn, connect/accept, intercommunicators, and the examples.
 
-use ironband_tests::{Row, build_example};
-
-/// One `#[test]` for each row.
-macro_rules! rows {
-    ($($(#[$meta:meta])* $name:ident: $program:literal x $ranks:literal $(, $method:ident($($arg:expr),*))*;)*) => {
-        $(
-            #[test]
-            $(#[$meta])*
-            fn $name() {
-                Row::new($program, $ranks, env!("CARGO_TARGET_TMPDIR"))$(.$method($($arg),*))*.passes();
-            }
-        )*
-    };
-}
+use ironband_tests::{Row, build_example, rows};
 
 const VADER_SPAWN: &str = "of Open MPI 4.1.4 does not connect processes of different jobs";
 
 rows! {
+    passes;
+
     silent_alone: "lifecycle" x 1, args("mode=silent");
     silent_pair: "lifecycle" x 2, args("mode=silent");
     silent_thirty_two: "lifecycle" x 32, args("mode=silent");

@@ -1,29 +1,15 @@
 //! The programs of the other tables over an RDMA device, in a guest of `ci/testbed`, which `ci/testbed.d/programs` starts
 //! this in. The guest's processor is emulated, so each program does less, and has more time.
 
-use ironband_tests::Row;
+use ironband_tests::rows;
 
 /// It takes the lock of a window's list of regions twice (mended in 4.1.5), unless all processes are on one node.
 const DYNAMIC: &str =
     "Open MPI 4.1.2 to 4.1.4 waits for ever when a dynamic window of another node is accessed";
 
-/// For a row that takes some ten seconds when the machine is idle.
-const SECONDS: u64 = 400;
-
-/// One `#[test]` for each row.
-macro_rules! rows {
-    ($($name:ident: $program:literal x $ranks:literal $(, $method:ident($($arg:expr),*))*;)*) => {
-        $(
-            #[test]
-            fn $name() {
-                Row::new($program, $ranks, env!("CARGO_TARGET_TMPDIR"))
-                    .time(SECONDS)$(.$method($($arg),*))*.passes_with_device(stringify!($name));
-            }
-        )*
-    };
-}
-
 rows! {
+    passes_with_device;
+
     sizes_and_modes: "p2p_sizes" x 2, args("size_max=1048576");
     outstanding: "p2p_outstanding" x 2, args("rounds=3 messages=60");
     flood: "flood" x 2, args("messages=3000 sleep_ms=700");

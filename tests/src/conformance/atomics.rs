@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use ironband_fabric::{
-    Access, AtomicOp, AtomicScope, AtomicWidth, CompletionStatus, Fabric, Posted, RemoteMemory,
+    Access, AtomicOp, AtomicScope, AtomicWidth, CompletionStatus, Fabric, Posted, QueuePairNumber,
+    RemoteMemory,
 };
 
 use super::agent::{Agent, from_hex, to_hex};
@@ -131,13 +132,18 @@ pub fn refused<F: Fabric>(setup: &Setup) -> Outcome {
     Ok(())
 }
 
-/// Several processes add to one word at the same time, and the owner's own processor too if the device says so.
+/// Several processes add to one word at the same time, and so does its owner: with its processor if the device says that
+/// they do not disturb each other, else through the device.
 pub fn contention<F: Fabric>(setup: &Setup) -> Outcome {
     const AGENTS: u64 = 3;
     const EACH: u64 = 3000;
+    /// At least: the owner adds as long as the others do.
+    const OWN: u64 = 500;
     let mut node = Node::<F>::open(setup, 0);
     need(node.capabilities().atomics != AtomicScope::None, NONE)?;
     let global = node.capabilities().atomics == AtomicScope::Global;
+    let own_address = node.address();
+    let to_self = node.capabilities().loopback.then(|| node.connect(&own_address));
     for width in [4, 8_u64] {
         let target = node.buffer(16, 0, Access::ALL);
         node.pages(target).store(0, &[0; 16]);
@@ -149,12 +155,15 @@ pub fn contention<F: Fabric>(setup: &Setup) -> Outcome {
             let qp = agent.ask(&format!("connect {}", to_hex(&node.address())));
             agent.tell(&format!("add {qp} {} {} {EACH} {width}", remote.address, remote.key));
         }
-        let (mut own, mut ended) = (0, 0);
+        let (mut own, mut ended, mut waiting) = (0, 0, false);
         wait_for("all additions", || {
             node.turn();
-            if global && own < EACH {
+            let goes_on = own < OWN || ended < AGENTS;
+            if global && goes_on {
                 node.pages(target).word(0).fetch_add(1, Ordering::SeqCst);
                 own += 1;
+            } else if let Some(to_self) = to_self.filter(|_| goes_on || waiting) {
+                own += u64::from(add_to_self(&mut node, to_self, own, remote, width, &mut waiting));
             }
             for agent in &mut agents {
                 if let Some(answer) = agent.answer() {
@@ -162,11 +171,32 @@ pub fn contention<F: Fabric>(setup: &Setup) -> Outcome {
                     ended += 1;
                 }
             }
-            (ended == AGENTS && (own == EACH || !global)).then_some(())
+            let enough = own >= OWN && !waiting || !global && to_self.is_none();
+            (ended == AGENTS && enough).then_some(())
         });
         assert_eq!(node.pages(target).load_word(0), AGENTS * EACH + own);
     }
     Ok(())
+}
+
+/// One step of adding 1 through the device; true when it is done. `waiting` is kept for the next step.
+fn add_to_self<F: Fabric>(
+    node: &mut Node<F>,
+    to_self: QueuePairNumber,
+    id: u64,
+    remote: RemoteMemory,
+    width: u64,
+    waiting: &mut bool,
+) -> bool {
+    if *waiting {
+        let done = node.take_done(id).is_some();
+        *waiting = !done;
+        return done;
+    }
+    let width = if width == 4 { AtomicWidth::Four } else { AtomicWidth::Eight };
+    let posted = node.atomic(to_self, id, remote, AtomicOp::FetchAdd(1), width);
+    *waiting = posted == Posted::Queued;
+    posted == Posted::Complete
 }
 
 /// Atomics within one process.

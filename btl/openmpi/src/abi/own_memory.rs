@@ -5,8 +5,9 @@
 //! `MPI_Win_allocate`, whose memory all processes of the node map. The address is then one of *this* process, and there
 //! is no handle, by which the case is known. (`vader` takes the address for one of the peer's, and crashes.)
 //!
-//! The operations are atomic against all others on the same memory: those that peers ask for are executed by this
-//! process's processor as well, and those of a shared window by processors on the same mapping.
+//! The operations are atomic against all that processors do, which is what peers' atomics are where the device says that its
+//! atomics are global. Where an adapter does them, `osc/rdma` takes its own lock around each, except in windows whose info
+//! says `accumulate_ops=same_op`, in a job of one node over verbs alone: there a swap by the owner may miss a peer's.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
