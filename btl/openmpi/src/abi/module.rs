@@ -116,6 +116,12 @@ impl<F: Fabric> Module<F> {
         unsafe { &*table.cast::<Self>() }
     }
 
+    /// As Open MPI knows it.
+    #[inline(always)]
+    pub(super) fn table(&self) -> *mut ModuleTable {
+        self.table.get()
+    }
+
     #[inline(always)]
     pub(super) fn device(&self) -> &Device<F> {
         &self.device

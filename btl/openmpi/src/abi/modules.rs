@@ -2,7 +2,7 @@
 //! pointer.
 
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use ironband::{Config, Job, Threads};
 use ironband_fabric::Fabric;
@@ -17,12 +17,8 @@ use super::series::{ModuleTable, this_process};
 /// Modules of one fabric; more ports than that are not used.
 const MODULES_MAX: usize = 8;
 
-/// The modules of one fabric.
-pub(super) struct Modules<F: Fabric> {
-    /// The first `count` are in use. One that is finalized leaves a null.
-    slots: [AtomicPtr<Module<F>>; MODULES_MAX],
-    count: AtomicUsize,
-}
+/// The modules of one fabric, from the first slot on. Nulls follow; one that is finalized leaves a null, too.
+pub(super) struct Modules<F: Fabric>([AtomicPtr<Module<F>>; MODULES_MAX]);
 
 /// Memory shared inside the node: one device serves all.
 pub(super) static SHM: Modules<Shm> = Modules::none();
@@ -41,7 +37,7 @@ pub(super) struct Opened {
 
 impl<F: Fabric> Modules<F> {
     const fn none() -> Self {
-        Self { slots: [const { AtomicPtr::new(null_mut()) }; MODULES_MAX], count: AtomicUsize::new(0) }
+        Self([const { AtomicPtr::new(null_mut()) }; MODULES_MAX])
     }
 
     /// Opens up to `count_max` devices. Why others are not used is said to the user, by one process of each node.
@@ -63,7 +59,7 @@ impl<F: Fabric> Modules<F> {
                     let address = unsafe { module.as_ref() }.device().address().to_vec();
                     opened.tables.push(module.as_ptr().cast());
                     opened.addresses.push((F::NAME, address));
-                    self.slots[count].store(module.as_ptr(), Ordering::Release);
+                    self.0[count].store(module.as_ptr(), Ordering::Release);
                     count += 1;
                 }
                 Err(reason) => {
@@ -78,50 +74,48 @@ impl<F: Fabric> Modules<F> {
                 }
             }
         }
-        self.count.store(count, Ordering::Release);
     }
 
     /// Takes a module out of progress.
     pub(super) fn forget(&self, module: *mut ModuleTable) {
-        for slot in &self.slots {
+        for slot in &self.0 {
             let _ = slot.compare_exchange(module.cast(), null_mut(), Ordering::AcqRel, Ordering::Relaxed);
         }
+    }
+
+    /// Those in use. At the end, while modules are finalized one by one, those before the first that is gone.
+    ///
+    /// # Safety
+    /// No module of this fabric is finalized while the result is used.
+    #[inline(always)]
+    unsafe fn in_use(&self) -> impl Iterator<Item = &Module<F>> {
+        // SAFETY: stored by `open`, and taken out by `btl_finalize`, which is not under way.
+        self.0.iter().map_while(|slot| unsafe { slot.load(Ordering::Relaxed).as_ref() })
     }
 
     /// True without any module.
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0
+        self.0[0].load(Ordering::Relaxed).is_null()
     }
 
     /// Another fabric has found something.
     ///
     /// # Safety
-    /// As [`Self::progress`].
+    /// As [`Self::in_use`].
     #[inline]
     pub(super) unsafe fn reset_patience(&self) {
-        for slot in &self.slots[..self.count.load(Ordering::Relaxed)] {
-            // SAFETY: as in `progress`.
-            if let Some(module) = unsafe { slot.load(Ordering::Relaxed).as_ref() } {
-                module.device().reset_patience();
-            }
-        }
+        // SAFETY: as promised by the caller.
+        unsafe { self.in_use() }.for_each(|module| module.device().reset_patience());
     }
 
     /// Makes progress on each module. Gives how much was done.
     ///
     /// # Safety
-    /// No module of this fabric is being finalized.
+    /// As [`Self::in_use`].
     #[inline(always)]
     pub(super) unsafe fn progress(&self) -> usize {
-        let mut done = 0;
-        for slot in &self.slots[..self.count.load(Ordering::Relaxed)] {
-            let table = slot.load(Ordering::Relaxed);
-            // SAFETY: stored by `open` and taken out by `btl_finalize`, which is not under way.
-            if let Some(module) = unsafe { table.as_ref() } {
-                done += module.progress(table.cast());
-            }
-        }
-        done
+        // SAFETY: as promised by the caller.
+        unsafe { self.in_use() }.map(|module| module.progress(module.table())).sum()
     }
 }
