@@ -23,14 +23,13 @@ pub(super) fn send_bye(closing: &mut Closing) -> bool {
     let connection = &mut closing.connection;
     connection.credits -= 1;
     let (number, _) = connection.works.note(Underway::Bye);
-    let part = Part { start: header.as_ptr(), len_bytes: header.len(), local_key: 0 };
-    let work = Work::send(work_id(closing.qp, number), &[part]).inline().signalled();
+    let work = Work::send(work_id(closing.qp, number), &[part(&header)]).inline().signalled();
     // SAFETY: sent inline: the header is copied before the call returns.
     unsafe { connection.qp.post(&mut [work]) }.is_ok()
 }
 
 impl VerbsDevice {
-    /// Sends a message if there is room for it. The last credit is kept for giving credits back.
+    /// Sends a message if there is room for it.
     #[inline]
     pub(super) fn transmit(
         &mut self,
@@ -40,96 +39,107 @@ impl VerbsDevice {
         header: &[u8],
         payload: &[u8],
     ) -> Posted {
-        let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
-        let kept = u16::from(kind != MessageKind::Credits);
-        if connection.credits <= kept
-            || !connection.works.has_room()
-            || connection.partial.is_some() && kept == 1
-        {
+        let len_bytes = MESSAGE_HEADER_BYTES + header.len() + payload.len();
+        let fits = |it: &Connection| len_bytes <= it.qp.inline_bytes_max();
+        if !self.peers[qp.index()].connection.as_ref().is_some_and(fits) {
+            return self.transmit_filled(qp, kind, imm, header, payload.len(), |room, len_bytes| {
+                // SAFETY: room for as much as there is, in a buffer of this device.
+                unsafe { std::ptr::copy_nonoverlapping(payload.as_ptr(), room.as_ptr(), len_bytes) };
+                len_bytes
+            });
+        }
+        if !self.may_send(qp, kind) {
             return Posted::Busy;
         }
-        let len_bytes = MESSAGE_HEADER_BYTES + header.len() + payload.len();
-        let bounce = if len_bytes <= connection.qp.inline_bytes_max() {
-            None
-        } else {
-            let Some(bounce) = self.bounces.take(&self.domain) else { return Posted::Busy };
-            Some(bounce)
+        let credits = match self.take_credit(qp) {
+            Ok(credits) => credits,
+            Err(posted) => return posted,
         };
-        if connection.owed > 0 && (self.receives.has_idle() || connection.receives.has_idle()) {
-            // Credits stand for buffers that are posted.
-            if let Err(error) = self.receives.post(&connection.qp, &mut connection.receives) {
-                self.fail(qp, error.to_string());
-                return Posted::Failed;
-            }
-        }
-        connection.credits -= 1;
-        let credits = std::mem::take(&mut connection.owed);
         let front = MessageHeader { kind, credits, imm }.encode();
-        let what = bounce.map_or(Underway::Inline, Underway::Bounce);
-        let (number, signalled) = connection.works.note(what);
-        let id = work_id(qp, number);
-        let mut work = match bounce {
-            None => Work::send(id, &[part(&front, 0), part(header, 0), part(payload, 0)]).inline(),
-            Some(bounce) => {
-                let start = self.bounces.at(bounce);
-                let mut at = start.as_ptr();
-                for bytes in [&front[..], header, payload] {
-                    // SAFETY: a free buffer; callers keep messages below its length.
-                    unsafe {
-                        std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len());
-                        at = at.add(bytes.len());
-                    }
-                }
-                let local_key = self.bounces.local_key(bounce);
-                Work::send(id, &[Part { start: start.as_ptr(), len_bytes, local_key }])
-            }
-        };
-        if signalled {
-            work = work.signalled();
-        }
-        // SAFETY: inline data is copied by the call; a buffer is this message's until the completion.
-        match unsafe { connection.qp.post(&mut [work]) } {
-            Ok(()) => Posted::Complete,
-            Err(error) => {
-                self.fail(qp, error.to_string());
-                Posted::Failed
-            }
-        }
+        // SAFETY: sent inline: all three are copied before the call returns.
+        unsafe { self.post_message(qp, Underway::Inline, &[part(&front), part(header), part(payload)]) }
     }
 
-    /// Sends a message whose payload is packed by `fill`.
+    /// Sends a message whose payload is packed by `fill`, directly into the send buffer.
+    #[inline]
     pub(super) fn transmit_filled(
         &mut self,
         qp: QueuePairNumber,
+        kind: MessageKind,
         imm: u32,
         header: &[u8],
         payload_bytes_max: usize,
         fill: impl SendFill,
     ) -> Posted {
-        let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
-        if connection.credits <= 1 || !connection.works.has_room() || connection.partial.is_some() {
+        if !self.may_send(qp, kind) {
             return Posted::Busy;
         }
         let Some(bounce) = self.bounces.take(&self.domain) else { return Posted::Busy };
+        let credits = match self.take_credit(qp) {
+            Ok(credits) => credits,
+            Err(posted) => {
+                self.bounces.give_back(bounce);
+                return posted;
+            }
+        };
+        let front = MessageHeader { kind, credits, imm }.encode();
         let start = self.bounces.at(bounce);
-        let front_bytes = MESSAGE_HEADER_BYTES + header.len();
         // SAFETY: a free buffer; callers keep messages below its length.
         let room = unsafe {
-            let behind = start.add(MESSAGE_HEADER_BYTES);
+            std::ptr::copy_nonoverlapping(front.as_ptr(), start.as_ptr(), front.len());
+            let behind = start.add(front.len());
             std::ptr::copy_nonoverlapping(header.as_ptr(), behind.as_ptr(), header.len());
-            start.add(front_bytes)
+            behind.add(header.len())
         };
         let filled = fill(room, payload_bytes_max);
         assert!(filled <= payload_bytes_max, "{filled} bytes were packed into room for {payload_bytes_max}");
-        let front = MessageHeader { kind: MessageKind::Send, credits: 0, imm }.encode();
-        // SAFETY: as above.
-        unsafe { std::ptr::copy_nonoverlapping(front.as_ptr(), start.as_ptr(), front.len()) };
-        connection.credits -= 1;
-        let (number, _) = connection.works.note(Underway::Bounce(bounce));
         let local_key = self.bounces.local_key(bounce);
-        let part = Part { start: start.as_ptr(), len_bytes: front_bytes + filled, local_key };
-        let work = Work::send(work_id(qp, number), &[part]).signalled();
+        let len_bytes = front.len() + header.len() + filled;
+        let whole = Part { start: start.as_ptr(), len_bytes, local_key };
         // SAFETY: the buffer is this message's until the completion.
+        unsafe { self.post_message(qp, Underway::Bounce(bounce), &[whole]) }
+    }
+
+    /// Room for one more message? The last credit is kept for giving credits back.
+    #[inline]
+    fn may_send(&self, qp: QueuePairNumber, kind: MessageKind) -> bool {
+        let gives_back = kind == MessageKind::Credits;
+        self.peers[qp.index()].connection.as_ref().is_some_and(|it| {
+            it.credits > u16::from(!gives_back) && it.works.has_room() && (gives_back || it.partial.is_none())
+        })
+    }
+
+    /// Takes the credit of one message; gives those that it brings the peer.
+    #[inline]
+    fn take_credit(&mut self, qp: QueuePairNumber) -> Result<u16, Posted> {
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return Err(Posted::Busy) };
+        if connection.owed > 0 && (self.receives.has_idle() || connection.receives.has_idle()) {
+            // Credits stand for buffers that are posted.
+            if let Err(error) = self.receives.post(&connection.qp, &mut connection.receives) {
+                self.fail(qp, error.to_string());
+                return Err(Posted::Failed);
+            }
+        }
+        connection.credits -= 1;
+        Ok(std::mem::take(&mut connection.owed))
+    }
+
+    /// Posts a message.
+    ///
+    /// # Safety
+    /// Parts that are not sent inline are kept until the completion.
+    #[inline]
+    unsafe fn post_message(&mut self, qp: QueuePairNumber, what: Underway, parts: &[Part]) -> Posted {
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
+        let (number, signalled) = connection.works.note(what);
+        let mut work = Work::send(work_id(qp, number), parts);
+        if what == Underway::Inline {
+            work = work.inline();
+        }
+        if signalled {
+            work = work.signalled();
+        }
+        // SAFETY: as promised by the caller.
         match unsafe { connection.qp.post(&mut [work]) } {
             Ok(()) => Posted::Complete,
             Err(error) => {
@@ -459,6 +469,6 @@ impl VerbsDevice {
 }
 
 #[inline]
-const fn part(bytes: &[u8], local_key: u32) -> Part {
-    Part { start: bytes.as_ptr(), len_bytes: bytes.len(), local_key }
+const fn part(bytes: &[u8]) -> Part {
+    Part { start: bytes.as_ptr(), len_bytes: bytes.len(), local_key: 0 }
 }

@@ -518,7 +518,7 @@ impl Device for VerbsDevice {
         if self.peers[qp.index()].own {
             return self.fill_to_self(qp, imm, header, payload_bytes_max, fill);
         }
-        self.transmit_filled(qp, imm, header, payload_bytes_max, fill)
+        self.transmit_filled(qp, MessageKind::Send, imm, header, payload_bytes_max, fill)
     }
 
     unsafe fn post_read(
