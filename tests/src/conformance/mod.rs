@@ -124,7 +124,7 @@ macro_rules! conformance {
 
             $crate::conformance_cases! {
                 messages { every_short_length, lengths_around_the_limits, immediate_data, packed_in_place, loopback, two_processes }
-                ordering { sends, kinds_of_one_queue_pair, writes_before_sends, many_senders }
+                ordering { sends, kinds_of_one_queue_pair, writes_before_sends, reads_before_sends, many_senders }
                 back_pressure { full_says_busy, busy_leaves_no_trace, release_in_any_order, reentrant, flood_is_fair, outstanding }
                 rdma {
                     read_lengths, write_lengths, write_with_immediate, many_at_once, across_processes, shared_between_both, owner_away,

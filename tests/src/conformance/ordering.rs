@@ -104,6 +104,37 @@ pub fn writes_before_sends<F: Fabric>(setup: &Setup) -> Outcome {
     Ok(())
 }
 
+/// A read has completed when its data is there, whatever was sent behind it.
+pub fn reads_before_sends<F: Fabric>(setup: &Setup) -> Outcome {
+    const LONG: usize = 200_000;
+    for setup in setup.all_single_copies() {
+        let mut pair = Pair::<F>::connected(&setup);
+        let sink = pair.a.buffer(LONG, 0, Access::LOCAL);
+        for seed in 1..=20_u32 {
+            let source = pair.b.buffer(LONG, seed, Access::ALL);
+            let remote = pair.b.remote(source, 0);
+            let id = seed.into();
+            pair.a.pages(sink).store(0, &[0; LONG]);
+            let hint = ironband_fabric::ReadHint::OwnerIsWaiting;
+            let mut done =
+                pair.post(|pair| pair.a.read(pair.ab, id, (sink, 0), remote, LONG, hint)) == Posted::Complete;
+            for imm in 0..20 {
+                pair.send_ab(imm, 1000);
+            }
+            pair.until("the read", |pair| {
+                done = done || pair.a.take_done(id).is_some();
+                done.then_some(())
+            });
+            let seen = pair.a.pages(sink).load(0, LONG);
+            assert_eq!(super::memory::first_difference(&seen, seed), None, "{:?}", setup.config.single_copy);
+            for _ in 0..20 {
+                pair.until("the messages", |pair| pair.b.take_arrival());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Each of several senders is ordered, whatever the others do.
 pub fn many_senders<F: Fabric>(setup: &Setup) -> Outcome {
     const SENDERS: u32 = 20;
