@@ -91,7 +91,11 @@ fn many_ranks_get_smaller_rings() {
 #[test]
 fn a_bad_value_is_refused_with_name_value_and_range() {
     let cases = [
-        ("IRONBAND_EAGER_BYTES", "12", "eager_bytes = \"12\" is refused: it must be 1024 to 262144 bytes"),
+        (
+            "IRONBAND_EAGER_BYTES",
+            "12",
+            "eager_bytes = \"12\" is refused: it must be auto, or 1024 to 262144 bytes",
+        ),
         ("IRONBAND_SINGLE_COPY", "knem", "single_copy = \"knem\" is refused: it must be auto, cma, ring"),
         ("IRONBAND_EAGER_BYTES", "100K", "is refused with ring_bytes = 262144"),
         ("IRONBAND_PORTS", "rxe0:0", "\"rxe0:0\" names port 0, and ports are counted from 1; write rxe0:1"),

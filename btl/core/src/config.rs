@@ -19,6 +19,13 @@ pub enum Kind {
         /// Used when nothing is said.
         default: u64,
     },
+    /// As `Number`, or `auto`, which is the default: each device has its own.
+    NumberOrAuto {
+        /// Smallest accepted.
+        min: u64,
+        /// Largest accepted.
+        max: u64,
+    },
     /// One of these words.
     Word {
         /// All accepted words.
@@ -58,6 +65,9 @@ impl Parameter {
     pub fn range(&self) -> String {
         match self.kind {
             Kind::Number { min, max, .. } => format!("{min} to {max} {}", self.unit).trim_end().to_owned(),
+            Kind::NumberOrAuto { min, max } => {
+                format!("{AUTO}, or {min} to {max} {}", self.unit).trim_end().to_owned()
+            }
             Kind::Word { of, .. } => of.join(", "),
             Kind::Text { form, .. } => form.to_owned(),
         }
@@ -67,6 +77,7 @@ impl Parameter {
     pub fn default_text(&self) -> String {
         match self.kind {
             Kind::Number { default, .. } => default.to_string(),
+            Kind::NumberOrAuto { .. } => AUTO.to_owned(),
             Kind::Word { default, .. } | Kind::Text { default, .. } => default.to_owned(),
         }
     }
@@ -125,6 +136,44 @@ pub enum SingleCopy {
     Ring,
 }
 
+impl SingleCopy {
+    const ALL: [Self; 3] = [Self::Auto, Self::Cma, Self::Ring];
+
+    /// As users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => AUTO,
+            Self::Cma => "cma",
+            Self::Ring => "ring",
+        }
+    }
+}
+
+/// How the connections of RDMA adapters are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Connect {
+    /// By datagrams, and on iWARP, which has none, by the connection manager.
+    #[default]
+    Auto,
+    /// By datagrams between the processes (InfiniBand, RoCE).
+    Datagram,
+    /// By the RDMA connection manager of the kernel (RoCE v2, iWARP).
+    Manager,
+}
+
+impl Connect {
+    const ALL: [Self; 3] = [Self::Auto, Self::Datagram, Self::Manager];
+
+    /// As users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => AUTO,
+            Self::Datagram => "datagram",
+            Self::Manager => "manager",
+        }
+    }
+}
+
 /// A family of devices that a user can choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FabricName {
@@ -144,6 +193,8 @@ impl FabricName {
     }
 }
 
+/// What stands for "the best there is".
+const AUTO: &str = "auto";
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -163,9 +214,9 @@ pub const PARAMETERS: [Parameter; 12] = [
     },
     Parameter {
         name: "eager_bytes",
-        kind: Kind::Number { min: KIB, max: 256 * KIB, default: 8 * KIB + 64 },
+        kind: Kind::NumberOrAuto { min: KIB, max: 256 * KIB },
         unit: "bytes",
-        help: "Messages up to this length, header included, are sent at once; longer ones wait for the receiver.",
+        help: "Messages up to this length, header included, are sent at once; longer ones wait for the receiver. auto: 8256 inside a node, 16448 over RDMA adapters.",
     },
     Parameter {
         name: "fragment_bytes",
@@ -187,15 +238,15 @@ pub const PARAMETERS: [Parameter; 12] = [
     },
     Parameter {
         name: "single_copy",
-        kind: Kind::Word { of: &["auto", "cma", "ring"], default: "auto" },
+        kind: Kind::Word { of: &["auto", "cma", "ring"], default: AUTO },
         unit: "",
         help: "How long messages move: auto measures and chooses, cma lets the kernel copy once, ring copies twice through shared memory.",
     },
     Parameter {
-        name: "share_bytes",
-        kind: Kind::Number { min: 64 * KIB, max: 1 << 50, default: 128 * KIB },
-        unit: "bytes",
-        help: "From this length on both processes copy a part of a long message when both wait for it.",
+        name: "connect",
+        kind: Kind::Word { of: &["auto", "datagram", "manager"], default: AUTO },
+        unit: "",
+        help: "How connections over RDMA adapters are made: datagram (InfiniBand, RoCE), manager (the kernel's RDMA connection manager: RoCE, iWARP), auto (manager on iWARP, else datagram).",
     },
     Parameter {
         name: "spin_polls",
@@ -239,8 +290,8 @@ pub struct Config {
     pub fabrics: Vec<FabricName>,
     /// Rank.
     pub exclusivity: u32,
-    /// In bytes.
-    pub eager_bytes: usize,
+    /// In bytes; none leaves it to each device.
+    pub eager_bytes: Option<usize>,
     /// In bytes.
     pub fragment_bytes: usize,
     /// In bytes, a power of two.
@@ -249,8 +300,8 @@ pub struct Config {
     pub memory_bytes: usize,
     /// Mechanism for long messages.
     pub single_copy: SingleCopy,
-    /// In bytes.
-    pub share_bytes: usize,
+    /// How connections of RDMA adapters are made.
+    pub connect: Connect,
     /// Polls.
     pub spin_polls: u32,
     /// Seconds.
@@ -266,12 +317,12 @@ impl Default for Config {
         let mut config = Self {
             fabrics: Vec::new(),
             exclusivity: 0,
-            eager_bytes: 0,
+            eager_bytes: None,
             fragment_bytes: 0,
             ring_bytes: 0,
             memory_bytes: 0,
             single_copy: SingleCopy::Auto,
-            share_bytes: 0,
+            connect: Connect::Auto,
             spin_polls: 0,
             connect_seconds: 0,
             ports: PortList::default(),
@@ -303,17 +354,27 @@ impl Config {
                 let value = parse_number(text).filter(|v| (min..=max).contains(v)).ok_or_else(refused)?;
                 self.set_number(parameter.name, value)
             }
-            Kind::Word { of, .. } => {
-                let word = of.iter().find(|word| **word == text).ok_or_else(refused)?;
-                self.single_copy = match *word {
-                    "cma" => SingleCopy::Cma,
-                    "ring" => SingleCopy::Ring,
-                    _ => SingleCopy::Auto,
-                };
+            Kind::NumberOrAuto { .. } if text.trim() == AUTO => {
+                self.eager_bytes = None;
                 Ok(())
             }
+            Kind::NumberOrAuto { min, max } => {
+                let value = parse_number(text).filter(|v| (min..=max).contains(v)).ok_or_else(refused)?;
+                self.set_number(parameter.name, value)
+            }
+            Kind::Word { .. } => self.set_word(parameter.name, text).ok_or_else(refused),
             Kind::Text { .. } => self.set_text(parameter, text.trim()),
         }
+    }
+
+    /// `None` for a word that is not known.
+    fn set_word(&mut self, name: &str, text: &str) -> Option<()> {
+        match name {
+            "single_copy" => self.single_copy = SingleCopy::ALL.into_iter().find(|it| it.as_str() == text)?,
+            "connect" => self.connect = Connect::ALL.into_iter().find(|it| it.as_str() == text)?,
+            _ => unreachable!("every word of the table is listed here: a test sets each"),
+        }
+        Some(())
     }
 
     fn set_text(&mut self, parameter: &'static Parameter, text: &str) -> Result<(), ConfigError> {
@@ -346,7 +407,7 @@ impl Config {
         let narrow = |v: u64| usize::try_from(v).unwrap_or(usize::MAX);
         match name {
             "exclusivity" => self.exclusivity = value as u32,
-            "eager_bytes" => self.eager_bytes = narrow(value),
+            "eager_bytes" => self.eager_bytes = Some(narrow(value)),
             "fragment_bytes" => self.fragment_bytes = narrow(value),
             "ring_bytes" if !value.is_power_of_two() => {
                 return Err(ConfigError::Refused {
@@ -357,7 +418,6 @@ impl Config {
             }
             "ring_bytes" => self.ring_bytes = narrow(value),
             "memory_bytes" => self.memory_bytes = narrow(value),
-            "share_bytes" => self.share_bytes = narrow(value),
             "spin_polls" => self.spin_polls = value as u32,
             "connect_seconds" => self.connect_seconds = value,
             _ => unreachable!("every number of the table is listed here: a test sets each"),
@@ -371,7 +431,8 @@ impl Config {
     /// [`ConfigError::Conflict`] naming both parameters.
     pub fn check(&self) -> Result<(), ConfigError> {
         let message_max = ring_message_bytes_max(self.ring_bytes);
-        for (name, value) in [("eager_bytes", self.eager_bytes), ("fragment_bytes", self.fragment_bytes)] {
+        let values = [("eager_bytes", self.eager_bytes), ("fragment_bytes", Some(self.fragment_bytes))];
+        for (name, value) in values.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             let is_default = parameter(name).is_some_and(|p| p.default_text() == value.to_string());
             if value > message_max && !is_default {
                 return Err(ConfigError::Conflict {
@@ -454,9 +515,17 @@ mod tests {
             assert!(parameter.help.ends_with('.'), "{} has no sentence", parameter.name);
             let mut config = Config::default();
             config.set(parameter.name, &parameter.default_text()).expect("default");
-            if let Kind::Number { min, max, .. } = parameter.kind {
-                config.set(parameter.name, &min.to_string()).expect("smallest");
-                config.set(parameter.name, &max.to_string()).expect("largest");
+            match parameter.kind {
+                Kind::Number { min, max, .. } | Kind::NumberOrAuto { min, max } => {
+                    config.set(parameter.name, &min.to_string()).expect("smallest");
+                    config.set(parameter.name, &max.to_string()).expect("largest");
+                }
+                Kind::Word { of, .. } => {
+                    for word in of {
+                        config.set(parameter.name, word).expect("a word of the table");
+                    }
+                }
+                Kind::Text { .. } => {}
             }
         }
         Config::default().check().expect("the defaults fit together");
@@ -467,7 +536,7 @@ mod tests {
         let mut config = Config::default();
         let before = config.clone();
         let message = config.set("eager_bytes", "12").expect_err("too small").to_string();
-        assert_eq!(message, "eager_bytes = \"12\" is refused: it must be 1024 to 262144 bytes");
+        assert_eq!(message, "eager_bytes = \"12\" is refused: it must be auto, or 1024 to 262144 bytes");
         let message = config.set("single_copy", "knem").expect_err("no such word").to_string();
         assert_eq!(message, "single_copy = \"knem\" is refused: it must be auto, cma, ring");
         assert!(
@@ -499,6 +568,16 @@ mod tests {
                 )
             );
         }
+    }
+
+    #[test]
+    fn the_eager_limit_is_the_devices_until_it_is_set() {
+        let mut config = Config::default();
+        assert_eq!(config.eager_bytes, None);
+        config.set("eager_bytes", "8K").expect("fits");
+        assert_eq!(config.eager_bytes, Some(8192));
+        config.set("eager_bytes", "auto").expect("a free choice");
+        assert_eq!(config, Config::default());
     }
 
     #[test]

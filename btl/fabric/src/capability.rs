@@ -19,6 +19,9 @@ pub struct Limits {
     pub inline_bytes_max: usize,
     /// The longest message that the copying sends take, header included.
     pub send_copy_bytes_max: usize,
+    /// Up to this length, header included, a message is best sent at once; longer ones are better announced and read. What the
+    /// user has set, or what suits the device; at most `send_copy_bytes_max`.
+    pub eager_bytes: usize,
     /// The longest RDMA operation.
     pub rdma_bytes_max: usize,
     /// Atomics and emulated RDMA that one queue pair keeps under way; beyond that posts are `Busy`.

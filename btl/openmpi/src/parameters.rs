@@ -93,7 +93,8 @@ mod tests {
     fn a_refusal_names_the_parameter_as_the_user_wrote_it() {
         let message = configure(only("eager_bytes", "12x"), nothing).expect_err("not a number");
         assert!(
-            message.starts_with("btl_ironband_eager_bytes = \"12x\" is refused: it must be 1024 to "),
+            message
+                .starts_with("btl_ironband_eager_bytes = \"12x\" is refused: it must be auto, or 1024 to "),
             "{message}"
         );
         let environment = |name: &str| (name == "IRONBAND_SINGLE_COPY").then(|| "knem".to_owned());

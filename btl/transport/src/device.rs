@@ -89,7 +89,6 @@ pub struct Device<F: Fabric> {
     address: Vec<u8>,
     capabilities: Capabilities,
     name: String,
-    eager_bytes: usize,
     single_copy: SingleCopy,
     threads: Threads,
 }
@@ -126,7 +125,6 @@ impl<F: Fabric> Device<F> {
                 config.spin_polls,
             ),
             address,
-            eager_bytes: config.eager_bytes.min(capabilities.limits.send_copy_bytes_max),
             capabilities,
             name,
             single_copy: config.single_copy,
@@ -151,7 +149,7 @@ impl<F: Fabric> Device<F> {
 
     /// The eager limit in force, in bytes, header included.
     pub const fn eager_bytes(&self) -> usize {
-        self.eager_bytes
+        self.capabilities.limits.eager_bytes
     }
 
     /// Says whether a peer can be reached, without connecting.
@@ -422,7 +420,7 @@ impl<F: Fabric> Device<F> {
             "fabric {}, device {}, eager limit {} bytes, long messages ({how}): {}; {threads}",
             F::NAME,
             self.name,
-            self.eager_bytes,
+            self.eager_bytes(),
             self.capabilities.single_copy
         )
     }

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
-use ironband_core::config::{Config, PARAMETERS, SingleCopy};
+use ironband_core::config::{Config, PARAMETERS};
 use ironband_fabric::{
     Access, AtomicOp, AtomicWidth, Device, Fabric, Posted, QueuePairNumber, ReadHint, RemoteMemory,
 };
@@ -113,16 +113,12 @@ fn environment(config: &Config) -> Vec<(String, String)> {
     let value = |name: &str| match name {
         "fabrics" => config.fabrics.iter().map(|fabric| fabric.as_str()).collect::<Vec<_>>().join(","),
         "exclusivity" => config.exclusivity.to_string(),
-        "eager_bytes" => config.eager_bytes.to_string(),
+        "eager_bytes" => config.eager_bytes.map_or_else(|| "auto".to_owned(), |bytes| bytes.to_string()),
         "fragment_bytes" => config.fragment_bytes.to_string(),
         "ring_bytes" => config.ring_bytes.to_string(),
         "memory_bytes" => config.memory_bytes.to_string(),
-        "single_copy" => match config.single_copy {
-            SingleCopy::Auto => "auto".to_owned(),
-            SingleCopy::Cma => "cma".to_owned(),
-            SingleCopy::Ring => "ring".to_owned(),
-        },
-        "share_bytes" => config.share_bytes.to_string(),
+        "single_copy" => config.single_copy.as_str().to_owned(),
+        "connect" => config.connect.as_str().to_owned(),
         "spin_polls" => config.spin_polls.to_string(),
         "connect_seconds" => config.connect_seconds.to_string(),
         "ports" if config.ports.text().is_empty() => "all".to_owned(),

@@ -27,8 +27,8 @@ pub fn lengths_around_the_limits<F: Fabric>(setup: &Setup) -> Outcome {
     let mut pair = Pair::<F>::connected(setup);
     let limits = pair.a.capabilities().limits.clone();
     let max = limits.send_copy_bytes_max;
-    assert!(limits.inline_bytes_max <= max && max >= setup.config.eager_bytes.min(4096));
-    let edges = [limits.inline_bytes_max, 64, 128, 1024, 4096, 8192, setup.config.eager_bytes, max / 2, max];
+    assert!(limits.inline_bytes_max <= max && max >= limits.eager_bytes.min(4096));
+    let edges = [limits.inline_bytes_max, 64, 128, 1024, 4096, 8192, limits.eager_bytes, max / 2, max];
     for edge in edges {
         for len_bytes in edge.saturating_sub(2)..=(edge + 2).min(max) {
             pair.send_ab(len_bytes as u32, len_bytes);

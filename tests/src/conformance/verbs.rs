@@ -35,7 +35,7 @@ where
 }
 
 fn options() -> Options {
-    let ways = [("datagram", Connect::Datagram), ("manager", Connect::ConnectionManager)];
+    let ways = [("datagram", Connect::Datagram), ("manager", Connect::Manager)];
     Options {
         shared_receive_queue: choice(RECEIVES, &[("shared", true), ("own", false)]),
         connect: choice(CONNECT, &ways).unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! The parameter table with the values in force.
 
 use crate::environment;
-use ironband::config::{Config, Kind, PARAMETERS, Parameter, SingleCopy};
+use ironband::config::{Config, Kind, PARAMETERS, Parameter};
 use serde::Serialize;
 
 /// One entry.
@@ -37,6 +37,7 @@ pub(crate) enum Value {
 #[serde(untagged)]
 pub(crate) enum Accepted {
     Numbers { min: u64, max: u64 },
+    NumbersOrAuto { auto: bool, min: u64, max: u64 },
     Words { words: &'static [&'static str] },
     Form { form: &'static str },
 }
@@ -66,6 +67,7 @@ pub(crate) fn all(config: &Config) -> Vec<ParameterInfo> {
             range: parameter.range(),
             accepted: match parameter.kind {
                 Kind::Number { min, max, .. } => Accepted::Numbers { min, max },
+                Kind::NumberOrAuto { min, max } => Accepted::NumbersOrAuto { auto: true, min, max },
                 Kind::Word { of, .. } => Accepted::Words { words: of },
                 Kind::Text { form, .. } => Accepted::Form { form },
             },
@@ -78,24 +80,21 @@ pub(crate) fn all(config: &Config) -> Vec<ParameterInfo> {
 fn value(config: &Config, parameter: &Parameter) -> Value {
     Value::Number(match parameter.name {
         "exclusivity" => config.exclusivity.into(),
-        "eager_bytes" => config.eager_bytes as u64,
+        "eager_bytes" => match config.eager_bytes {
+            Some(bytes) => bytes as u64,
+            None => return Value::Word("auto"),
+        },
         "fragment_bytes" => config.fragment_bytes as u64,
         "ring_bytes" => config.ring_bytes as u64,
         "memory_bytes" => config.memory_bytes as u64,
-        "share_bytes" => config.share_bytes as u64,
         "spin_polls" => config.spin_polls.into(),
         "connect_seconds" => config.connect_seconds,
         "fabrics" => {
             let names: Vec<&str> = config.fabrics.iter().map(|fabric| fabric.as_str()).collect();
             return Value::Text(names.join(","));
         }
-        "single_copy" => {
-            return Value::Word(match config.single_copy {
-                SingleCopy::Auto => "auto",
-                SingleCopy::Cma => "cma",
-                SingleCopy::Ring => "ring",
-            });
-        }
+        "single_copy" => return Value::Word(config.single_copy.as_str()),
+        "connect" => return Value::Word(config.connect.as_str()),
         "ports" if config.ports.text().is_empty() => return Value::Word("all"),
         "ports" => return Value::Text(config.ports.text().to_owned()),
         "gid_index" => match config.gid_index {
@@ -116,7 +115,7 @@ mod tests {
             let mut config = Config::default();
             assert_eq!(value(&config, parameter).to_string(), parameter.default_text());
             let other = match parameter.kind {
-                Kind::Number { max, .. } => max.to_string(),
+                Kind::Number { max, .. } | Kind::NumberOrAuto { max, .. } => max.to_string(),
                 Kind::Word { of, .. } => of[of.len() - 1].to_owned(),
                 Kind::Text { .. } if parameter.name == "fabrics" => "verbs".to_owned(),
                 Kind::Text { .. } => "7".to_owned(),

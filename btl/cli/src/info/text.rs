@@ -4,7 +4,7 @@ mod rdma;
 
 use super::choice::Mechanism;
 use super::document::{Atomics, DeviceState, Document, Opened};
-use super::parameters::ParameterInfo;
+use super::parameters::{ParameterInfo, Value};
 use super::topology::{CacheGroup, Topology};
 use crate::quantity::bytes_text;
 use std::fmt::Write;
@@ -179,7 +179,8 @@ fn parameter(page: &mut Page, entry: &ParameterInfo) {
     } else {
         "default".to_owned()
     };
-    let unit = if entry.unit.is_empty() { String::new() } else { format!(" {}", entry.unit) };
+    let has_unit = !entry.unit.is_empty() && matches!(entry.value, Value::Number(_));
+    let unit = if has_unit { format!(" {}", entry.unit) } else { String::new() };
     page.field(entry.name, &format!("{}{unit} ({source})", entry.value));
     page.field("", entry.help);
     page.field("", &format!("Accepted: {}.", entry.range));

@@ -219,11 +219,12 @@ fn two_ports_say_which_goes_first() {
 #[test]
 fn every_parameter_is_shown_with_its_source() {
     let mut document = document(DeviceState::Usable(opened()));
-    let eager = document.parameters.iter_mut().find(|entry| entry.name == "eager_bytes").unwrap();
-    eager.from_environment = true;
+    let spin = document.parameters.iter_mut().find(|entry| entry.name == "spin_polls").unwrap();
+    spin.from_environment = true;
     let text = text(&document);
     assert_shows(&text, "  exclusivity             65535 (default)");
-    assert_shows(&text, "  eager_bytes             8256 bytes (from IRONBAND_EAGER_BYTES; default 8256)");
+    assert_shows(&text, "  eager_bytes             auto (default)");
+    assert_shows(&text, "  spin_polls              2000 (from IRONBAND_SPIN_POLLS; default 2000)");
     for entry in &document.parameters {
         let line = format!("{:26}{}, {}", "", entry.environment_name, entry.mca_name);
         assert_shows(&text, &line);

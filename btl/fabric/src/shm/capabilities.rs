@@ -7,6 +7,9 @@ use super::ring::LINE_BODY_BYTES;
 use super::{OUTSTANDING_MAX, cross_memory};
 use crate::{AtomicScope, Capabilities, Limits};
 
+/// 8 KiB and the headers of the layer above: longer messages move with one copy, or with two at the same time.
+const EAGER_BYTES: usize = 8 * 1024 + 64;
+
 /// The capabilities of a device with these settings and rings.
 pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
     let single_copy = match (config.single_copy, cross_memory::yama_scope()) {
@@ -23,6 +26,7 @@ pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
         limits: Limits {
             inline_bytes_max: LINE_BODY_BYTES,
             send_copy_bytes_max: ring_message_bytes_max(ring_bytes),
+            eager_bytes: config.eager_bytes.unwrap_or(EAGER_BYTES).min(ring_message_bytes_max(ring_bytes)),
             rdma_bytes_max: usize::MAX >> 1,
             outstanding_max: OUTSTANDING_MAX,
         },

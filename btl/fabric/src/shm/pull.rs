@@ -26,6 +26,8 @@ use crate::{CompletionStatus, Operation, Posted, QueuePairNumber, ReadHint, Remo
 
 /// Longest transfer for which a copy through the ring is tried when the kernel could copy: beyond, a trial costs too much.
 const PULL_TRIAL_BYTES_MAX: usize = 4 << 20;
+/// From this length on both processes copy a part of a long message when both wait for it.
+const SHARE_BYTES_MIN: usize = 128 << 10;
 /// Sent ahead is at most this part of a ring, so that it fits while other messages are on their way.
 const AHEAD_RING_FRACTION: usize = 2;
 /// Reads for which nothing is sent ahead, after something was in vain; doubled each time that happens again.
@@ -104,7 +106,7 @@ impl ShmDevice {
         let both = hint == ReadHint::OwnerIsWaiting;
         let pull =
             !kernel || (both && self.single_copy == SingleCopy::Auto && len_bytes <= PULL_TRIAL_BYTES_MAX);
-        let share = kernel && both && len_bytes >= self.share_bytes;
+        let share = kernel && both && len_bytes >= SHARE_BYTES_MIN;
         let ahead = pull
             && both
             && len_bytes <= self.ring_bytes / AHEAD_RING_FRACTION

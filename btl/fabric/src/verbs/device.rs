@@ -36,6 +36,10 @@ pub(super) const INLINE_BYTES: u32 = 256;
 const CREDITS: u16 = 32;
 /// The shortest buffer for messages.
 const BUFFER_BYTES_MIN: usize = 8192;
+/// 16 KiB and the headers of the layer above. Copying so much at both ends takes less time than the two messages and the
+/// registration that a read needs in addition.
+const EAGER_BYTES: usize = 16 * 1024 + 64;
+const CACHE_LINE_BYTES: usize = 64;
 /// Empty polls between looks at datagrams and peers.
 const ATTEND_INTERVAL: u32 = 512;
 /// The same while a connection is being made or ended.
@@ -133,8 +137,9 @@ impl VerbsDevice {
         let domain = ProtectionDomain::allocate(&context)?;
         let limits = *context.limits();
 
-        let longest = config.eager_bytes.max(BUFFER_BYTES_MIN);
-        let buffer_bytes = (longest + MESSAGE_HEADER_BYTES).next_multiple_of(4096);
+        let eager_bytes = config.eager_bytes.unwrap_or(EAGER_BYTES);
+        let longest = eager_bytes.max(BUFFER_BYTES_MIN);
+        let buffer_bytes = (longest + MESSAGE_HEADER_BYTES).next_multiple_of(CACHE_LINE_BYTES);
         let budget = config.memory_bytes / 2;
         let affordable = budget / buffer_bytes / job.local_ranks.max(1) as usize;
         let credits = (affordable.clamp(usize::from(2 * CREDITS_MIN), usize::from(CREDITS))) as u16;
@@ -153,12 +158,12 @@ impl VerbsDevice {
         let qkey = u32::from_le_bytes(host::random()?) & 0x7fff_ffff;
         let managed = match options.connect {
             Connect::Auto => is_iwarp,
-            Connect::ConnectionManager => true,
+            Connect::Manager => true,
             Connect::Datagram if is_iwarp => {
                 return Err(DeviceError::System {
                     call: format!("opening {port_name}"),
                     reason: format!("{} is an iWARP adapter, which has no datagrams", port_name.adapter),
-                    fix: "leave connect to the device".to_owned(),
+                    fix: "set connect to manager, or to auto, which knows".to_owned(),
                 });
             }
             Connect::Datagram => false,
@@ -231,6 +236,7 @@ impl VerbsDevice {
                 limits: Limits {
                     inline_bytes_max: INLINE_BYTES as usize - MESSAGE_HEADER_BYTES,
                     send_copy_bytes_max: buffer_bytes - MESSAGE_HEADER_BYTES,
+                    eager_bytes,
                     rdma_bytes_max: usize::MAX >> 1,
                     outstanding_max: OUTSTANDING_MAX as usize,
                 },

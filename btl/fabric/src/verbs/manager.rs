@@ -74,7 +74,7 @@ fn bind(
         },
         Carrier::InfiniBand | Carrier::RoceV1 => {
             return Err(format!(
-                "{name} speaks {}, whose connections are made by datagrams: leave connect to the device",
+                "{name} speaks {}, whose connections are made by datagrams: set connect to datagram, or to auto, which knows",
                 own.carrier.name()
             ));
         }

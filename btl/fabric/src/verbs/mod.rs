@@ -75,7 +75,8 @@ impl Fabric for Verbs {
     }
 
     fn open(name: &str, config: &Config, job: &Job) -> Result<Self::Device, DeviceError> {
-        Self::open_with(name, config, job, Options::default())
+        let options = Options { connect: config.connect, ..Options::default() };
+        Self::open_with(name, config, job, options)
     }
 }
 

@@ -1,5 +1,7 @@
 //! How an adapter is used, where there is a choice.
 
+pub use ironband_core::config::Connect;
+
 /// What a user may ask of a device; the default leaves all of it to the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
@@ -8,16 +10,4 @@ pub struct Options {
     pub shared_receive_queue: Option<bool>,
     /// How connections are made. All processes of a job have to do the same.
     pub connect: Connect,
-}
-
-/// How connections are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Connect {
-    /// By datagrams, and on iWARP, which has none, by the connection manager.
-    #[default]
-    Auto,
-    /// By datagrams between the processes (InfiniBand, RoCE).
-    Datagram,
-    /// By the RDMA connection manager of the kernel (RoCE v2, iWARP).
-    ConnectionManager,
 }

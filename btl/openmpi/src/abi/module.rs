@@ -85,7 +85,7 @@ impl<F: Fabric> Module<F> {
         let device = Device::<F>::open(device, config, job, threads)?;
         let message_bytes_max = device.capabilities().limits.send_copy_bytes_max;
         // Rings shrink when there are many processes on the node; the limits of ob1 have to follow.
-        let eager_bytes = config.eager_bytes.min(message_bytes_max);
+        let eager_bytes = device.eager_bytes();
         let fragment_bytes = config.fragment_bytes.min(message_bytes_max);
         let table = function_table::<F>(config, &device, ordinal, eager_bytes, fragment_bytes);
         let module = Self {
