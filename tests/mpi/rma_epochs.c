@@ -262,7 +262,7 @@ static void test_access(struct access *a, size_t size_max)
         test_put(a, bytes);
         test_get(a, bytes);
     }
-    for (int count = 1; count <= 10000; count *= 10) {
+    for (int count = 1; count <= 10000 && (size_t)count <= size_max; count *= 10) {
         test_spaced(a, count);
         test_accumulate(a, count);
         test_accumulate_spaced(a, count);

@@ -5,6 +5,7 @@
 
 mod card;
 mod datagram;
+mod eager_slot;
 mod greeting;
 mod record;
 mod verbs_card;
@@ -13,6 +14,10 @@ pub use card::{CARD_BYTES, CARD_VERSION, Card, CardError, HostIdentity};
 pub use datagram::{
     CREDITS_MIN, DATAGRAM_BYTES, Datagram, DatagramKind, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind,
     Offer,
+};
+pub use eager_slot::{
+    RING_OFFER_BYTES, RingOffer, SLOT_BYTES, SLOT_MESSAGE_BYTES_MAX, SLOT_TRAILER_BYTES, SlotTrailer,
+    padded_bytes,
 };
 pub use greeting::{
     ANSWER_BYTES, Answer, GREETING_BYTES, Greeting, LANDING_BYTES, Landing, REFUSAL_BYTES, Refusal,

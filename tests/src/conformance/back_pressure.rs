@@ -101,6 +101,38 @@ pub fn release_in_any_order<F: Fabric>(setup: &Setup) -> Outcome {
     Ok(())
 }
 
+/// A message that is held stays as it is, however many that came after it are given back, and whether or not more get through.
+pub fn held_is_not_overwritten<F: Fabric>(setup: &Setup) -> Outcome {
+    let mut pair = Pair::<F>::connected(setup);
+    for round in 0..4_u32 {
+        // Enough for whatever a fabric does for peers that send much.
+        for imm in 0..200 {
+            pair.send_ab(imm, 40);
+            pair.until("a message", |pair| pair.b.take_arrival());
+        }
+        pair.send_ab(1000 + round, 40);
+        let first = wait_for("the first message", || {
+            pair.a.turn();
+            pair.b.poll_held()
+        });
+        let first = first.expect("the connection stands");
+        for imm in 2000..3000 {
+            let _ = pair.a.send(pair.ab, imm, 40);
+            if let Some(Ok(message)) = pair.b.poll_held() {
+                pair.b.release(message);
+            }
+            pair.a.turn();
+        }
+        let event = pair.b.release(first);
+        assert!(matches!(event, Event::Message { imm, .. } if imm == 1000 + round), "{event:?}");
+        assert_intact(&event);
+        // What was posted meanwhile.
+        (0..2000).for_each(|_| pair.turn());
+        while pair.b.take_arrival().is_some() {}
+    }
+    Ok(())
+}
+
 /// While a message is held, its receiver polls, receives and answers, as an MPI library's callback does.
 pub fn reentrant<F: Fabric>(setup: &Setup) -> Outcome {
     let mut pair = Pair::<F>::connected(setup);

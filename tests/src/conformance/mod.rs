@@ -125,7 +125,7 @@ macro_rules! conformance {
             $crate::conformance_cases! {
                 messages { every_short_length, lengths_around_the_limits, immediate_data, packed_in_place, loopback, two_processes }
                 ordering { sends, kinds_of_one_queue_pair, writes_before_sends, reads_before_sends, many_senders }
-                back_pressure { full_says_busy, busy_leaves_no_trace, release_in_any_order, reentrant, flood_is_fair, outstanding }
+                back_pressure { full_says_busy, busy_leaves_no_trace, release_in_any_order, held_is_not_overwritten, reentrant, flood_is_fair, outstanding }
                 rdma {
                     read_lengths, write_lengths, write_with_immediate, many_at_once, across_processes, shared_between_both, owner_away,
                     refused, refused_and_reconnected, refused_through_the_ring, refused_in_part, unmapped, loopback_rdma, deregistered_under_way

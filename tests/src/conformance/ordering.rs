@@ -18,10 +18,8 @@ pub fn sends<F: Fabric>(setup: &Setup) -> Outcome {
             let len_bytes = if roll.is_multiple_of(7) { roll / 7 % max } else { roll / 7 % 80 };
             posted += u32::from(pair.a.send(pair.ab, posted, len_bytes) == Posted::Complete);
         } else if let Some(Ok(message)) = pair.b.poll_held() {
-            assert!(
-                matches!(message.event, Event::Message { imm, .. } if imm == arrived),
-                "{message:?} is not {arrived}"
-            );
+            let Event::Message { imm, .. } = message.event else { panic!("a message is no message") };
+            assert_eq!(imm, arrived, "overtaken");
             assert_intact(&message.event);
             arrived += 1;
             held.push(message);

@@ -11,7 +11,7 @@ use ironband_core::wire::VerbsCard;
 use ironband_fabric::verbs::{Connect, Options, Verbs, VerbsDevice};
 use ironband_fabric::{Device, DeviceError, DeviceReport, Fabric, Job, Posted};
 
-use super::node::{Node, Pair, wait_for};
+use super::node::{Event, Node, Pair, assert_intact, wait_for};
 use super::{Outcome, Setup, need};
 
 /// Where receives are posted: `shared`, `own`, or as the device likes.
@@ -55,24 +55,34 @@ impl Fabric for Chosen {
     }
 }
 
-/// What the kernel keeps for the objects of this process, by kind, as `rdma resource show` lists it.
-fn kernel_objects() -> BTreeMap<&'static str, usize> {
+/// The word behind `name` in a line of `rdma resource show`.
+fn word<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_whitespace().skip_while(|word| *word != name).nth(1)
+}
+
+/// What the kernel keeps for the objects of this process, a line each, as `rdma resource show` lists it.
+fn kernel_lines(kind: &str) -> Vec<String> {
     // The kernel names the thread that made an object.
     let threads = std::fs::read_dir("/proc/self/task").expect("own threads").flatten();
     let threads: Vec<String> =
         threads.map(|thread| thread.file_name().to_string_lossy().into_owned()).collect();
-    let is_own = |line: &str| {
-        let mut words = line.split_whitespace().skip_while(|word| *word != "pid").skip(1);
-        words.next().is_some_and(|pid| threads.iter().any(|thread| thread == pid))
-    };
-    let count = |kind: &'static str| {
-        let output = Command::new("rdma").args(["resource", "show", kind]).output();
-        let output = output.unwrap_or_else(|error| panic!("rdma resource show {kind}: {error}"));
-        assert!(output.status.success(), "rdma resource show {kind}: {output:?}");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        (kind, text.lines().filter(|line| is_own(line)).count())
-    };
-    ["qp", "cq", "mr", "pd", "cm_id"].map(count).into()
+    let output = Command::new("rdma").args(["resource", "show", kind]).output();
+    let output = output.unwrap_or_else(|error| panic!("rdma resource show {kind}: {error}"));
+    assert!(output.status.success(), "rdma resource show {kind}: {output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let is_own = |line: &&str| word(line, "pid").is_some_and(|pid| threads.iter().any(|it| it == pid));
+    text.lines().filter(is_own).map(str::to_owned).collect()
+}
+
+/// How many objects of each kind the kernel keeps for this process.
+fn kernel_objects() -> BTreeMap<&'static str, usize> {
+    ["qp", "cq", "mr", "pd", "cm_id"].map(|kind| (kind, kernel_lines(kind).len())).into()
+}
+
+/// Bytes that this process has registered.
+fn registered_bytes() -> u64 {
+    let lines = kernel_lines("mr");
+    lines.iter().filter_map(|line| word(line, "mrlen")?.parse::<u64>().ok()).sum()
 }
 
 /// One end connects, sends, and ends the connection, which the other end follows.
@@ -125,6 +135,93 @@ pub fn thousand_connections<F: Fabric>(setup: &Setup) -> Outcome {
     );
     settle(&mut pair);
     assert_eq!(kernel_objects(), before, "{CONNECTIONS} connections have left objects behind");
+    Ok(())
+}
+
+/// What each connected peer costs of registered memory is what ARCHITECTURE.md says ("Memory per peer"), and is printed.
+pub fn memory_per_peer<F: Fabric>(setup: &Setup) -> Outcome {
+    const PEERS: u32 = 8;
+    /// As ARCHITECTURE.md has it.
+    const KIB: u64 = 516;
+    let setup = Setup { config: Config::default(), ..setup.clone() };
+    let mut hub = Node::<F>::open(&setup, 0);
+    let address = hub.address();
+    let mut others: Vec<_> = (1..=PEERS).map(|rank| Node::<F>::open(&setup, rank)).collect();
+    let before = registered_bytes();
+    for (node, rank) in others.iter_mut().zip(1..) {
+        let qp = node.connect(&address);
+        wait_for("the first message of a peer", || {
+            node.turn();
+            hub.turn();
+            (node.send(qp, rank, 8) == Posted::Complete).then_some(())
+        });
+        wait_for("its arrival", || {
+            node.turn();
+            hub.turn();
+            hub.take_arrival()
+        });
+    }
+    let after = registered_bytes();
+    need(after > before, "the kernel does not say how long registrations of this device are")?;
+    // Both ends are in this process.
+    let each = (after - before) / u64::from(2 * PEERS);
+    println!("memory per connected peer: {each} bytes registered ({} KiB)", each / 1024);
+    assert_eq!(each.div_ceil(1024), KIB, "ARCHITECTURE.md says otherwise");
+    Ok(())
+}
+
+/// How many messages a device has written to eager rings, by its own count.
+fn in_rings<F: Fabric>(node: &mut Node<F>) -> u64 {
+    let tally = node.device().tally().expect("a count");
+    let clause = tally.split(", ").find_map(|clause| clause.strip_suffix(" messages written to eager rings"));
+    clause.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no count of rings in {tally:?}"))
+}
+
+/// A peer that sends many short messages gets a ring for them, on each new connection again: rings come back when connections
+/// end, though messages in them are still held.
+pub fn hot_peers_write_to_rings<F: Fabric>(setup: &Setup) -> Outcome {
+    /// More than there are rings.
+    const CONNECTIONS: u32 = 40;
+    const MESSAGES: u32 = 200;
+    let mut pair = Pair::<F>::connected(setup);
+    need(
+        pair.a.capabilities().names_refusal,
+        "an iWARP adapter may write in any order, so there are no rings",
+    )?;
+    let before = kernel_objects();
+    let mut last = in_rings(&mut pair.a);
+    for life in 0..CONNECTIONS {
+        for imm in 0..MESSAGES {
+            // Up to 240 bytes fit a slot; what does not must not overtake, nor be overtaken.
+            let len_bytes = if imm.is_multiple_of(10) { 230 + imm as usize % 20 } else { imm as usize % 60 };
+            pair.send_ab(imm, len_bytes);
+            let held = wait_for("the message", || {
+                pair.a.turn();
+                pair.b.poll_held()
+            });
+            let held = held.expect("the connection stands");
+            if imm == MESSAGES - 1 {
+                let (ab, ba) = (pair.ab, pair.ba);
+                pair.a.device().destroy_qp(ab);
+                pair.b.device().destroy_qp(ba);
+            }
+            let event = pair.b.release(held);
+            assert!(
+                matches!(event, Event::Message { imm: found, .. } if found == imm),
+                "{event:?} is not {imm}"
+            );
+            assert_intact(&event);
+        }
+        let count = in_rings(&mut pair.a);
+        assert!(count - last > 50, "connection {life}: {} of {MESSAGES} went to a ring", count - last);
+        last = count;
+        settle(&mut pair);
+        let (a, b) = (pair.a.address(), pair.b.address());
+        (pair.ab, pair.ba) = (pair.a.connect(&b), pair.b.connect(&a));
+    }
+    pair.send_ab(0, 8);
+    pair.until("the last message", |pair| pair.b.take_arrival());
+    assert_eq!(kernel_objects()["mr"], before["mr"], "rings were left behind");
     Ok(())
 }
 

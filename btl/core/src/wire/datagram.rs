@@ -156,6 +156,8 @@ pub enum MessageKind {
     /// The first message of who connected through the RDMA connection manager; the payload is its card and its
     /// [`super::Landing`].
     Hello = 7,
+    /// The sender lends the receiver a ring to write short messages to: a [`super::RingOffer`].
+    Ring = 8,
 }
 
 /// The header in front of a message.
@@ -189,6 +191,7 @@ impl MessageHeader {
             5 => MessageKind::AtomicReply,
             6 => MessageKind::Bye,
             7 => MessageKind::Hello,
+            8 => MessageKind::Ring,
             _ => return None,
         };
         Some(Self { kind, credits: (word >> 16) as u16, imm: (word >> 32) as u32 })
@@ -231,7 +234,7 @@ mod tests {
         let header = MessageHeader { kind: MessageKind::Written, credits: 0x0304, imm: 0x0506_0708 };
         assert_eq!(header.encode(), [2, 0, 4, 3, 8, 7, 6, 5]);
         assert_eq!(MessageHeader::decode(header.encode()), Some(header));
-        assert_eq!(MessageHeader::decode([8, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(MessageHeader::decode([9, 0, 0, 0, 0, 0, 0, 0]), None);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Messages and completions: what is posted, what arrives, what ends.
 
 use ironband_core::diagnosis::FailedOperation;
-use ironband_core::wire::{AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind};
+use ironband_core::wire::{
+    AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind, RING_OFFER_BYTES,
+};
 use rdma_sys::ibv_wc_status as status;
 
 use super::connection::{Closing, Connection};
@@ -39,9 +41,12 @@ impl VerbsDevice {
         header: &[u8],
         payload: &[u8],
     ) -> Posted {
-        let len_bytes = MESSAGE_HEADER_BYTES + header.len() + payload.len();
-        let fits = |it: &Connection| len_bytes <= it.qp.inline_bytes_max();
-        if !self.peers[qp.index()].connection.as_ref().is_some_and(fits) {
+        let Some(connection) = &self.peers[qp.index()].connection else { return Posted::Busy };
+        let len_bytes = header.len() + payload.len();
+        if kind == MessageKind::Send && connection.writes_to_ring(len_bytes) {
+            return self.transmit_to_ring(qp, imm, header, payload);
+        }
+        if MESSAGE_HEADER_BYTES + len_bytes > connection.qp.inline_bytes_max() {
             return self.transmit_filled(qp, kind, imm, header, payload.len(), |room, len_bytes| {
                 // SAFETY: room for as much as there is, in a buffer of this device.
                 unsafe { std::ptr::copy_nonoverlapping(payload.as_ptr(), room.as_ptr(), len_bytes) };
@@ -56,8 +61,10 @@ impl VerbsDevice {
             Err(posted) => return posted,
         };
         let front = MessageHeader { kind, credits, imm }.encode();
+        let parts = [part(&front), part(header), part(payload)];
+        self.count_send(qp);
         // SAFETY: sent inline: all three are copied before the call returns.
-        unsafe { self.post_message(qp, Underway::Inline, &[part(&front), part(header), part(payload)]) }
+        unsafe { self.post_message(qp, Underway::Inline, |id| Work::send(id, &parts).inline()) }
     }
 
     /// Sends a message whose payload is packed by `fill`, directly into the send buffer.
@@ -96,13 +103,21 @@ impl VerbsDevice {
         let local_key = self.bounces.local_key(bounce);
         let len_bytes = front.len() + header.len() + filled;
         let whole = Part { start: start.as_ptr(), len_bytes, local_key };
+        self.count_send(qp);
         // SAFETY: the buffer is this message's until the completion.
-        unsafe { self.post_message(qp, Underway::Bounce(bounce), &[whole]) }
+        unsafe { self.post_message(qp, Underway::Bounce(bounce), |id| Work::send(id, &[whole])) }
+    }
+
+    #[inline]
+    fn count_send(&mut self, qp: QueuePairNumber) {
+        if let Some(connection) = &mut self.peers[qp.index()].connection {
+            connection.sends = connection.sends.wrapping_add(1);
+        }
     }
 
     /// Room for one more message? The last credit is kept for giving credits back.
     #[inline]
-    fn may_send(&self, qp: QueuePairNumber, kind: MessageKind) -> bool {
+    pub(super) fn may_send(&self, qp: QueuePairNumber, kind: MessageKind) -> bool {
         let gives_back = kind == MessageKind::Credits;
         self.peers[qp.index()].connection.as_ref().is_some_and(|it| {
             it.credits > u16::from(!gives_back) && it.works.has_room() && (gives_back || it.partial.is_none())
@@ -111,31 +126,36 @@ impl VerbsDevice {
 
     /// Takes the credit of one message; gives those that it brings the peer.
     #[inline]
-    fn take_credit(&mut self, qp: QueuePairNumber) -> Result<u16, Posted> {
+    pub(super) fn take_credit(&mut self, qp: QueuePairNumber) -> Result<u16, Posted> {
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Err(Posted::Busy) };
-        if connection.owed > 0 && (self.receives.has_idle() || connection.receives.has_idle()) {
+        connection.credits -= 1;
+        if !connection.owes_some() {
+            return Ok(0);
+        }
+        if self.receives.has_idle() || connection.receives.has_idle() {
             // Credits stand for buffers that are posted.
             if let Err(error) = self.receives.post(&connection.qp, &mut connection.receives) {
                 self.fail(qp, error.to_string());
                 return Err(Posted::Failed);
             }
         }
-        connection.credits -= 1;
         Ok(std::mem::take(&mut connection.owed))
     }
 
-    /// Posts a message.
+    /// Posts a message, which `work` makes given its number.
     ///
     /// # Safety
     /// Parts that are not sent inline are kept until the completion.
     #[inline]
-    unsafe fn post_message(&mut self, qp: QueuePairNumber, what: Underway, parts: &[Part]) -> Posted {
+    pub(super) unsafe fn post_message(
+        &mut self,
+        qp: QueuePairNumber,
+        what: Underway,
+        work: impl FnOnce(u64) -> Work,
+    ) -> Posted {
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
         let (number, signalled) = connection.works.note(what);
-        let mut work = Work::send(work_id(qp, number), parts);
-        if what == Underway::Inline {
-            work = work.inline();
-        }
+        let mut work = work(work_id(qp, number));
         if signalled {
             work = work.signalled();
         }
@@ -161,10 +181,19 @@ impl VerbsDevice {
     /// Takes one of the adapter's completions.
     #[inline]
     pub(super) fn handle(&mut self, completion: WorkCompletion) -> Option<Completion> {
-        if completion.id & RECEIVE != 0 {
+        if completion.id & RECEIVE == 0 {
+            self.take_sent(completion);
+            return None;
+        }
+        if self.rings.is_empty() {
             return self.take_receive(completion);
         }
-        self.take_sent(completion);
+        // What is in the peer's ring by now may come before it.
+        let found = self.take_receive(completion)?;
+        if self.done.is_empty() {
+            return Some(found);
+        }
+        self.done.push_back(found);
         None
     }
 
@@ -329,12 +358,23 @@ impl VerbsDevice {
             self.fail(qp, BAD_LENGTH.to_owned());
             return None;
         };
+        let current = |device: &mut Self| {
+            let peer = &device.peers[qp.index()];
+            peer.connection.as_ref().filter(|it| it.qpn == completion.qpn).map(|it| it.has_ring)
+        };
+        match current(self) {
+            Some(true) => self.drain_ring(completion.qpn),
+            Some(false) => {}
+            None => return self.take_late(qp, completion, header),
+        }
         let peer = &mut self.peers[qp.index()];
         let Some(connection) = peer.connection.as_mut().filter(|it| it.qpn == completion.qpn) else {
-            return self.take_late(qp, completion, header);
+            // What was in its ring has ended it.
+            self.put_back(qp, completion.qpn, index);
+            return None;
         };
-        connection.credits += header.credits.min(u16::MAX - connection.credits);
-        if connection.credits > connection.credits_max {
+        connection.received = connection.received.wrapping_add(1);
+        if !connection.take_credits(header.credits) {
             self.put_back(qp, completion.qpn, index);
             self.fail(qp, "it broke the protocol: it gave back more credits than it had taken".to_owned());
             return None;
@@ -365,6 +405,7 @@ impl VerbsDevice {
         let body = unsafe { self.receives.at(index).add(MESSAGE_HEADER_BYTES) };
         if header.kind == MessageKind::Send {
             self.receives.lend(index, Owner { qp, qpn });
+            self.warm(qp, len_bytes);
             let payload = Payload::new(body, len_bytes);
             return Some(Completion::Received {
                 qp,
@@ -404,6 +445,10 @@ impl VerbsDevice {
             }
             MessageKind::Hello if len_bytes == hello.len() => self.take_hello(qp, &hello),
             MessageKind::Credits if len_bytes == 0 => Ok(()),
+            MessageKind::Ring if len_bytes == RING_OFFER_BYTES => {
+                let offer: [u8; RING_OFFER_BYTES] = std::array::from_fn(|at| bytes[at]);
+                self.take_ring_offer(qp, &offer)
+            }
             MessageKind::Bye if len_bytes == 0 => {
                 self.peer_ended(qp);
                 return None;
@@ -436,7 +481,11 @@ impl VerbsDevice {
             self.put_back(qp, completion.qpn, index);
             return None;
         };
+        if self.closing[at].delivers {
+            self.drain_ring(completion.qpn);
+        }
         let closing = &mut self.closing[at];
+        closing.connection.received = closing.connection.received.wrapping_add(1);
         let credits = closing.connection.credits.saturating_add(header.credits);
         closing.connection.credits = credits.min(closing.connection.credits_max);
         if header.kind == MessageKind::Bye {
@@ -469,6 +518,6 @@ impl VerbsDevice {
 }
 
 #[inline]
-const fn part(bytes: &[u8]) -> Part {
+pub(super) const fn part(bytes: &[u8]) -> Part {
     Part { start: bytes.as_ptr(), len_bytes: bytes.len(), local_key: 0 }
 }

@@ -408,6 +408,7 @@ impl VerbsDevice {
         }
         drop(connection);
         self.receives.take_all_back(&own_receives);
+        self.rings.abandon(qpn);
         self.by_qpn.remove(&qpn);
         // Only now: until here the adapter could still read them, and write to the requests' memory.
         while let Some(index) = self.ending.pop() {

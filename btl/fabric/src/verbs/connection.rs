@@ -7,6 +7,9 @@ use ironband_core::handshake::Handshake;
 use ironband_core::wire::{AtomicReply, Landing, Offer, VerbsCard};
 
 use super::dialogue::Dialogue;
+#[cfg(doc)]
+use super::eager_ring::HOT_AFTER;
+use super::eager_ring::Outbound;
 use super::object::{AddressHandle, Identifier, QueuePair};
 use super::receives::OwnReceives;
 use super::requests::Partial;
@@ -30,6 +33,15 @@ pub(super) struct Connection {
     /// Of the peer.
     pub(super) credits_granted: u16,
     pub(super) partial: Option<Partial>,
+    /// Messages that were sent and that have arrived through receives, modulo 2^16.
+    pub(super) sends: u16,
+    pub(super) received: u16,
+    /// The peer's ring, once it has offered one.
+    pub(super) outbound: Option<Outbound>,
+    /// Short messages that have come through receives. See [`HOT_AFTER`].
+    pub(super) heat: u32,
+    /// The peer has been offered a ring.
+    pub(super) has_ring: bool,
     /// The peer's, on iWARP.
     pub(super) landing: Landing,
     /// Empty where receives are shared.
@@ -48,9 +60,25 @@ impl Connection {
             owed: 0,
             credits_granted: own.credits,
             partial: None,
+            sends: 0,
+            received: 0,
+            outbound: None,
+            heat: 0,
+            has_ring: false,
             landing: Landing::default(),
             receives,
         }
+    }
+
+    /// Takes credits that the peer gives back; false if they are more than it was sent messages.
+    pub(super) fn take_credits(&mut self, credits: u16) -> bool {
+        self.credits = self.credits.saturating_add(credits);
+        self.credits <= self.credits_max
+    }
+
+    /// True when a message to the peer should bring it its credits: not each does, so that receives are posted in batches.
+    pub(super) const fn owes_some(&self) -> bool {
+        self.owed > 0 && self.owed * 4 >= self.credits_granted
     }
 
     /// True when the peer should be told of its credits even if there is nothing else to say.

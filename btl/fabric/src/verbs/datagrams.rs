@@ -10,6 +10,7 @@ use super::object::{
     Work,
 };
 use super::receives::RECEIVE;
+use crate::Access;
 
 /// Verbs put the global route header, or room for one, in front of each datagram that is received.
 const ROUTE_HEADER_BYTES: usize = 40;
@@ -33,8 +34,8 @@ impl Datagrams {
         let cq = CompletionQueue::create(domain.context(), RECEIVES + SENDS)?;
         let sizes = Sizes { sends: SENDS, receives: RECEIVES, inline_bytes: 0 };
         let qp = QueuePair::datagrams(domain, &cq, port, qkey, sizes)?;
-        let received = Buffers::allocate(domain, BUFFER_BYTES, RECEIVES)?;
-        let sent = Buffers::allocate(domain, BUFFER_BYTES, SENDS)?;
+        let received = Buffers::allocate(domain, BUFFER_BYTES, RECEIVES, Access::LOCAL)?;
+        let sent = Buffers::allocate(domain, BUFFER_BYTES, SENDS, Access::LOCAL)?;
         let datagrams = Self { qp, cq, received, sent, free: (0..SENDS).collect() };
         for index in 0..RECEIVES {
             datagrams.post_receive(index)?;

@@ -12,13 +12,14 @@ use ironband_core::wire::{
 use super::connect::Way;
 use super::connection::{Closing, Peer};
 use super::datagrams::Datagrams;
+use super::eager_ring::{IN_RING, Rings, SLOTS};
 use super::landing::Landing;
 use super::loopback::{LOOPBACK, Loopback};
 use super::manager::Manager;
 use super::object::{CompletionQueue, Context, MemoryRegion, ProtectionDomain, SharedReceiveQueue};
 use super::options::{Connect, Options};
 use super::port;
-use super::receives::{Bounces, Receives};
+use super::receives::{Bounces, Owner, Receives};
 use super::regions::{Regions, key_on_the_wire};
 use super::requests::Requests;
 use super::tree::Root;
@@ -34,6 +35,7 @@ use crate::{
 pub(super) const INLINE_BYTES: u32 = 256;
 /// Messages that may be under way to a process from one peer, unless peers are many.
 const CREDITS: u16 = 32;
+const _: () = assert!(CREDITS <= SLOTS);
 /// The shortest buffer for messages.
 const BUFFER_BYTES_MIN: usize = 8192;
 /// 16 KiB and the headers of the layer above. Copying so much at both ends takes less time than the two messages and the
@@ -44,6 +46,8 @@ const CACHE_LINE_BYTES: usize = 64;
 const ATTEND_INTERVAL: u32 = 512;
 /// The same while a connection is being made or ended.
 const RESTLESS_INTERVAL: u32 = 16;
+/// Of so many polls one asks the adapter first, and does not look at eager rings before.
+const RING_POLLS: u32 = 8;
 /// The adapter's completions handled by one poll that hands out none.
 const COMPLETIONS_PER_POLL: usize = 32;
 /// How long closing a device waits for its last messages to be acknowledged.
@@ -58,6 +62,8 @@ pub(super) struct Tally {
     pub(super) native_atomics: u64,
     /// Atomics for the peer's processor.
     pub(super) asked_atomics: u64,
+    /// Messages written to peers' rings.
+    pub(super) in_rings: u64,
 }
 
 /// The device of the `verbs` fabric: one port of one adapter.
@@ -70,6 +76,9 @@ pub struct VerbsDevice {
     pub(super) cq: Option<CompletionQueue>,
     pub(super) receives: Receives,
     pub(super) bounces: Bounces,
+    pub(super) rings: Rings,
+    /// Memory for a ring could not be registered.
+    pub(super) rings_refused: bool,
     pub(super) requests: Requests,
     /// On iWARP.
     pub(super) landing: Option<Landing>,
@@ -207,6 +216,8 @@ impl VerbsDevice {
             cq: None,
             receives,
             bounces,
+            rings: Rings::default(),
+            rings_refused: false,
             requests: Requests::default(),
             landing,
             domain,
@@ -280,6 +291,18 @@ impl VerbsDevice {
         match self.make_ready(qp) {
             Ok(()) => self.transmit(qp, MessageKind::Send, imm, header, payload),
             Err(posted) => posted,
+        }
+    }
+
+    /// Notes that a peer may send so many more messages, and tells it if there are many.
+    #[inline]
+    pub(super) fn owe(&mut self, owner: Owner, credits: u16) {
+        let Some(connection) = &mut self.peers[owner.qp.index()].connection else { return };
+        if connection.qpn == owner.qpn {
+            connection.owed += credits;
+            if connection.owes_much() {
+                self.return_credits(owner.qp);
+            }
         }
     }
 
@@ -458,9 +481,9 @@ impl Device for VerbsDevice {
     }
 
     fn tally(&self) -> Option<String> {
-        let Tally { rdma, native_atomics, asked_atomics } = self.tally;
+        let Tally { rdma, native_atomics, asked_atomics, in_rings } = self.tally;
         Some(format!(
-            "{rdma} RDMA reads and writes, {native_atomics} atomics by the adapter, {asked_atomics} by peers' processors"
+            "{rdma} RDMA reads and writes, {native_atomics} atomics by the adapter, {asked_atomics} by peers' processors, {in_rings} messages written to eager rings"
         ))
     }
 
@@ -583,6 +606,13 @@ impl Device for VerbsDevice {
             // Nothing is connected: a process whose peers are all on its node must not pay for a look at the adapter.
             return self.poll_empty();
         }
+        // Rings first, but a peer that fills its own does not hide the others.
+        if !self.rings.is_empty()
+            && !self.polls.is_multiple_of(RING_POLLS)
+            && let Some(found) = self.poll_rings()
+        {
+            return Some(found);
+        }
         for _ in 0..COMPLETIONS_PER_POLL {
             let Some(completion) = self.cq.as_mut().and_then(CompletionQueue::poll) else { break };
             let found = self.handle(completion);
@@ -598,8 +628,9 @@ impl Device for VerbsDevice {
 
     #[inline]
     fn is_more_likely(&self, (): ()) -> bool {
-        // Only the completion queue knows, and asking it is most of a poll.
-        true
+        !self.done.is_empty()
+            || self.rings.has_more()
+            || self.cq.as_ref().is_some_and(CompletionQueue::has_more)
     }
 
     #[inline]
@@ -607,6 +638,9 @@ impl Device for VerbsDevice {
         if token.0 & LOOPBACK != 0 {
             self.loopback.give_back(token.0);
             return;
+        }
+        if token.0 & IN_RING != 0 {
+            return self.release_slot(token);
         }
         let index = token.0 as u32;
         let Some(owner) = self.receives.end_loan(index) else { return };
@@ -619,13 +653,7 @@ impl Device for VerbsDevice {
                 None => self.receives.put_back(index),
             }
         }
-        let Some(connection) = &mut self.peers[owner.qp.index()].connection else { return };
-        if connection.qpn == owner.qpn {
-            connection.owed += 1;
-            if connection.owes_much() {
-                self.return_credits(owner.qp);
-            }
-        }
+        self.owe(owner, 1);
     }
 
     fn is_idle(&self) -> bool {

@@ -24,7 +24,7 @@ pub(super) struct Landing {
 
 impl Landing {
     pub(super) fn make(domain: &Arc<ProtectionDomain>) -> Result<Self, VerbError> {
-        let page = Buffers::allocate(domain, WORD_BYTES, 2)?;
+        let page = Buffers::allocate(domain, WORD_BYTES, 2, Access::LOCAL)?;
         let access = Access { remote_read: true, ..Access::LOCAL };
         // SAFETY: the page stays mapped until it is dropped, after the region.
         let region = unsafe { MemoryRegion::register(domain, page.at(0).as_ptr(), 2 * WORD_BYTES, access) }?;

@@ -14,6 +14,8 @@ mod connection;
 mod datagrams;
 mod device;
 mod dialogue;
+mod eager_messages;
+mod eager_ring;
 mod failure;
 mod gid_table;
 mod landing;

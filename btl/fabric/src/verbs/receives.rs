@@ -12,7 +12,7 @@ use ironband_core::wire::CREDITS_MIN;
 use super::object::{
     Buffers, ProtectionDomain, QueuePair, RECEIVES_PER_POST, Receive, SharedReceiveQueue, VerbError,
 };
-use crate::QueuePairNumber;
+use crate::{Access, QueuePairNumber};
 
 /// Marks the work numbers of receives.
 pub(super) const RECEIVE: u64 = 1 << 63;
@@ -52,7 +52,7 @@ impl Chunks {
     /// Adds a chunk, whatever the budget says.
     fn grow_beyond(&mut self, domain: &Arc<ProtectionDomain>) -> Result<std::ops::Range<u32>, VerbError> {
         let first = self.count();
-        self.chunks.push(Buffers::allocate(domain, self.buffer_bytes, CHUNK)?);
+        self.chunks.push(Buffers::allocate(domain, self.buffer_bytes, CHUNK, Access::LOCAL)?);
         Ok(first..first + CHUNK)
     }
 
@@ -313,13 +313,13 @@ mod tests {
 
     #[test]
     fn early_connections_get_what_they_want_and_late_ones_some() {
-        // 16 MiB of 12 KiB each.
-        let (mut left, mut shares) = (1365_usize, Vec::new());
+        // 16 MiB, by default.
+        let (mut left, mut shares) = (992_usize, Vec::new());
         for _ in 0..200 {
             shares.push(own_share(left, 32));
             left = left.saturating_sub(usize::from(own_share(left, 32)));
         }
-        assert!(shares[..25].iter().all(|share| *share == 32), "{shares:?}");
+        assert!(shares[..16].iter().all(|share| *share == 32), "{shares:?}");
         assert!(shares.is_sorted_by(|a, b| a >= b), "{shares:?}");
         assert_eq!((shares[199], own_share(0, 32)), (CREDITS_MIN, CREDITS_MIN));
         assert_eq!(own_share(1 << 30, 8), 8, "no more than is wanted");

@@ -211,7 +211,7 @@ impl VerbsDevice {
                 let part = Part { start: partial.local, len_bytes, local_key: partial.local_key };
                 let work = match request.operation {
                     Operation::Read => Work::read(id, part, partial.address, partial.key),
-                    _ => Work::write(id, part, partial.address, partial.key),
+                    _ => Work::write(id, &[part], partial.address, partial.key),
                 };
                 request.works += 1;
                 // SAFETY: the poster keeps the memory, and its registration, until the request has ended.

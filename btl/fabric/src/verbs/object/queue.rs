@@ -1,6 +1,7 @@
 //! Completion queues and shared receive queues.
 
 use std::ffi::c_int;
+use std::fmt;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
@@ -14,16 +15,22 @@ const BATCH: usize = 16;
 
 /// A completion queue, and the completions that were taken from it and not handed out yet. Where the adapter cannot resize one, it
 /// is several: queue pairs are made on the last, and all are polled.
-#[derive(Debug)]
 pub(in crate::verbs) struct CompletionQueue {
     raw: Vec<NonNull<ibv::ibv_cq>>,
     /// The one to look at first, so that a busy one does not hide the others.
     turn: usize,
-    batch: [WorkCompletion; BATCH],
+    /// Kept, because clearing it for each poll would cost more than the poll.
+    batch: [ibv::ibv_wc; BATCH],
     next: usize,
     count: usize,
     depth: u32,
     context: Arc<Context>,
+}
+
+impl fmt::Debug for CompletionQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompletionQueue").field("depth", &self.depth).finish_non_exhaustive()
+    }
 }
 
 // SAFETY: as for `Context`.
@@ -41,8 +48,6 @@ pub(in crate::verbs) struct WorkCompletion {
 }
 
 impl WorkCompletion {
-    const NONE: Self = Self { id: 0, qpn: 0, status: 0, len_bytes: 0, vendor_error: 0 };
-
     pub(in crate::verbs) const fn is_success(&self) -> bool {
         self.status == ibv::ibv_wc_status::IBV_WC_SUCCESS
     }
@@ -52,7 +57,9 @@ impl CompletionQueue {
     pub(in crate::verbs) fn create(context: &Arc<Context>, depth: u32) -> Result<Self, VerbError> {
         let raw = vec![create_raw(context, depth)?];
         let context = Arc::clone(context);
-        Ok(Self { raw, turn: 0, batch: [WorkCompletion::NONE; BATCH], next: 0, count: 0, depth, context })
+        // SAFETY: plain numbers, for which zero is a value.
+        let batch = unsafe { std::mem::zeroed() };
+        Ok(Self { raw, turn: 0, batch, next: 0, count: 0, depth, context })
     }
 
     /// Where the next queue pair's completions go.
@@ -88,38 +95,37 @@ impl CompletionQueue {
                 return None;
             }
         }
-        let completion = self.batch[self.next];
+        let found = &self.batch[self.next];
         self.next += 1;
-        Some(completion)
+        Some(WorkCompletion {
+            id: found.wr_id,
+            qpn: found.qp_num,
+            status: found.status,
+            len_bytes: found.byte_len,
+            vendor_error: found.vendor_err,
+        })
+    }
+
+    /// True when the last look at the adapter found more than has been handed out, or as much as it could.
+    #[inline]
+    pub(in crate::verbs) const fn has_more(&self) -> bool {
+        self.next < self.count || self.count == BATCH
     }
 
     #[inline]
     fn refill(&mut self) {
         (self.next, self.count) = (0, 0);
-        // SAFETY: plain numbers, for which zero is a value.
-        let mut raw: [ibv::ibv_wc; BATCH] = unsafe { std::mem::zeroed() };
-        let mut count = 0;
         for _ in 0..self.raw.len() {
             let queue = self.raw[self.turn].as_ptr();
             self.turn = if self.turn + 1 == self.raw.len() { 0 } else { self.turn + 1 };
             // SAFETY: room for `BATCH` completions.
-            let polled = unsafe { ibv::ibv_poll_cq(queue, BATCH as c_int, raw.as_mut_ptr()) };
+            let polled = unsafe { ibv::ibv_poll_cq(queue, BATCH as c_int, self.batch.as_mut_ptr()) };
             // A negative number is a broken queue; the queue pairs behind it fail by their own errors.
-            count = usize::try_from(polled).unwrap_or(0).min(BATCH);
-            if count > 0 {
-                break;
+            self.count = usize::try_from(polled).unwrap_or(0).min(BATCH);
+            if self.count > 0 {
+                return;
             }
         }
-        for (taken, raw) in self.batch.iter_mut().zip(&raw[..count]) {
-            *taken = WorkCompletion {
-                id: raw.wr_id,
-                qpn: raw.qp_num,
-                status: raw.status,
-                len_bytes: raw.byte_len,
-                vendor_error: raw.vendor_err,
-            };
-        }
-        self.count = count;
     }
 }
 

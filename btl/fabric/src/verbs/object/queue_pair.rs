@@ -370,9 +370,10 @@ impl Work {
         work
     }
 
-    /// RDMA write of `part`.
-    pub(in crate::verbs) fn write(id: u64, part: Part, address: u64, key: u32) -> Self {
-        let mut work = Self::new(id, ibv::ibv_wr_opcode::IBV_WR_RDMA_WRITE, &[part]);
+    /// RDMA write of `parts`, one behind the other.
+    #[inline]
+    pub(in crate::verbs) fn write(id: u64, parts: &[Part], address: u64, key: u32) -> Self {
+        let mut work = Self::new(id, ibv::ibv_wr_opcode::IBV_WR_RDMA_WRITE, parts);
         work.raw.wr.rdma = ibv::rdma_t { remote_addr: address, rkey: key };
         work
     }

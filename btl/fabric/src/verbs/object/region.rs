@@ -125,6 +125,7 @@ impl Buffers {
         domain: &Arc<ProtectionDomain>,
         buffer_bytes: usize,
         count: u32,
+        access: Access,
     ) -> Result<Self, VerbError> {
         let len_bytes = (buffer_bytes * count as usize).next_multiple_of(4096);
         let protection = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
@@ -141,7 +142,7 @@ impl Buffers {
         let start = start.map_err(|errno| VerbError::from_number(what(), errno.raw_os_error()))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| VerbError::from_number(what(), libc::ENOMEM))?;
         // SAFETY: unmapped in `drop` only, when the region is gone.
-        match unsafe { MemoryRegion::register_plain(domain, start.as_ptr(), len_bytes, Access::LOCAL) } {
+        match unsafe { MemoryRegion::register_plain(domain, start.as_ptr(), len_bytes, access) } {
             Ok(region) => Ok(Self { region, start, buffer_bytes, count }),
             Err(error) => {
                 // SAFETY: mapped above, and nobody knows of it. A failure would leak the pages, nothing more.
@@ -160,6 +161,10 @@ impl Buffers {
 
     pub(in crate::verbs) fn local_key(&self) -> u32 {
         self.region.local_key()
+    }
+
+    pub(in crate::verbs) fn remote_key(&self) -> u32 {
+        self.region.remote_key()
     }
 }
 
