@@ -26,7 +26,7 @@ pub(crate) struct Rdma {
     /// What is wrong with the parameter `ports`.
     pub(crate) ports_refused: Option<Failure>,
     pub(crate) adapters: Vec<Adapter>,
-    /// The usable ports in the order in which the first rank of this node takes them.
+    /// The usable ports in the order in which the component prefers them.
     pub(crate) order: Vec<String>,
     /// Why no port can be used, if none can.
     pub(crate) not_ready: Option<Failure>,

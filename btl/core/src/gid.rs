@@ -16,7 +16,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::wire::Carrier;
+use crate::wire::{Carrier, VerbsCard};
 
 /// Whether an interface tags its frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -402,6 +402,30 @@ fn reach(entry: &GidEntry, peer: &PeerGid, reasons: &mut Vec<String>) -> Reach {
     };
     reasons.push(reason);
     reach
+}
+
+/// How well a device reaches another, neither of which says that it does not; `prefix_bits` is the length of the prefix of the own
+/// network, where it is known.
+pub fn reach_of_cards(own: &VerbsCard, peer: &VerbsCard, prefix_bits: Option<u8>) -> Reach {
+    match own.carrier {
+        // The cards have compared subnets.
+        Carrier::InfiniBand => Reach::Subnet,
+        Carrier::RoceV1 => Reach::Perhaps,
+        Carrier::RoceV2 | Carrier::Iwarp => reach_by_ip(&own.gid, &peer.gid, prefix_bits),
+    }
+}
+
+/// What orders networks in the same way on all machines: the address without its host's part.
+pub fn network(entry: &GidEntry) -> u128 {
+    let address = u128::from_be_bytes(entry.bytes);
+    let prefix_bits = entry.netdev.as_ref().and_then(|netdev| netdev.prefix_bits);
+    let bits = match (entry.carrier, prefix_bits) {
+        (Carrier::InfiniBand, _) => 64,
+        (Carrier::RoceV2, Some(bits)) if Address::of(&entry.bytes).is_ipv4() => 96 + u32::from(bits),
+        (Carrier::RoceV2, Some(bits)) => bits.into(),
+        _ => 0,
+    };
+    address & u128::MAX.checked_shl(128 - bits.min(128)).unwrap_or(0)
 }
 
 /// How an address reaches another; `prefix_bits` is that of the own network.

@@ -10,7 +10,7 @@ pub mod diagnosis;
 pub mod gid;
 pub mod handshake;
 pub mod limits;
+pub mod partners;
 pub mod path;
 pub mod ports;
-pub mod spread;
 pub mod wire;

@@ -49,6 +49,7 @@ pub use work::{
 };
 
 use ironband_core::config::Config;
+pub use ironband_core::gid::Reach;
 
 /// What a device must know of the job it serves.
 #[derive(Debug, Clone)]
@@ -78,7 +79,8 @@ pub trait Fabric: Sized + 'static {
     /// What [`Fabric::open`] gives.
     type Device: Device;
 
-    /// Lists the devices of this fabric on this machine, with the reason for each that cannot be used.
+    /// Lists the devices of this fabric on this machine, with the reason for each that cannot be used. Devices of one network
+    /// are side by side, in an order of networks that all machines share.
     fn probe(config: &Config) -> Vec<DeviceReport>;
 
     /// Opens the device called `name` (one of those that [`Fabric::probe`] lists).
@@ -107,11 +109,11 @@ pub trait Device: Sized {
     /// key-value exchange unchanged; at most [`ironband_core::limits::ADDRESS_BYTES_MAX`] long.
     fn address(&self) -> &[u8];
 
-    /// Says whether a peer with this address can be reached by this device, without connecting.
+    /// Says whether and how well a peer with this address can be reached by this device, without connecting.
     ///
     /// # Errors
     /// [`Unreachable`] with the reason, written for a person.
-    fn reach(&self, address: &[u8]) -> Result<(), Unreachable>;
+    fn reach(&self, address: &[u8]) -> Result<Reach, Unreachable>;
 
     /// Allocates a protection domain: memory regions and queue pairs work together only inside one.
     ///

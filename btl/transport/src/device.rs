@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use ironband_core::config::{Config, SingleCopy};
 use ironband_fabric::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device as _, DeviceError,
-    Fabric, Job, Payload, Posted, QueuePairNumber, ReadHint, RegisterError, RemoteMemory, Unreachable,
+    Fabric, Job, Payload, Posted, QueuePairNumber, Reach, ReadHint, RegisterError, RemoteMemory, Unreachable,
     WorkId,
 };
 
@@ -152,11 +152,11 @@ impl<F: Fabric> Device<F> {
         self.capabilities.limits.eager_bytes
     }
 
-    /// Says whether a peer can be reached, without connecting.
+    /// Says whether and how well a peer can be reached, without connecting.
     ///
     /// # Errors
     /// The reason, for a person.
-    pub fn reach(&self, address: &[u8]) -> Result<(), Unreachable> {
+    pub fn reach(&self, address: &[u8]) -> Result<Reach, Unreachable> {
         self.state.lock().device.reach(address)
     }
 

@@ -35,6 +35,7 @@ mod patience;
 
 pub use device::{Device, Endpoint, Handler, Registration, Threads};
 pub use ironband_core::config::{self, Config};
+pub use ironband_core::partners;
 pub use ironband_fabric::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, CompletionStatus, DeviceError, Job,
     Limits, Payload, Posted, ReadHint, RegisterError, RemoteMemory, Unreachable, WorkId,

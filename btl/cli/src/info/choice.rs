@@ -21,7 +21,7 @@ pub(crate) struct Choice {
 pub(crate) struct RemoteChoice {
     pub(crate) fabric: &'static str,
     pub(crate) device: String,
-    /// Why this port, and which ports the next ranks take.
+    /// Why this port, and which others there are.
     pub(crate) why: String,
     /// Its global identifier, with the reasons.
     pub(crate) gid: String,
@@ -38,7 +38,7 @@ pub(crate) fn remote(rdma: &Rdma) -> Result<RemoteChoice, Failure> {
     let why = match rdma.order.len() {
         1 => "the only usable port".to_owned(),
         count => format!(
-            "the first of {count} usable ports by adapter and distance; the order is {}, and each rank of a node begins with another",
+            "the first of {count} usable ports, by network and name: {}; a peer that it does not reach well is reached by another",
             rdma.order.join(", ")
         ),
     };

@@ -5,7 +5,6 @@ use crate::numa::Nodes;
 use crate::trial::Failure;
 use ironband::Config;
 use ironband_core::gid::Candidate;
-use ironband_core::spread::{self, Placed};
 use ironband_fabric::verbs::{AdapterFacts, AdapterReport, NotReady, PortReport, Survey};
 
 /// Surveys this machine, with these parameters.
@@ -13,12 +12,6 @@ pub(crate) fn read(config: &Config) -> Rdma {
     let survey = Survey::take(config);
     let nodes = Nodes::read();
     let distance = |adapter: &AdapterReport| nodes.distance(adapter.numa_node);
-    let placed = survey.adapters.iter().flat_map(|adapter| {
-        let distance = distance(adapter);
-        let usable = adapter.ports.iter().filter(|port| port.usable.is_ok());
-        usable.map(move |port| Placed { name: port.name.clone(), distance })
-    });
-    let placed: Vec<Placed> = placed.collect();
     Rdma {
         built: true,
         library: survey.library.clone(),
@@ -30,7 +23,12 @@ pub(crate) fn read(config: &Config) -> Rdma {
         },
         ports_refused: survey.ports.as_ref().err().map(failure),
         adapters: survey.adapters.iter().map(|it| adapter(it, distance(it))).collect(),
-        order: spread::order(&placed, 0).iter().map(ToString::to_string).collect(),
+        order: survey
+            .in_order()
+            .iter()
+            .filter(|port| port.usable.is_ok())
+            .map(|port| port.name.to_string())
+            .collect(),
         not_ready: survey.not_ready().map(|reason| failure(&reason)),
     }
 }

@@ -20,7 +20,7 @@ use super::transfer::{AheadState, Job, JobKind, Jobs, Task, Tasks, Timed, Watche
 use super::{DEVICE, OUTSTANDING_MAX};
 use crate::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError,
-    Operation, Payload, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteMemory,
+    Operation, Payload, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteMemory,
     SendFill, Unreachable, WorkId,
 };
 use crate::{atomics, host};
@@ -428,9 +428,12 @@ impl Device for ShmDevice {
         &self.address
     }
 
-    fn reach(&self, address: &[u8]) -> Result<(), Unreachable> {
+    fn reach(&self, address: &[u8]) -> Result<Reach, Unreachable> {
         let card = Card::decode(address).map_err(|error| Unreachable::because(error.to_string()))?;
-        self.card.host.mismatch(&card.host).map_or(Ok(()), |reason| Err(Unreachable::because(reason)))
+        self.card
+            .host
+            .mismatch(&card.host)
+            .map_or(Ok(Reach::Subnet), |reason| Err(Unreachable::because(reason)))
     }
 
     fn alloc_pd(&mut self) -> Result<(), DeviceError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ironband_core::config::Config;
+use ironband_core::gid;
 use ironband_core::wire::{
     CREDITS_MIN, Carrier, MESSAGE_HEADER_BYTES, MessageKind, VERBS_CARD_BYTES, VerbsCard,
 };
@@ -27,7 +28,7 @@ use super::works::OUTSTANDING_MAX;
 use crate::host;
 use crate::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, Device, DeviceError, Job, Limits,
-    Operation, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteMemory, SendFill,
+    Operation, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteMemory, SendFill,
     Unreachable, WorkId,
 };
 
@@ -415,11 +416,11 @@ impl Device for VerbsDevice {
         &self.address
     }
 
-    fn reach(&self, address: &[u8]) -> Result<(), Unreachable> {
+    fn reach(&self, address: &[u8]) -> Result<Reach, Unreachable> {
         let card = VerbsCard::decode(address).map_err(|error| Unreachable::because(error.to_string()))?;
         match self.card.mismatch(&card) {
             Some(reason) => Err(Unreachable::because(reason)),
-            None => Ok(()),
+            None => Ok(gid::reach_of_cards(&self.card, &card, self.prefix_bits)),
         }
     }
 

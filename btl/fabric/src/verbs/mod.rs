@@ -73,7 +73,7 @@ impl Fabric for Verbs {
         };
         // What the user leaves out on purpose is nothing to report.
         let left_out = |port: &&PortReport| matches!(port.usable, Err(NotReady::LeftOut { .. }));
-        survey.all_ports().filter(|port| !left_out(port)).map(report).collect()
+        survey.in_order().into_iter().filter(|port| !left_out(port)).map(report).collect()
     }
 
     fn open(name: &str, config: &Config, job: &Job) -> Result<Self::Device, DeviceError> {

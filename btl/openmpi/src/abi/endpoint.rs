@@ -6,7 +6,7 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
-use ironband::Threads;
+use ironband::{Threads, partners};
 use ironband_fabric::Fabric;
 
 use super::backlog::Backlog;
@@ -205,17 +205,8 @@ unsafe fn reach<F: Fabric>(module: &Module<F>, proc: *mut Proc) -> Option<&Endpo
         }
     };
     let connected = card::addresses(&card, F::NAME).and_then(|addresses| {
-        let mut reasons = Vec::new();
-        // Peers with several devices: the first here uses their first, the second their second.
-        let count = addresses.len().max(1);
-        let addresses = addresses.iter().cycle().skip(module.ordinal() % count).take(addresses.len());
-        for address in addresses {
-            match module.device().reach(address).and_then(|()| module.device().connect(address)) {
-                Ok(transport) => return Ok(transport),
-                Err(unreachable) => reasons.push(unreachable.to_string()),
-            }
-        }
-        Err(if reasons.is_empty() { format!("it has no {} device", F::NAME) } else { reasons.join("; ") })
+        let address = partner(module, &addresses)?;
+        module.device().connect(address).map_err(|unreachable| unreachable.to_string())
     });
     match connected {
         Ok(transport) => {
@@ -236,6 +227,39 @@ unsafe fn reach<F: Fabric>(module: &Module<F>, proc: *mut Proc) -> Option<&Endpo
             None
         }
     }
+}
+
+/// The device of a peer that this module talks to, of those whose addresses the peer's card has. Both processes choose alike, so
+/// that what one registers with a module can be reached by the module that talks to it.
+///
+/// # Errors
+/// Why there is none.
+fn partner<'a, F: Fabric>(module: &Module<F>, addresses: &[&'a [u8]]) -> Result<&'a [u8], String> {
+    let place = module.place();
+    // SAFETY: Open MPI finalizes no module while it adds processes.
+    let modules: Vec<&Module<F>> = unsafe { place.siblings.in_use() }.collect();
+    let row =
+        |module: &Module<F>| addresses.iter().map(|address| module.device().reach(address).ok()).collect();
+    let reach: Vec<Vec<_>> = modules.iter().map(|module| row(module)).collect();
+    let own = modules.iter().position(|it| std::ptr::eq(*it, module)).unwrap_or(place.ordinal);
+    if let Some(Some(peer)) = partners::pairs(&reach).get(own) {
+        return Ok(addresses[*peer]);
+    }
+    let refusals: Vec<String> = addresses
+        .iter()
+        .filter_map(|address| module.device().reach(address).err())
+        .map(|it| it.to_string())
+        .collect();
+    Err(if addresses.is_empty() {
+        format!("it has no {} device", F::NAME)
+    } else if refusals.len() == addresses.len() {
+        refusals.join("; ")
+    } else {
+        format!(
+            "other ports of the two processes are nearer to each other than any is to {}",
+            module.device().name()
+        )
+    })
 }
 
 /// `btl_del_procs`: ends the use of endpoints. What is queued leaves first, within [`LEAVE_SECONDS`]. The entries are

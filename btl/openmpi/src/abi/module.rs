@@ -12,6 +12,7 @@ use ironband_fabric::Fabric;
 
 use super::endpoint::{self, Endpoint, Peers};
 use super::fragment::{Fragment, Pool};
+use super::modules::Modules;
 use super::one_at_a_time::OneAtATime;
 use super::panics::contained;
 use super::progress::{self, Receiver, Waiting};
@@ -51,8 +52,7 @@ pub(super) struct Module<F: Fabric> {
     /// Open MPI reads it, and may write to it.
     table: UnsafeCell<ModuleTable>,
     device: Device<F>,
-    /// Which of its fabric's modules it is, from 0.
-    ordinal: usize,
+    place: Place<F>,
     threads: Threads,
     /// The longest message in one piece, header included.
     message_bytes_max: usize,
@@ -70,6 +70,14 @@ pub(super) struct Module<F: Fabric> {
     announced: AtomicBool,
 }
 
+/// A module among those of its fabric.
+pub(super) struct Place<F: Fabric> {
+    /// Which one it is, from 0. Modules of two processes that have the same number are partners, see [`ironband::partners`].
+    pub(super) ordinal: usize,
+    /// All of the fabric.
+    pub(super) siblings: &'static Modules<F>,
+}
+
 impl<F: Fabric> Module<F> {
     /// Opens a device and makes its module, which lives until [`finalize`].
     ///
@@ -77,7 +85,7 @@ impl<F: Fabric> Module<F> {
     /// The device's own message.
     pub(super) fn create(
         device: &str,
-        ordinal: usize,
+        place: Place<F>,
         config: &Config,
         job: &Job,
         threads: Threads,
@@ -87,11 +95,11 @@ impl<F: Fabric> Module<F> {
         // Rings shrink when there are many processes on the node; the limits of ob1 have to follow.
         let eager_bytes = device.eager_bytes();
         let fragment_bytes = config.fragment_bytes.min(message_bytes_max);
-        let table = function_table::<F>(config, &device, ordinal, eager_bytes, fragment_bytes);
+        let table = function_table::<F>(config, &device, &place, eager_bytes, fragment_bytes);
         let module = Self {
             table: UnsafeCell::new(table),
             device,
-            ordinal,
+            place,
             threads,
             message_bytes_max,
             pool: OneAtATime::new(threads, Pool::new(eager_bytes, fragment_bytes)),
@@ -127,9 +135,9 @@ impl<F: Fabric> Module<F> {
         &self.device
     }
 
-    /// Which of its fabric's modules it is, from 0.
-    pub(super) fn ordinal(&self) -> usize {
-        self.ordinal
+    /// This module among those of its fabric.
+    pub(super) fn place(&self) -> &Place<F> {
+        &self.place
     }
 
     pub(super) fn threads(&self) -> Threads {
@@ -248,7 +256,7 @@ impl<F: Fabric> Module<F> {
 fn function_table<F: Fabric>(
     config: &Config,
     device: &Device<F>,
-    ordinal: usize,
+    place: &Place<F>,
     eager_bytes: usize,
     fragment_bytes: usize,
 ) -> ModuleTable {
@@ -263,9 +271,11 @@ fn function_table<F: Fabric>(
         // Inside a node shared memory alone carries messages, between nodes the first port that reaches the peer: modules of
         // one rank would share each message, and Open MPI 4.1 garbles data of gappy types whose pieces overtake each other
         // (over its own tcp with several links, too). Windows still use one module for all of their processes, whatever
-        // its rank: r2 keeps a module of lower rank for that.
-        table.btl_exclusivity = config.exclusivity.saturating_sub(1 + ordinal as u32);
-        table.btl_latency = LATENCY_BETWEEN_NODES_MICROSECONDS;
+        // its rank: r2 keeps a module of lower rank for that. Of several that will do, osc/rdma takes the one of the lowest
+        // latency; all processes must take partners. Nor may the two ends of a pair prefer different modules: ob1
+        // acknowledges over the module that a message came by only if it would send by it too, and else never.
+        table.btl_exclusivity = config.exclusivity.saturating_sub(1 + place.ordinal as u32);
+        table.btl_latency = LATENCY_BETWEEN_NODES_MICROSECONDS + place.ordinal as u32;
         table.btl_bandwidth = capabilities.megabits.unwrap_or(table.btl_bandwidth);
     }
     table.btl_eager_limit = eager_bytes;

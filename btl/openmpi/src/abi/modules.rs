@@ -10,7 +10,7 @@ use ironband_fabric::shm::Shm;
 #[cfg(feature = "verbs")]
 use ironband_fabric::verbs::Verbs;
 
-use super::module::Module;
+use super::module::{Module, Place};
 use super::runtime;
 use super::series::{ModuleTable, this_process};
 
@@ -41,7 +41,13 @@ impl<F: Fabric> Modules<F> {
     }
 
     /// Opens up to `count_max` devices. Why others are not used is said to the user, by one process of each node.
-    pub(super) fn open(&self, config: &Config, threads: Threads, count_max: usize, opened: &mut Opened) {
+    pub(super) fn open(
+        &'static self,
+        config: &Config,
+        threads: Threads,
+        count_max: usize,
+        opened: &mut Opened,
+    ) {
         let process = this_process();
         let job = Job { local_ranks: process.local_ranks, rank: process.rank };
         let mut count = 0;
@@ -50,7 +56,8 @@ impl<F: Fabric> Modules<F> {
                 break;
             }
             let created = report.usable.and_then(|_| {
-                Module::<F>::create(&report.device, count, config, &job, threads)
+                let place = Place { ordinal: count, siblings: self };
+                Module::<F>::create(&report.device, place, config, &job, threads)
                     .map_err(|error| error.to_string())
             });
             match created {
@@ -88,7 +95,7 @@ impl<F: Fabric> Modules<F> {
     /// # Safety
     /// No module of this fabric is finalized while the result is used.
     #[inline(always)]
-    unsafe fn in_use(&self) -> impl Iterator<Item = &Module<F>> {
+    pub(super) unsafe fn in_use(&self) -> impl Iterator<Item = &Module<F>> {
         // SAFETY: stored by `open`, and taken out by `btl_finalize`, which is not under way.
         self.0.iter().map_while(|slot| unsafe { slot.load(Ordering::Relaxed).as_ref() })
     }

@@ -180,7 +180,7 @@ pub(super) unsafe fn complete<F: Fabric>(
         CompletionStatus::Success => OPAL_SUCCESS,
         _ if transfer.window => {
             // osc/rdma takes every completion for a success, so this is the last chance to say otherwise.
-            report_failed(peer, &transfer, status);
+            report_failed(module, peer, &transfer, status);
             OPAL_ERROR
         }
         // ob1 moves this part of the message in another way.
@@ -194,13 +194,21 @@ pub(super) unsafe fn complete<F: Fabric>(
 }
 
 #[cold]
-fn report_failed(peer: &Endpoint, transfer: &Transfer, status: CompletionStatus) {
+fn report_failed<F: Fabric>(
+    module: &Module<F>,
+    peer: &Endpoint,
+    transfer: &Transfer,
+    status: CompletionStatus,
+) {
     let why = match status {
         CompletionStatus::RemoteAccess => {
-            "the target refused it: the address is outside of the window, or the window is freed"
+            "the target refused it: the address is outside of the window, or the window is freed".to_owned()
         }
-        CompletionStatus::Unmapped => "the memory at one of the two ends is not mapped",
-        CompletionStatus::Flushed | CompletionStatus::Success => "the connection has failed",
+        CompletionStatus::Unmapped => "the memory at one of the two ends is not mapped".to_owned(),
+        // The connection's own end is reported after those of its requests, which is too late.
+        CompletionStatus::Flushed | CompletionStatus::Success => {
+            module.device().failure(peer.transport).unwrap_or_else(|| "the connection was closed".to_owned())
+        }
     };
     let message = format!(
         "a one-sided {} on {} at address {:#x} failed: {why}",
