@@ -147,6 +147,22 @@ pub fn memory_per_peer<F: Fabric>(setup: &Setup) -> Outcome {
     let mut hub = Node::<F>::open(&setup, 0);
     let address = hub.address();
     let mut others: Vec<_> = (1..=PEERS).map(|rank| Node::<F>::open(&setup, rank)).collect();
+    // Send buffers are a device's, not a peer's: each makes its first ones now, for a message that does not fit inline.
+    let mut warm = Node::<F>::open(&setup, PEERS + 1);
+    let warm_address = warm.address();
+    for node in others.iter_mut().chain([&mut hub]) {
+        let qp = node.connect(&warm_address);
+        wait_for("a message to nobody in particular", || {
+            node.turn();
+            warm.turn();
+            (node.send(qp, 0, 5000) == Posted::Complete).then_some(())
+        });
+        wait_for("its arrival", || {
+            node.turn();
+            warm.turn();
+            warm.take_arrival()
+        });
+    }
     let before = registered_bytes();
     for (node, rank) in others.iter_mut().zip(1..) {
         let qp = node.connect(&address);

@@ -21,6 +21,9 @@ use crate::{Completion, Posted, QueuePairNumber};
 pub(super) const ASKED_MAX: usize = 64;
 /// Between looks at peers' lives.
 const LIFE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a port may be down until its connections are given up. A link that blinks is back by then; an adapter that finds no
+/// way to send at all may try for ever, and tell nobody.
+const PORT_DOWN_MAX: Duration = Duration::from_secs(15);
 /// How long a connection that was ended may take to send its last messages.
 const CLOSING_MAX: Duration = Duration::from_secs(10);
 /// How long a peer waits when no receive is posted: verbs' code for 0.64 ms.
@@ -225,6 +228,7 @@ impl VerbsDevice {
         if now.saturating_sub(self.looked_at_lives) >= LIFE_INTERVAL {
             self.looked_at_lives = now;
             self.look_at_lives();
+            self.look_at_port(now);
         }
     }
 
@@ -510,6 +514,28 @@ impl VerbsDevice {
         for index in gone.into_iter().rev() {
             let closing = self.closing.swap_remove(index);
             self.bury(closing.connection);
+        }
+    }
+
+    /// Gives all connections up when the port has been down for long.
+    fn look_at_port(&mut self, now: Duration) {
+        if self.domain.context().port(self.card.port).is_ok_and(|port| port.is_active) {
+            self.port_down_since = None;
+            return;
+        }
+        let since = *self.port_down_since.get_or_insert(now);
+        if now.saturating_sub(since) < PORT_DOWN_MAX {
+            return;
+        }
+        for index in 0..self.peers.len() {
+            let peer = &self.peers[index];
+            if peer.connection.is_some() && !peer.own && peer.is_usable() {
+                let (name, seconds) = (&self.name, PORT_DOWN_MAX.as_secs());
+                let reason = format!(
+                    "port {name} has not been active for {seconds} s: look at the cable and the interface"
+                );
+                self.fail(QueuePairNumber(index as u32), reason);
+            }
         }
     }
 

@@ -112,6 +112,8 @@ pub struct VerbsDevice {
     pub(super) connect_deadline: Duration,
     pub(super) opened: Instant,
     pub(super) looked_at_lives: Duration,
+    /// Since when the port has not been active.
+    pub(super) port_down_since: Option<Duration>,
     capabilities: Capabilities,
     empty_polls: u32,
     polls: u32,
@@ -244,6 +246,7 @@ impl VerbsDevice {
             connect_deadline: Duration::from_secs(config.connect_seconds),
             opened: Instant::now(),
             looked_at_lives: Duration::ZERO,
+            port_down_since: None,
             capabilities: Capabilities {
                 limits: Limits {
                     inline_bytes_max: INLINE_BYTES as usize - MESSAGE_HEADER_BYTES,
