@@ -268,7 +268,7 @@ pub const PARAMETERS: [Parameter; 12] = [
     },
     Parameter {
         name: "gid_index",
-        kind: Kind::Text { form: "auto, or 0 to 255", default: "auto" },
+        kind: Kind::NumberOrAuto { min: 0, max: 255 },
         unit: "",
         help: "Which global identifier (GID) of its port an RDMA device uses; auto takes the one with the best score (ironband info).",
     },
@@ -355,7 +355,7 @@ impl Config {
                 self.set_number(parameter.name, value)
             }
             Kind::NumberOrAuto { .. } if text.trim() == AUTO => {
-                self.eager_bytes = None;
+                self.set_auto(parameter.name);
                 Ok(())
             }
             Kind::NumberOrAuto { min, max } => {
@@ -364,6 +364,14 @@ impl Config {
             }
             Kind::Word { .. } => self.set_word(parameter.name, text).ok_or_else(refused),
             Kind::Text { .. } => self.set_text(parameter, text.trim()),
+        }
+    }
+
+    fn set_auto(&mut self, name: &str) {
+        match name {
+            "eager_bytes" => self.eager_bytes = None,
+            "gid_index" => self.gid_index = None,
+            _ => unreachable!("every choice of a number or auto is listed here: a test sets each"),
         }
     }
 
@@ -392,11 +400,6 @@ impl Config {
                 let refused = || ConfigError::Refused { name, value, range: parameter.range() };
                 self.fabrics = parse_fabrics(text).ok_or_else(refused)?;
             }
-            "gid_index" if text == "auto" => self.gid_index = None,
-            "gid_index" => match parse_number(text).map(u8::try_from) {
-                Some(Ok(index)) => self.gid_index = Some(index),
-                _ => return Err(ConfigError::Refused { name, value, range: parameter.range() }),
-            },
             _ => unreachable!("every text of the table is listed here: a test sets each"),
         }
         Ok(())
@@ -420,6 +423,7 @@ impl Config {
             "memory_bytes" => self.memory_bytes = narrow(value),
             "spin_polls" => self.spin_polls = value as u32,
             "connect_seconds" => self.connect_seconds = value,
+            "gid_index" => self.gid_index = Some(value as u8),
             _ => unreachable!("every number of the table is listed here: a test sets each"),
         }
         Ok(())

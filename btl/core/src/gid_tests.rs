@@ -256,3 +256,20 @@ proptest! {
         prop_assert!(ranked.iter().all(|candidate| candidate.reach.is_some() == peer.is_some()));
     }
 }
+
+#[test]
+fn networks_have_one_order_on_all_hosts_whatever_the_host_s_part() {
+    let of = |bytes| network(&entry(0, bytes, Carrier::RoceV2));
+    assert_eq!(of(ipv4([10, 0, 0, 1])), of(ipv4([10, 0, 0, 254])));
+    assert!(of(ipv4([10, 0, 0, 254])) < of(ipv4([10, 0, 1, 1])));
+    let infiniband = |last| {
+        let mut bytes = ipv6("fe80::1");
+        bytes[15] = last;
+        network(&entry(0, bytes, Carrier::InfiniBand))
+    };
+    assert_eq!(infiniband(1), infiniband(9), "an InfiniBand subnet is the first half");
+    // Of an iWARP port the kernel tells no address, and a RoCE v1 port has none.
+    assert_eq!(network(&entry(0, ipv4([10, 0, 0, 1]), Carrier::Iwarp)), 0);
+    let unknown = GidEntry { netdev: None, ..entry(0, ipv4([10, 0, 0, 1]), Carrier::RoceV2) };
+    assert_eq!(network(&unknown), 0);
+}

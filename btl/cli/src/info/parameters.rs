@@ -36,8 +36,7 @@ pub(crate) enum Value {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Accepted {
-    Numbers { min: u64, max: u64 },
-    NumbersOrAuto { auto: bool, min: u64, max: u64 },
+    Numbers { auto: bool, min: u64, max: u64 },
     Words { words: &'static [&'static str] },
     Form { form: &'static str },
 }
@@ -66,8 +65,8 @@ pub(crate) fn all(config: &Config) -> Vec<ParameterInfo> {
             from_environment: set.iter().any(|other| other.name == parameter.name),
             range: parameter.range(),
             accepted: match parameter.kind {
-                Kind::Number { min, max, .. } => Accepted::Numbers { min, max },
-                Kind::NumberOrAuto { min, max } => Accepted::NumbersOrAuto { auto: true, min, max },
+                Kind::Number { min, max, .. } => Accepted::Numbers { auto: false, min, max },
+                Kind::NumberOrAuto { min, max } => Accepted::Numbers { auto: true, min, max },
                 Kind::Word { of, .. } => Accepted::Words { words: of },
                 Kind::Text { form, .. } => Accepted::Form { form },
             },

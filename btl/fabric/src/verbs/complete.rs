@@ -53,10 +53,7 @@ impl VerbsDevice {
                 len_bytes
             });
         }
-        if !self.may_send(qp, kind) {
-            return Posted::Busy;
-        }
-        let credits = match self.take_credit(qp) {
+        let credits = match self.take_credit(qp, kind) {
             Ok(credits) => credits,
             Err(posted) => return posted,
         };
@@ -78,11 +75,8 @@ impl VerbsDevice {
         payload_bytes_max: usize,
         fill: impl SendFill,
     ) -> Posted {
-        if !self.may_send(qp, kind) {
-            return Posted::Busy;
-        }
         let Some(bounce) = self.bounces.take(&self.domain) else { return Posted::Busy };
-        let credits = match self.take_credit(qp) {
+        let credits = match self.take_credit(qp, kind) {
             Ok(credits) => credits,
             Err(posted) => {
                 self.bounces.give_back(bounce);
@@ -124,9 +118,12 @@ impl VerbsDevice {
         })
     }
 
-    /// Takes the credit of one message; gives those that it brings the peer.
+    /// Takes the credit of one message, if there is room for it; gives those that it brings the peer.
     #[inline]
-    pub(super) fn take_credit(&mut self, qp: QueuePairNumber) -> Result<u16, Posted> {
+    pub(super) fn take_credit(&mut self, qp: QueuePairNumber, kind: MessageKind) -> Result<u16, Posted> {
+        if !self.may_send(qp, kind) {
+            return Err(Posted::Busy);
+        }
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Err(Posted::Busy) };
         connection.credits -= 1;
         if !connection.owes_some() {
@@ -358,11 +355,8 @@ impl VerbsDevice {
             self.fail(qp, BAD_LENGTH.to_owned());
             return None;
         };
-        let current = |device: &mut Self| {
-            let peer = &device.peers[qp.index()];
-            peer.connection.as_ref().filter(|it| it.qpn == completion.qpn).map(|it| it.has_ring)
-        };
-        match current(self) {
+        let connection = self.peers[qp.index()].connection.as_ref();
+        match connection.filter(|it| it.qpn == completion.qpn).map(|it| it.has_ring) {
             Some(true) => self.drain_ring(completion.qpn),
             Some(false) => {}
             None => return self.take_late(qp, completion, header),

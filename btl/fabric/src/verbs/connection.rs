@@ -7,8 +7,6 @@ use ironband_core::handshake::Handshake;
 use ironband_core::wire::{AtomicReply, Landing, Offer, VerbsCard};
 
 use super::dialogue::Dialogue;
-#[cfg(doc)]
-use super::eager_ring::HOT_AFTER;
 use super::eager_ring::Outbound;
 use super::object::{AddressHandle, Identifier, QueuePair};
 use super::receives::OwnReceives;
@@ -38,7 +36,7 @@ pub(super) struct Connection {
     pub(super) received: u16,
     /// The peer's ring, once it has offered one.
     pub(super) outbound: Option<Outbound>,
-    /// Short messages that have come through receives. See [`HOT_AFTER`].
+    /// Short messages that have come through receives since a ring was last thought of.
     pub(super) heat: u32,
     /// The peer has been offered a ring.
     pub(super) has_ring: bool,

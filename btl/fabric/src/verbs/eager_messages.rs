@@ -37,10 +37,7 @@ impl VerbsDevice {
         header: &[u8],
         payload: &[u8],
     ) -> Posted {
-        if !self.may_send(qp, MessageKind::Send) {
-            return Posted::Busy;
-        }
-        let credits = match self.take_credit(qp) {
+        let credits = match self.take_credit(qp, MessageKind::Send) {
             Ok(credits) => credits,
             Err(posted) => return posted,
         };

@@ -137,11 +137,13 @@ impl Survey {
         self.adapters.iter().flat_map(|adapter| &adapter.ports)
     }
 
-    /// All ports in the order in which processes prefer them: those of one network side by side, networks in an order that all
+    /// All ports in the order in which processes prefer them, the unusable last: those of one network side by side, networks in an order that all
     /// machines share. So ports of two hosts that have the same place are in the same network, where hosts are alike.
     pub fn in_order(&self) -> Vec<&PortReport> {
         let mut ports: Vec<&PortReport> = self.all_ports().collect();
-        ports.sort_by_key(|port| port.usable.as_ref().ok().map(|gid| gid::network(&gid.entry)));
+        ports.sort_by_key(|port| {
+            port.usable.as_ref().map_or((true, 0), |gid| (false, gid::network(&gid.entry)))
+        });
         ports
     }
 

@@ -72,7 +72,8 @@ pub(super) struct Module<F: Fabric> {
 
 /// A module among those of its fabric.
 pub(super) struct Place<F: Fabric> {
-    /// Which one it is, from 0. Modules of two processes that have the same number are partners, see [`ironband::partners`].
+    /// Which one it is, from 0. Where hosts are alike, modules of two processes that have the same number are partners; see
+    /// [`ironband::partners`].
     pub(super) ordinal: usize,
     /// All of the fabric.
     pub(super) siblings: &'static Modules<F>,
