@@ -7,9 +7,9 @@ use crate::gid::Reach;
 /// The port of a peer that each own port talks to, given how well each of ours reaches each of theirs (rows are ours); `None` for
 /// a port that is left out.
 ///
-/// Both processes come to the same pairs, because what decides is the same from both sides: how well two ports reach each other,
-/// then how near their numbers are. Each port has one partner at most: what a process registers with one of its ports
-/// can be reached by that port's partner. Once two ports are in one network, those that need a router are left out.
+/// Both processes come to the same pairs: only the best reach counts, and among such pairs each port takes the first that is
+/// free, which is the same taken from either side. Each port has one partner at most: what a process registers with one of its
+/// ports can be reached by that port's partner. Once two ports are in one network, those that need a router are left out.
 pub fn pairs(reach: &[Vec<Option<Reach>>]) -> Vec<Option<usize>> {
     let mut all = Vec::new();
     for (own, row) in reach.iter().enumerate() {
@@ -20,7 +20,6 @@ pub fn pairs(reach: &[Vec<Option<Reach>>]) -> Vec<Option<usize>> {
     }
     let best = all.iter().map(|(reach, ..)| *reach).max();
     all.retain(|(reach, ..)| Some(*reach) == best);
-    all.sort_by_key(|(_, own, peer)| (own.abs_diff(*peer), *own.min(peer)));
     let mut partners = vec![None; reach.len()];
     let mut taken = BTreeSet::new();
     for (_, own, peer) in all {
