@@ -36,8 +36,9 @@ fn every_process_reports_ironband() {
 fn without_a_transport_ranks_cannot_reach_each_other() {
     let outcome = row("traffic", 2).args("rounds=2").btls("self").run().unwrap();
     assert!(!outcome.is_success(), "something else carried the messages\n{}", outcome.explain());
-    // mpirun now and then fails to unpack the text that its own ranks send it; the error in MPI_Init is always there.
-    let said = ["unable to reach each other", "An error occurred in MPI_Init"];
+    // The ranks send mpirun the reason as text, and mpirun 4.1 fails to unpack it in every second run: which of the two
+    // messages arrive is chance, and when none does there is only its own complaint about them.
+    let said = ["unable to reach each other", "An error occurred in MPI_Init", "orte/util/show_help.c"];
     assert!(said.iter().any(|text| outcome.stderr.contains(text)), "{}", outcome.explain());
 }
 
