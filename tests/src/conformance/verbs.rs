@@ -204,12 +204,20 @@ pub fn hot_peers_write_to_rings<F: Fabric>(setup: &Setup) -> Outcome {
         pair.a.capabilities().names_refusal,
         "an iWARP adapter may write in any order, so there are no rings",
     )?;
+    // The send buffers are made now.
+    pair.send_ab(0, 5000);
+    pair.until("a long message", |pair| pair.b.take_arrival());
     let before = kernel_objects();
     let mut last = in_rings(&mut pair.a);
     for life in 0..CONNECTIONS {
         for imm in 0..MESSAGES {
-            // Up to 240 bytes fit a slot; what does not must not overtake, nor be overtaken.
-            let len_bytes = if imm.is_multiple_of(10) { 230 + imm as usize % 20 } else { imm as usize % 60 };
+            // Inline, from a buffer, and around the length of a slot (2288 bytes): what does not fit must not overtake, nor be
+            // overtaken.
+            let len_bytes = match imm % 10 {
+                0 => 2280 + imm as usize / 10,
+                1..=3 => 200 + imm as usize * 10,
+                _ => imm as usize % 60,
+            };
             pair.send_ab(imm, len_bytes);
             let held = wait_for("the message", || {
                 pair.a.turn();
@@ -269,6 +277,35 @@ pub fn unreachable_is_named<F: Fabric>(setup: &Setup) -> Outcome {
         let failure = node.failure(qp);
         println!("{failure}");
         assert!(failure.contains(&address) && failure.contains(reason), "{reason}, {address}: {failure}");
+    }
+    Ok(())
+}
+
+/// A process that sends a few long messages to each of many peers, and never again, gets the buffers of those messages back: not
+/// each message has a completion of its own.
+pub fn send_buffers_come_back<F: Fabric>(setup: &Setup) -> Outcome {
+    const PEERS: u32 = 12;
+    /// In all more than the 32 send buffers that so little memory allows; to each fewer than bring a completion by themselves.
+    const MESSAGES_EACH: u32 = 7;
+    let little = Setup { config: Config { memory_bytes: 1 << 20, ..setup.config.clone() }, ..setup.clone() };
+    let mut hub = Node::<F>::open(&little, 0);
+    let mut others: Vec<_> = (1..=PEERS).map(|rank| Node::<F>::open(setup, rank)).collect();
+    for node in &mut others {
+        let qp = hub.connect(&node.address());
+        for imm in 0..MESSAGES_EACH {
+            wait_for("room for a message", || {
+                hub.turn();
+                node.turn();
+                (hub.send(qp, imm, 5000) == Posted::Complete).then_some(())
+            });
+        }
+        for _ in 0..MESSAGES_EACH {
+            wait_for("its arrival", || {
+                hub.turn();
+                node.turn();
+                node.take_arrival()
+            });
+        }
     }
     Ok(())
 }

@@ -2,11 +2,11 @@
 //! by a look at its own memory instead of asking the adapter.
 //!
 //! ```text
-//!  0      240 - padded      240   242       244     246 248   252      256
-//!  +------+-------------------+-----+---------+-------+---+-----+--------+
-//!  | old  | message, padded   | len | credits | sends | 0 | imm | number |
-//!  |      | to 8 bytes        |     |         |       |   |     |        |
-//!  +------+-------------------+-----+---------+-------+---+-----+--------+
+//!  0      2288 - padded     2288  2290      2292    2294 2296  2300     2304
+//!  +------+-------------------+-----+---------+-------+----+-----+--------+
+//!  | old  | message, padded   | len | credits | sends | 0  | imm | number |
+//!  |      | to 8 bytes        |     |         |       |    |     |        |
+//!  +------+-------------------+-----+---------+-------+----+-----+--------+
 //! ```
 //!
 //! A message ends where the trailer begins, so that one write puts both, and only as many bytes as there are. `number` is what
@@ -31,8 +31,8 @@
 
 use super::{Reader, Writer};
 
-/// Length of a slot: four cache lines, and what adapters take inline.
-pub const SLOT_BYTES: usize = 256;
+/// Length of a slot: 2 KiB, the headers of the layers above, and the trailer, in whole cache lines.
+pub const SLOT_BYTES: usize = 2304;
 /// Length of the trailer.
 pub const SLOT_TRAILER_BYTES: usize = 16;
 /// The longest message in a slot.
@@ -126,8 +126,8 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let trailer =
-            SlotTrailer { len_bytes: 240, credits: 0x0304, sends: 0x0506, imm: 0x0708_090a, number: 11 };
-        let golden = [240, 0, 4, 3, 6, 5, 0, 0, 10, 9, 8, 7, 11, 0, 0, 0];
+            SlotTrailer { len_bytes: 2288, credits: 0x0304, sends: 0x0506, imm: 0x0708_090a, number: 11 };
+        let golden = [0xf0, 8, 4, 3, 6, 5, 0, 0, 10, 9, 8, 7, 11, 0, 0, 0];
         assert_eq!(trailer.encode(), golden);
         assert_eq!(SlotTrailer::decode(golden), Some(trailer));
         let offer = RingOffer { address: 0x0102_0304_0506_0708, key: 0x090a_0b0c, slots: 32 };
@@ -139,10 +139,10 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         let mut bytes = [0; SLOT_TRAILER_BYTES];
-        bytes[0] = 241;
+        bytes[..2].copy_from_slice(&(SLOT_MESSAGE_BYTES_MAX as u16 + 1).to_le_bytes());
         assert_eq!(SlotTrailer::decode(bytes), None);
         assert_eq!(RingOffer::decode(&[0; RING_OFFER_BYTES]), None, "no slots");
-        let mut offer = RingOffer { address: u64::MAX - 256, key: 1, slots: 1 };
+        let mut offer = RingOffer { address: u64::MAX - SLOT_BYTES as u64, key: 1, slots: 1 };
         assert!(RingOffer::decode(&offer.encode()).is_some());
         offer.slots = 2;
         assert_eq!(RingOffer::decode(&offer.encode()), None, "beyond the end of the address space");
@@ -156,7 +156,7 @@ mod tests {
         }
 
         #[test]
-        fn trailers_come_back(len_bytes in 0..=240_u16, credits: u16, sends: u16, imm: u32, number: u32) {
+        fn trailers_come_back(len_bytes in 0..=SLOT_MESSAGE_BYTES_MAX as u16, credits: u16, sends: u16, imm: u32, number: u32) {
             let trailer = SlotTrailer { len_bytes, credits, sends, imm, number };
             prop_assert_eq!(SlotTrailer::decode(trailer.encode()), Some(trailer));
         }

@@ -8,6 +8,7 @@ use rdma_sys::ibv_wc_status as status;
 
 use super::connection::{Closing, Connection};
 use super::device::VerbsDevice;
+use super::eager_messages::ring_write_bytes;
 use super::manager::HELLO_BYTES;
 use super::object::{Part, Work, WorkCompletion};
 use super::receives::{Owner, RECEIVE};
@@ -24,7 +25,7 @@ pub(super) fn send_bye(closing: &mut Closing) -> bool {
     let header = MessageHeader { kind: MessageKind::Bye, credits: 0, imm: 0 }.encode();
     let connection = &mut closing.connection;
     connection.credits -= 1;
-    let (number, _) = connection.works.note(Underway::Bye);
+    let (number, _) = connection.works.note(Underway::Bye, true);
     let work = Work::send(work_id(closing.qp, number), &[part(&header)]).inline().signalled();
     // SAFETY: sent inline: the header is copied before the call returns.
     unsafe { connection.qp.post(&mut [work]) }.is_ok()
@@ -43,15 +44,18 @@ impl VerbsDevice {
     ) -> Posted {
         let Some(connection) = &self.peers[qp.index()].connection else { return Posted::Busy };
         let len_bytes = header.len() + payload.len();
-        if kind == MessageKind::Send && connection.writes_to_ring(len_bytes) {
-            return self.transmit_to_ring(qp, imm, header, payload);
-        }
-        if MESSAGE_HEADER_BYTES + len_bytes > connection.qp.inline_bytes_max() {
+        let to_ring = kind == MessageKind::Send && connection.writes_to_ring(len_bytes);
+        let whole_bytes =
+            if to_ring { ring_write_bytes(len_bytes) } else { MESSAGE_HEADER_BYTES + len_bytes };
+        if whole_bytes > connection.qp.inline_bytes_max() {
             return self.transmit_filled(qp, kind, imm, header, payload.len(), |room, len_bytes| {
                 // SAFETY: room for as much as there is, in a buffer of this device.
                 unsafe { std::ptr::copy_nonoverlapping(payload.as_ptr(), room.as_ptr(), len_bytes) };
                 len_bytes
             });
+        }
+        if to_ring {
+            return self.transmit_to_ring(qp, imm, header, payload);
         }
         let credits = match self.take_credit(qp, kind) {
             Ok(credits) => credits,
@@ -83,7 +87,13 @@ impl VerbsDevice {
                 return posted;
             }
         };
+        let to_ring = kind == MessageKind::Send
+            && self.peers[qp.index()]
+                .connection
+                .as_ref()
+                .is_some_and(|it| it.writes_to_ring(header.len() + payload_bytes_max));
         let front = MessageHeader { kind, credits, imm }.encode();
+        let front: &[u8] = if to_ring { &[] } else { &front };
         let start = self.bounces.at(bounce);
         // SAFETY: a free buffer; callers keep messages below its length.
         let room = unsafe {
@@ -94,6 +104,9 @@ impl VerbsDevice {
         };
         let filled = fill(room, payload_bytes_max);
         assert!(filled <= payload_bytes_max, "{filled} bytes were packed into room for {payload_bytes_max}");
+        if to_ring {
+            return self.transmit_buffer_to_ring(qp, imm, credits, (bounce, header.len() + filled));
+        }
         let local_key = self.bounces.local_key(bounce);
         let len_bytes = front.len() + header.len() + filled;
         let whole = Part { start: start.as_ptr(), len_bytes, local_key };
@@ -151,7 +164,8 @@ impl VerbsDevice {
         work: impl FnOnce(u64) -> Work,
     ) -> Posted {
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
-        let (number, signalled) = connection.works.note(what);
+        let awaited = matches!(what, Underway::Bounce(_)) && self.bounces.is_short();
+        let (number, signalled) = connection.works.note(what, awaited);
         let mut work = work(work_id(qp, number));
         if signalled {
             work = work.signalled();

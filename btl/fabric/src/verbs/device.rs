@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ironband_core::config::Config;
 use ironband_core::gid;
 use ironband_core::wire::{
-    CREDITS_MIN, Carrier, MESSAGE_HEADER_BYTES, MessageKind, VERBS_CARD_BYTES, VerbsCard,
+    CREDITS_MIN, Carrier, MESSAGE_HEADER_BYTES, MessageKind, SLOT_BYTES, VERBS_CARD_BYTES, VerbsCard,
 };
 
 use super::connect::Way;
@@ -39,6 +39,7 @@ const CREDITS: u16 = 32;
 const _: () = assert!(CREDITS <= SLOTS);
 /// The shortest buffer for messages.
 const BUFFER_BYTES_MIN: usize = 8192;
+const _: () = assert!(BUFFER_BYTES_MIN >= SLOT_BYTES);
 /// 16 KiB and the headers of the layer above. Copying so much at both ends takes less time than the two messages and the
 /// registration that a read needs in addition.
 const EAGER_BYTES: usize = 16 * 1024 + 64;

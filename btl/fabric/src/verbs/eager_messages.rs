@@ -10,25 +10,38 @@ use super::complete::part;
 use super::connection::Connection;
 use super::device::VerbsDevice;
 use super::eager_ring::{Arrived, HOT_AFTER, Outbound};
-use super::object::Work;
+use super::object::{Part, Work};
 use super::receives::Owner;
 use super::works::Underway;
 use crate::{Completion, Payload, Posted, QueuePairNumber, ReceiveToken};
 
 const BROKEN: &str = "it broke the protocol: what it has written to its ring is no message";
 
+/// Length of the write that puts a message of this length into a ring.
+#[inline]
+pub(super) const fn ring_write_bytes(len_bytes: usize) -> usize {
+    padded_bytes(len_bytes) + SLOT_TRAILER_BYTES
+}
+
 impl Connection {
     /// True if a message of this length goes to the peer's ring.
     #[inline]
-    pub(super) fn writes_to_ring(&self, len_bytes: usize) -> bool {
-        self.outbound.is_some()
-            && len_bytes <= SLOT_MESSAGE_BYTES_MAX
-            && padded_bytes(len_bytes) + SLOT_TRAILER_BYTES <= self.qp.inline_bytes_max()
+    pub(super) const fn writes_to_ring(&self, len_bytes: usize) -> bool {
+        self.outbound.is_some() && len_bytes <= SLOT_MESSAGE_BYTES_MAX
+    }
+
+    /// Where in the peer's ring the next message goes, the key for it, and what stands behind the message.
+    #[inline]
+    fn next_slot(&mut self, len_bytes: usize, imm: u32, credits: u16) -> Option<(u64, u32, SlotTrailer)> {
+        let ring = self.outbound.as_mut()?;
+        let (number, address) = ring.next(len_bytes);
+        let trailer = SlotTrailer { len_bytes: len_bytes as u16, credits, sends: self.sends, imm, number };
+        Some((address, ring.key(), trailer))
     }
 }
 
 impl VerbsDevice {
-    /// Writes a message to the next slot of the peer's ring; see [`Connection::writes_to_ring`].
+    /// Writes a message to the next slot of the peer's ring, inline; see [`Connection::writes_to_ring`].
     #[inline]
     pub(super) fn transmit_to_ring(
         &mut self,
@@ -41,14 +54,12 @@ impl VerbsDevice {
             Ok(credits) => credits,
             Err(posted) => return posted,
         };
-        let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
-        let sends = connection.sends;
-        let Some(ring) = &mut connection.outbound else { return Posted::Busy };
         let len_bytes = header.len() + payload.len();
-        let (number, address) = ring.next(len_bytes);
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
+        let Some((address, key, trailer)) = connection.next_slot(len_bytes, imm, credits) else {
+            return Posted::Busy;
+        };
         self.tally.in_rings += 1;
-        let key = ring.key();
-        let trailer = SlotTrailer { len_bytes: len_bytes as u16, credits, sends, imm, number };
         // Zeros for padding, and the trailer.
         let mut tail = [0; 8 + SLOT_TRAILER_BYTES];
         tail[8..].copy_from_slice(&trailer.encode());
@@ -57,6 +68,36 @@ impl VerbsDevice {
         // SAFETY: sent inline: all three are copied before the call returns.
         unsafe {
             self.post_message(qp, Underway::Inline, |id| Work::write(id, &parts, address, key).inline())
+        }
+    }
+
+    /// Writes a message that lies in a send buffer to the next slot of the peer's ring; its credit has been taken.
+    #[inline]
+    pub(super) fn transmit_buffer_to_ring(
+        &mut self,
+        qp: QueuePairNumber,
+        imm: u32,
+        credits: u16,
+        (bounce, len_bytes): (u32, usize),
+    ) -> Posted {
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
+        let Some((address, key, trailer)) = connection.next_slot(len_bytes, imm, credits) else {
+            return Posted::Busy;
+        };
+        self.tally.in_rings += 1;
+        let start = self.bounces.at(bounce);
+        let padding = padded_bytes(len_bytes) - len_bytes;
+        // SAFETY: a send buffer is longer than a slot (`BUFFER_BYTES_MIN`), and the message fits one.
+        unsafe {
+            let end = start.add(len_bytes);
+            end.write_bytes(0, padding);
+            end.add(padding).cast::<[u8; SLOT_TRAILER_BYTES]>().write(trailer.encode());
+        }
+        let len_bytes = ring_write_bytes(len_bytes);
+        let whole = Part { start: start.as_ptr(), len_bytes, local_key: self.bounces.local_key(bounce) };
+        // SAFETY: the buffer is this message's until the completion.
+        unsafe {
+            self.post_message(qp, Underway::Bounce(bounce), |id| Work::write(id, &[whole], address, key))
         }
     }
 

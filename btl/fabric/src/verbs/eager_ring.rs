@@ -21,7 +21,7 @@ use crate::{Access, ReceiveToken};
 pub(super) const IN_RING: u64 = 1 << 61;
 /// Slots of a ring; no connection has more credits.
 pub(super) const SLOTS: u16 = 32;
-/// Peers that get a ring: each costs 8 KiB and a look per poll.
+/// Peers that get a ring: each costs 72 KiB and a look per poll.
 pub(super) const RINGS_MAX: usize = 16;
 /// Short messages after which a peer is given a ring.
 pub(super) const HOT_AFTER: u32 = 64;
@@ -244,9 +244,10 @@ mod tests {
     #[test]
     fn messages_end_where_slots_end() {
         let mut ring = Outbound::new(RingOffer { address: 0x1000, key: 1, slots: 2 });
-        assert_eq!(ring.next(0), (1, 0x1100 - 16));
-        assert_eq!(ring.next(9), (2, 0x1200 - 32));
-        assert_eq!(ring.next(240), (3, 0x1000));
+        let slot = SLOT_BYTES as u64;
+        assert_eq!(ring.next(0), (1, 0x1000 + slot - 16));
+        assert_eq!(ring.next(9), (2, 0x1000 + 2 * slot - 32));
+        assert_eq!(ring.next(SLOT_MESSAGE_BYTES_MAX), (3, 0x1000));
     }
 
     #[test]

@@ -298,6 +298,12 @@ impl Bounces {
         self.free.push(index);
     }
 
+    /// True when more than half are under way. Messages are then signalled, each: so buffers whose adapter says nothing, until
+    /// there is more to send to the same peer, are never more than half, and the others come back.
+    pub(super) fn is_short(&self) -> bool {
+        self.free.len() * 2 < self.chunks.count() as usize
+    }
+
     pub(super) fn at(&self, index: u32) -> NonNull<u8> {
         self.chunks.at(index)
     }

@@ -206,7 +206,7 @@ impl VerbsDevice {
                 }
                 let Some(request) = self.requests.get(partial.request) else { return };
                 let len_bytes = partial.left_bytes.min(longest);
-                let (number, _) = connection.works.note(Underway::Request(partial.request));
+                let (number, _) = connection.works.note(Underway::Request(partial.request), true);
                 let id = work_id(qp, number);
                 let part = Part { start: partial.local, len_bytes, local_key: partial.local_key };
                 let work = match request.operation {
@@ -276,7 +276,7 @@ impl VerbsDevice {
         };
         let Some(landing) = &self.landing else { return true };
         request.works += 1;
-        let (number, _) = connection.works.note(Underway::Request(partial.request));
+        let (number, _) = connection.works.note(Underway::Request(partial.request), true);
         let (there, id) = (connection.landing, work_id(qp, number));
         let work = Work::read(id, landing.part(), there.address, there.key);
         // SAFETY: a word of this device's own, that nobody looks at.
@@ -403,7 +403,7 @@ impl VerbsDevice {
             self.end_request(number, CompletionStatus::Flushed);
             return;
         };
-        let (work, _) = connection.works.note(Underway::Request(number));
+        let (work, _) = connection.works.note(Underway::Request(number), true);
         let (id, address) = (work_id(qp, work), atomic.remote.address);
         let work = match (atomic.op, atomic.expected) {
             (AtomicOp::FetchAdd(add), _) => Work::fetch_add(id, part, address, key, add),

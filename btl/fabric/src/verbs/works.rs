@@ -73,13 +73,14 @@ impl Works {
         self.requests < OUTSTANDING_MAX
     }
 
-    /// Notes what is about to be posted: its number, and whether it has to be signalled.
-    pub(super) fn note(&mut self, what: Underway) -> (u32, bool) {
+    /// Notes what is about to be posted: its number, and whether it is signalled. It is if it `has_to`, which somebody waits for,
+    /// and at times.
+    pub(super) fn note(&mut self, what: Underway, has_to: bool) -> (u32, bool) {
         let number = self.first.wrapping_add(self.posted.len() as u32);
         self.requests += u32::from(matches!(what, Underway::Request(_)));
         self.posted.push_back(Work { what, ended: false });
         self.unsignalled += 1;
-        let signalled = what != Underway::Inline || self.unsignalled >= UNSIGNALLED_MAX;
+        let signalled = has_to || self.unsignalled >= UNSIGNALLED_MAX;
         if signalled {
             self.unsignalled = 0;
         }
@@ -154,7 +155,7 @@ mod tests {
     fn one_completion_tells_of_all_before_it() {
         let mut works = Works::new(Works::depth(8), true);
         for what in [Underway::Inline, Underway::Request(7), Underway::Bounce(3), Underway::Inline] {
-            works.note(what);
+            works.note(what, true);
         }
         works.ended(2);
         assert_eq!(all_retired(&mut works), [Underway::Inline, Underway::Request(7), Underway::Bounce(3)]);
@@ -163,10 +164,19 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_waits_for_is_signalled_at_times() {
+        let mut works = Works::new(Works::depth(32), true);
+        let mut signalled = |has_to| works.note(Underway::Bounce(0), has_to).1;
+        assert_eq!([false, true, false].map(&mut signalled), [false, true, false]);
+        let next = (0..).position(|_| signalled(false));
+        assert_eq!(next, Some(UNSIGNALLED_MAX as usize - 2));
+    }
+
+    #[test]
     fn out_of_order_a_send_says_nothing_of_the_read_before_it() {
         let mut works = Works::new(Works::depth(8), false);
-        works.note(Underway::Request(7));
-        works.note(Underway::Bounce(3));
+        works.note(Underway::Request(7), true);
+        assert_eq!(works.note(Underway::Bounce(3), true), (1, true));
         works.ended(1);
         assert_eq!(all_retired(&mut works), [], "the read is still under way");
         works.ended(0);
@@ -176,8 +186,8 @@ mod tests {
     #[test]
     fn a_request_does_not_wait_for_an_unsignalled_message_before_it() {
         let mut works = Works::new(Works::depth(8), false);
-        assert_eq!(works.note(Underway::Inline), (0, false));
-        works.note(Underway::Request(7));
+        assert_eq!(works.note(Underway::Inline, false), (0, false));
+        works.note(Underway::Request(7), true);
         works.ended(1);
         assert_eq!(all_retired(&mut works), [Underway::Inline, Underway::Request(7)]);
     }
@@ -199,7 +209,7 @@ mod tests {
                 None => Underway::Bye,
             };
             let count = is_request.len() + 1;
-            let signalled: Vec<bool> = (0..count).map(|at| works.note(kind(at)).1).collect();
+            let signalled: Vec<bool> = (0..count).map(|at| works.note(kind(at), kind(at) != Underway::Inline).1).collect();
             let (mut sent, mut unanswered, mut retired) = (0, Vec::new(), 0);
             for (send, choice) in choices {
                 if sent < count && (send || unanswered.is_empty()) {
