@@ -105,6 +105,8 @@ void check_begin(int argc, char **argv, const char *program, int thread_level)
     sigaction(SIGALRM, &action, NULL);
     alarm(watchdog_seconds);
 
+    if (strcmp(check_option_text("threads", "0"), "1") == 0)
+        thread_level = MPI_THREAD_MULTIPLE;
     check_phase("MPI_Init_thread");
     MPI_Init_thread(&argc, &argv, thread_level, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &check_rank);
@@ -219,7 +221,7 @@ const char *check_option_text(const char *key, const char *fallback)
 {
     size_t length = strlen(key);
 
-    for (int i = 1; i < argument_count; i++)
+    for (int i = argument_count - 1; i >= 1; i--)
         if (strncmp(arguments[i], key, length) == 0 && arguments[i][length] == '=')
             return arguments[i] + length + 1;
     return fallback;

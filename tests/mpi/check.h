@@ -27,7 +27,8 @@
 extern int check_rank;
 extern int check_size;
 
-/* Initialises MPI with at least `thread_level` (fails if the library gives less). */
+/* Initialises MPI with at least `thread_level`, or MPI_THREAD_MULTIPLE if the argument `threads=1` asks for it (fails if the
+ * library gives less). */
 void check_begin(int argc, char **argv, const char *program, int thread_level);
 
 /* Prints the "ok" line with the given details, finalises MPI and returns the exit status. */
@@ -56,7 +57,7 @@ void check_value(long long got, long long expected, const char *what, ...)
 /* Fails unless the status carries this source, tag and length in bytes. */
 void check_status(const MPI_Status *status, int source, int tag, size_t bytes);
 
-/* The value of argument `key=value`, or `fallback`. Accepts decimal and 0x numbers. */
+/* The value of argument `key=value`, of the last one if there are several, or `fallback`. Accepts decimal and 0x numbers. */
 long long check_option(const char *key, long long fallback);
 
 /* The text of argument `key=value`, or `fallback`. */

@@ -313,8 +313,7 @@ int main(int argc, char **argv)
 {
     int repeats;
 
-    check_begin(argc, argv, "rma_atomics",
-                argc > 1 && strstr(argv[argc - 1], "threads=1") ? MPI_THREAD_MULTIPLE : MPI_THREAD_SINGLE);
+    check_begin(argc, argv, "rma_atomics", MPI_THREAD_SINGLE);
     repeats = (int)check_option("repeats", 4);
     swaps = (int)check_option("swaps", 1);
     check_that(check_size <= 32, "needs at most 32 ranks, got %d", check_size);

@@ -188,8 +188,7 @@ static void compare_and_swap(struct window *w)
 
 int main(int argc, char **argv)
 {
-    check_begin(argc, argv, "rma_contention",
-                argc > 1 && strstr(argv[argc - 1], "threads=1") ? MPI_THREAD_MULTIPLE : MPI_THREAD_SINGLE);
+    check_begin(argc, argv, "rma_contention", MPI_THREAD_SINGLE);
     iterations = (int)check_option("iterations", 1000);
     for (int kind = 0; kind < WINDOW_KINDS; kind++) {
         struct window window;

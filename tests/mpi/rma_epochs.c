@@ -276,8 +276,7 @@ int main(int argc, char **argv)
     size_t size_max, window_bytes;
     int only;
 
-    check_begin(argc, argv, "rma_epochs",
-                argc > 1 && strstr(argv[argc - 1], "threads=1") ? MPI_THREAD_MULTIPLE : MPI_THREAD_SINGLE);
+    check_begin(argc, argv, "rma_epochs", MPI_THREAD_SINGLE);
     size_max = (size_t)check_option("size_max", 1 << 20);
     only = (int)check_option("epoch", -1);
     window_bytes = size_max * 2 + (2 << 20);

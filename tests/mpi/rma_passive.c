@@ -94,8 +94,7 @@ int main(int argc, char **argv)
     long busy_ms, margin_ms;
     int iterations;
 
-    check_begin(argc, argv, "rma_passive",
-                argc > 1 && strstr(argv[argc - 1], "threads=1") ? MPI_THREAD_MULTIPLE : MPI_THREAD_SINGLE);
+    check_begin(argc, argv, "rma_passive", MPI_THREAD_SINGLE);
     check_that(check_size >= 2, "needs 2 ranks or more, got %d", check_size);
     busy_ms = (long)check_option("busy_ms", 500);
     margin_ms = (long)check_option("margin_ms", 15000);

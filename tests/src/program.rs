@@ -10,6 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use crate::row::has_several_hosts;
+
 /// Warnings are errors; the same flags for programs and libraries.
 const C_FLAGS: [&str; 6] = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"];
 
@@ -44,6 +46,12 @@ fn compile(inputs: &[PathBuf], flags: &[&str], output: &Path) -> Result<Compiled
     if modified(output).is_some_and(|built| newest_source().is_ok_and(|source| built > source)) {
         return Ok(CompiledProgram { path: output.to_owned() });
     }
+    // What one guest compiles another one does not see.
+    ensure!(
+        !has_several_hosts(),
+        "{} is older than its source; compile it on the machine that runs the guests: cargo test -p ironband-tests --test verbs",
+        output.display()
+    );
     // Written aside and renamed: a compiler that is interrupted leaves no half of a program.
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);

@@ -99,7 +99,7 @@ impl Row {
         self
     }
 
-    /// Between hosts Open MPI cannot do all of this, for this reason: there the program gets these arguments as well.
+    /// Between hosts not all of this can be done, for this reason: there the program gets these arguments as well.
     pub fn between_hosts(mut self, args: &str, reason: &str) -> Self {
         self.between_hosts = Some((args.to_owned(), reason.to_owned()));
         self
@@ -108,6 +108,8 @@ impl Row {
     /// Like [`Row::passes`] where there is an RDMA device, which `TESTBED_DEV` names, and with time for an emulated processor.
     pub fn passes_with_device(&self) {
         if env::var_os("TESTBED_DEV").is_none_or(|device| device.is_empty()) {
+            // For the guests, which see the program where it is now.
+            fatal(compile_program(&self.program, &self.out_dir));
             println!(
                 "skipped: {} {} over verbs: TESTBED_DEV names no RDMA device; ci/testbed.d/programs runs it",
                 self.program,
@@ -117,7 +119,7 @@ impl Row {
         }
         let row = self.clone().time(DEVICE_SECONDS);
         match &self.between_hosts {
-            Some((args, reason)) if env::var("TESTBED_HOSTS").is_ok_and(|hosts| hosts.contains(' ')) => {
+            Some((args, reason)) if has_several_hosts() => {
                 println!("between hosts only with {args}: {reason}");
                 row.args(args).passes();
             }
@@ -226,6 +228,11 @@ fn wait_for_turn(dir: &Path) -> Result<File> {
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     flock(&file, FlockOperation::LockExclusive).with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
+}
+
+/// True in guests of `ci/testbed` that are joined.
+pub(crate) fn has_several_hosts() -> bool {
+    env::var("TESTBED_HOSTS").is_ok_and(|hosts| hosts.contains(' '))
 }
 
 /// In a test an error ends the test, with its whole chain of reasons.

@@ -28,7 +28,8 @@ rows! {
     connect: "connect" x 2, args("rounds=1"),
         between_hosts("join=0", "the program joins over a socket of its own host");
     intercommunicators: "intercomm" x 2, args("rounds=2");
-    epochs: "rma_epochs" x 2, args("size_max=4096 window=create");
+    epochs: "rma_epochs" x 2, args("size_max=4096 window=create"),
+        between_hosts("size_max=64", "each element of a vector is a round trip or more, and a guest takes 2 ms for one");
     epochs_with_threads: "rma_epochs" x 2, args("size_max=1024 epoch=0 threads=1"),
         between_hosts("window=allocate", DYNAMIC);
     atomics: "rma_atomics" x 2, args("repeats=1"),

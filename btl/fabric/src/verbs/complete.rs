@@ -359,12 +359,7 @@ impl VerbsDevice {
             self.take_failed_receive(qp, completion);
             return None;
         }
-        let start = self.receives.at(index);
-        let len_bytes = (completion.len_bytes as usize).min(self.receives.buffer_bytes());
-        // SAFETY: a filled buffer, which is longer than a header.
-        let front: [u8; MESSAGE_HEADER_BYTES] = unsafe { start.cast().read() };
-        let header = MessageHeader::decode(front).filter(|_| len_bytes >= MESSAGE_HEADER_BYTES);
-        let Some(header) = header else {
+        let Some(header) = self.header_of(&completion) else {
             self.put_back(qp, completion.qpn, index);
             self.fail(qp, BAD_LENGTH.to_owned());
             return None;
@@ -397,7 +392,35 @@ impl VerbsDevice {
             let peer = &mut self.peers[qp.index()];
             peer.open = peer.handshake.as_mut().is_some_and(|it| it.hear_message() || it.is_ready());
         }
-        self.take_message(qp, completion.qpn, index, header, len_bytes - MESSAGE_HEADER_BYTES)
+        if let Some(imm) = completion.written {
+            self.put_back(qp, completion.qpn, index);
+            self.served(qp);
+            return Some(Completion::WrittenWithImmediate {
+                qp,
+                imm,
+                len_bytes: completion.len_bytes as usize,
+            });
+        }
+        self.take_message(qp, completion.qpn, index, header, self.body_bytes(&completion))
+    }
+
+    /// What stands in front of the message that has come; `None` if it is too short. A write brings nothing but that it is one.
+    #[inline]
+    fn header_of(&self, completion: &WorkCompletion) -> Option<MessageHeader> {
+        if let Some(imm) = completion.written {
+            return Some(MessageHeader { kind: MessageKind::Written, credits: 0, imm });
+        }
+        if (completion.len_bytes as usize) < MESSAGE_HEADER_BYTES {
+            return None;
+        }
+        // SAFETY: a filled buffer, which is longer than a header.
+        MessageHeader::decode(unsafe { self.receives.at(completion.id as u32).cast().read() })
+    }
+
+    /// Length of the message that has come, without its header.
+    #[inline]
+    fn body_bytes(&self, completion: &WorkCompletion) -> usize {
+        (completion.len_bytes as usize).min(self.receives.buffer_bytes()) - MESSAGE_HEADER_BYTES
     }
 
     #[inline]
@@ -432,9 +455,6 @@ impl VerbsDevice {
             unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), hello.as_mut_ptr(), hello.len()) };
         }
         self.put_back(qp, qpn, index);
-        if let Some(connection) = &mut self.peers[qp.index()].connection {
-            connection.owed += 1;
-        }
         let mut found = None;
         let result = match header.kind {
             MessageKind::Written if len_bytes == 8 => {
@@ -467,12 +487,21 @@ impl VerbsDevice {
             self.fail(qp, reason.to_owned());
             return found;
         }
+        self.served(qp);
+        found
+    }
+
+    /// A message has been taken whose buffer is free again: a credit is owed for it, and there may be room for what waits.
+    #[inline]
+    fn served(&mut self, qp: QueuePairNumber) {
+        if let Some(connection) = &mut self.peers[qp.index()].connection {
+            connection.owed += 1;
+        }
         self.send_replies(qp);
         if self.peers[qp.index()].connection.as_ref().is_some_and(|it| it.partial.is_some()) {
             self.advance(qp);
         }
         self.return_credits(qp);
-        found
     }
 
     /// A message on a connection that is not its peer's current one any more.
@@ -503,8 +532,7 @@ impl VerbsDevice {
             return None;
         }
         if closing.delivers && header.kind == MessageKind::Send {
-            let len_bytes = (completion.len_bytes as usize).min(self.receives.buffer_bytes());
-            return self.take_message(qp, completion.qpn, index, header, len_bytes - MESSAGE_HEADER_BYTES);
+            return self.take_message(qp, completion.qpn, index, header, self.body_bytes(&completion));
         }
         self.put_back(qp, completion.qpn, index);
         let now = self.now();

@@ -206,11 +206,21 @@ impl VerbsDevice {
                 }
                 let Some(request) = self.requests.get(partial.request) else { return };
                 let len_bytes = partial.left_bytes.min(longest);
+                // A write that is one work tells of itself, on adapters that can; else a message behind it does.
+                let tells =
+                    partial.imm.filter(|_| len_bytes == partial.total_bytes && self.landing.is_none());
                 let (number, _) = connection.works.note(Underway::Request(partial.request), true);
                 let id = work_id(qp, number);
                 let part = Part { start: partial.local, len_bytes, local_key: partial.local_key };
-                let work = match request.operation {
-                    Operation::Read => Work::read(id, part, partial.address, partial.key),
+                let work = match (request.operation, tells) {
+                    (Operation::Read, _) => Work::read(id, part, partial.address, partial.key),
+                    (_, Some(imm)) => {
+                        // Kept for it by `has_request_room`.
+                        connection.credits -= 1;
+                        connection.sends = connection.sends.wrapping_add(1);
+                        partial.imm = None;
+                        Work::write_with_immediate(id, part, partial.address, partial.key, imm)
+                    }
                     _ => Work::write(id, &[part], partial.address, partial.key),
                 };
                 request.works += 1;

@@ -45,6 +45,9 @@ pub(in crate::verbs) struct WorkCompletion {
     /// Of a receive.
     pub(in crate::verbs) len_bytes: u32,
     pub(in crate::verbs) vendor_error: u32,
+    /// Of a receive that has ended well, and that an RDMA write has used up: its immediate data. `len_bytes` were written then,
+    /// none of them to the buffer.
+    pub(in crate::verbs) written: Option<u32>,
 }
 
 impl WorkCompletion {
@@ -97,12 +100,16 @@ impl CompletionQueue {
         }
         let found = &self.batch[self.next];
         self.next += 1;
+        // SAFETY: four bytes under either name, which the library has written or left zero.
+        let imm = unsafe { found.imm_data_invalidated_rkey_union.imm_data };
         Some(WorkCompletion {
             id: found.wr_id,
             qpn: found.qp_num,
             status: found.status,
             len_bytes: found.byte_len,
             vendor_error: found.vendor_err,
+            written: (found.opcode == ibv::ibv_wc_opcode::IBV_WC_RECV_RDMA_WITH_IMM)
+                .then_some(u32::from_be(imm)),
         })
     }
 

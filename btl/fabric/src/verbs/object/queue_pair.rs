@@ -378,6 +378,22 @@ impl Work {
         work
     }
 
+    /// RDMA write of `part` that uses up a receive of the peer's, whose completion has `imm`.
+    pub(in crate::verbs) fn write_with_immediate(
+        id: u64,
+        part: Part,
+        address: u64,
+        key: u32,
+        imm: u32,
+    ) -> Self {
+        let mut work = Self::new(id, ibv::ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM, &[part]);
+        work.raw.wr.rdma = ibv::rdma_t { remote_addr: address, rkey: key };
+        // In network byte order (ibv_post_send(3)).
+        work.raw.imm_data_invalidated_rkey_union =
+            ibv::imm_data_invalidated_rkey_union_t { imm_data: imm.to_be() };
+        work
+    }
+
     /// Adds to 8 bytes; the old value arrives in `part`.
     pub(in crate::verbs) fn fetch_add(id: u64, part: Part, address: u64, key: u32, add: u64) -> Self {
         let mut work = Self::new(id, ibv::ibv_wr_opcode::IBV_WR_ATOMIC_FETCH_AND_ADD, &[part]);
