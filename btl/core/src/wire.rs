@@ -8,6 +8,7 @@ mod datagram;
 mod eager_slot;
 mod greeting;
 mod record;
+mod short_read;
 mod verbs_card;
 
 pub use card::{CARD_BYTES, CARD_VERSION, Card, CardError, HostIdentity};
@@ -26,6 +27,7 @@ pub use record::{
     AheadOffer, AtomicCode, AtomicReply, AtomicRequest, INLINE_RECORD_BYTES, PullRequest, PushAck,
     PushHeader, RecordKind, ShareRequest, WireStatus,
 };
+pub use short_read::{ReadReply, ReadRequest, SHORT_READ_BYTES_MAX};
 pub use verbs_card::{Carrier, VERBS_CARD_BYTES, VERBS_VERSION, VerbsCard, VerbsCardError};
 
 /// Takes fixed-size little-endian fields from the front of a byte string whose length was checked before.

@@ -420,6 +420,34 @@ pub fn refused_and_reconnected<F: Fabric>(setup: &Setup) -> Outcome {
     Ok(())
 }
 
+/// A short read goes another way on some devices: it is refused there as well, and leaves its place as it was.
+pub fn refused_when_short<F: Fabric>(setup: &Setup) -> Outcome {
+    const LEN: usize = 64;
+    for len_bytes in [1, 8, 32] {
+        for what in ["not readable", "behind the region"] {
+            let mut pair = Pair::<F>::connected(setup);
+            need(pair.a.capabilities().checks_remote_keys, "the device does not check remote keys")?;
+            let remote_read = what != "not readable";
+            let target =
+                pair.b.buffer(LEN, 1, Access { remote_read, remote_write: !remote_read, ..Access::LOCAL });
+            let own = pair.a.buffer(LEN, 2, Access::LOCAL);
+            let start = if remote_read { LEN - len_bytes + 1 } else { 0 };
+            let start_of = pair.b.remote(target, 0);
+            let remote = RemoteMemory { address: start_of.address + start as u64, ..start_of };
+            let status =
+                pair.finish(3, |pair| pair.a.read(pair.ab, 3, (own, 0), remote, len_bytes, HINTS[0]));
+            let refused = matches!(status, CompletionStatus::RemoteAccess | CompletionStatus::Flushed);
+            assert!(refused, "{len_bytes} bytes, {what}: {status:?}");
+            assert_eq!(
+                first_difference(&pair.a.pages(own).load(0, LEN), 2),
+                None,
+                "{len_bytes} bytes, {what}"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The same through the ring, where even a device that leaves the rest to the kernel checks.
 pub fn refused_through_the_ring<F: Fabric>(setup: &Setup) -> Outcome {
     refused::<F>(&setup.with_single_copy(SingleCopy::Ring))

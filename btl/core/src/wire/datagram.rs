@@ -143,7 +143,7 @@ pub const CREDITS_MIN: u16 = 4;
 pub enum MessageKind {
     /// For the layer above.
     Send = 1,
-    /// An RDMA write is done; the payload is its length (8 bytes).
+    /// An RDMA write that does not tell of itself is done; the payload is its length (8 bytes).
     Written = 2,
     /// Nothing but credits.
     Credits = 3,
@@ -158,6 +158,10 @@ pub enum MessageKind {
     Hello = 7,
     /// The sender lends the receiver a ring to write short messages to: a [`super::RingOffer`].
     Ring = 8,
+    /// A [`super::ReadRequest`] for the receiver's processor.
+    ReadRequest = 9,
+    /// A [`super::ReadReply`].
+    ReadReply = 10,
 }
 
 /// The header in front of a message.
@@ -192,6 +196,8 @@ impl MessageHeader {
             6 => MessageKind::Bye,
             7 => MessageKind::Hello,
             8 => MessageKind::Ring,
+            9 => MessageKind::ReadRequest,
+            10 => MessageKind::ReadReply,
             _ => return None,
         };
         Some(Self { kind, credits: (word >> 16) as u16, imm: (word >> 32) as u32 })
@@ -224,7 +230,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let mut golden = b"IBhs\x01\x00\x02\x00".to_vec();
+        let mut golden = b"IBhs\x02\x00\x02\x00".to_vec();
         golden.extend([0x55; 16]);
         golden.extend([2, 0, 0, 0, 9, 0, 0, 0, 0x0c, 0x0b, 0x0a, 0, 3, 2, 1, 0, 5, 16, 12, 0, 32, 0, 0, 0]);
         golden.extend(card().encode());
@@ -234,7 +240,7 @@ mod tests {
         let header = MessageHeader { kind: MessageKind::Written, credits: 0x0304, imm: 0x0506_0708 };
         assert_eq!(header.encode(), [2, 0, 4, 3, 8, 7, 6, 5]);
         assert_eq!(MessageHeader::decode(header.encode()), Some(header));
-        assert_eq!(MessageHeader::decode([9, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(MessageHeader::decode([11, 0, 0, 0, 0, 0, 0, 0]), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{Reader, Writer};
 /// Length of a verbs card in bytes.
 pub const VERBS_CARD_BYTES: usize = 104;
 /// Version of the card, of the handshake and of the messages behind it: they change together.
-pub const VERBS_VERSION: u16 = 1;
+pub const VERBS_VERSION: u16 = 2;
 const MAGIC: [u8; 4] = *b"IBvb";
 const HOST_BYTES: usize = 24;
 
@@ -297,7 +297,7 @@ pub(crate) mod tests {
     #[test]
     fn golden_bytes() {
         let mut golden = Vec::new();
-        golden.extend_from_slice(b"IBvb\x01\x00\x68\x00\x03\x01\x03\x00\x02\x01\x00\x00");
+        golden.extend_from_slice(b"IBvb\x02\x00\x68\x00\x03\x01\x03\x00\x02\x01\x00\x00");
         golden.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1]);
         golden.extend_from_slice(&[0x11, 0, 0, 0, 0x78, 0x56, 0x34, 0x12, 77, 0, 0, 0, 3, 0, 0, 0]);
         golden.extend_from_slice(&[0xb0; 8]);

@@ -3,6 +3,7 @@
 use ironband_core::diagnosis::FailedOperation;
 use ironband_core::wire::{
     AtomicReply, AtomicRequest, MESSAGE_HEADER_BYTES, MessageHeader, MessageKind, RING_OFFER_BYTES,
+    ReadReply, ReadRequest,
 };
 use rdma_sys::ibv_wc_status as status;
 
@@ -471,6 +472,11 @@ impl VerbsDevice {
                 let reply: [u8; AtomicReply::BYTES] = std::array::from_fn(|at| bytes[at]);
                 self.take_atomic_reply(qp, &reply)
             }
+            MessageKind::ReadRequest if len_bytes == ReadRequest::BYTES => {
+                let request: [u8; ReadRequest::BYTES] = std::array::from_fn(|at| bytes[at]);
+                self.serve_read(qp, &request)
+            }
+            MessageKind::ReadReply if len_bytes == ReadReply::BYTES => self.take_read_reply(qp, &bytes),
             MessageKind::Hello if len_bytes == hello.len() => self.take_hello(qp, &hello),
             MessageKind::Credits if len_bytes == 0 => Ok(()),
             MessageKind::Ring if len_bytes == RING_OFFER_BYTES => {

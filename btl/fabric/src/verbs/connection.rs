@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use ironband_core::handshake::Handshake;
-use ironband_core::wire::{AtomicReply, Landing, Offer, VerbsCard};
+use ironband_core::wire::{Landing, Offer, VerbsCard};
 
 use super::dialogue::Dialogue;
 use super::eager_ring::Outbound;
 use super::object::{AddressHandle, Identifier, QueuePair};
 use super::receives::OwnReceives;
-use super::requests::Partial;
+use super::requests::{Partial, Reply};
 use super::works::Works;
 
 /// A reliable queue pair and what is under way on it.
@@ -99,8 +99,8 @@ pub(super) struct Peer {
     /// By the connection manager, until the connection stands.
     pub(super) dialogue: Option<Dialogue>,
     pub(super) to: Option<AddressHandle>,
-    /// Answers to the peer's atomics that wait for room.
-    pub(super) replies: VecDeque<AtomicReply>,
+    /// Answers to the peer's requests that wait for room.
+    pub(super) replies: VecDeque<Reply>,
     /// The own process.
     pub(super) own: bool,
     pub(super) wanted: bool,

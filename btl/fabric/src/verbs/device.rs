@@ -23,6 +23,7 @@ use super::port;
 use super::receives::{Bounces, Owner, Receives};
 use super::regions::{Regions, key_on_the_wire};
 use super::requests::Requests;
+use super::short_reads::SOFT_IWARP_VENDOR;
 use super::tree::Root;
 use super::works::OUTSTANDING_MAX;
 use crate::host;
@@ -84,6 +85,7 @@ pub struct VerbsDevice {
     pub(super) requests: Requests,
     /// On iWARP.
     pub(super) landing: Option<Landing>,
+    pub(super) is_soft_iwarp: bool,
     pub(super) domain: Arc<ProtectionDomain>,
     pub(super) done: VecDeque<Completion>,
     pub(super) by_qpn: HashMap<u32, QueuePairNumber>,
@@ -224,6 +226,7 @@ impl VerbsDevice {
             rings_refused: false,
             requests: Requests::default(),
             landing,
+            is_soft_iwarp: is_iwarp && limits.vendor == SOFT_IWARP_VENDOR,
             domain,
             done: VecDeque::new(),
             by_qpn: HashMap::new(),

@@ -1,7 +1,8 @@
-//! Two words of a device: one that peers read behind their writes, and one that the own such reads arrive in.
+//! Two lines of a device: one that peers read behind their writes, and one that the own such reads arrive in.
 //!
 //! An iWARP adapter calls a write complete when it is on its way; the answer to a read behind it says that it has arrived. A read of
-//! nothing would do, but Soft-iWARP answers one with the length of the answer before.
+//! nothing would do, but Soft-iWARP answers one with the length of the answer before. Nor is a word
+//! enough, see `short_reads`.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -12,9 +13,9 @@ use super::object::{Buffers, MemoryRegion, Part, ProtectionDomain, VerbError};
 use crate::Access;
 
 /// Length of a read.
-const WORD_BYTES: usize = 8;
+const LINE_BYTES: usize = 64;
 
-/// The words.
+/// The lines.
 #[derive(Debug)]
 pub(super) struct Landing {
     // The registration goes before its memory.
@@ -24,10 +25,10 @@ pub(super) struct Landing {
 
 impl Landing {
     pub(super) fn make(domain: &Arc<ProtectionDomain>) -> Result<Self, VerbError> {
-        let page = Buffers::allocate(domain, WORD_BYTES, 2, Access::LOCAL)?;
+        let page = Buffers::allocate(domain, LINE_BYTES, 2, Access::LOCAL)?;
         let access = Access { remote_read: true, ..Access::LOCAL };
         // SAFETY: the page stays mapped until it is dropped, after the region.
-        let region = unsafe { MemoryRegion::register(domain, page.at(0).as_ptr(), 2 * WORD_BYTES, access) }?;
+        let region = unsafe { MemoryRegion::register(domain, page.at(0).as_ptr(), 2 * LINE_BYTES, access) }?;
         Ok(Self { region, page })
     }
 
@@ -39,6 +40,6 @@ impl Landing {
 
     /// Where own reads arrive.
     pub(super) fn part(&self) -> Part {
-        Part { start: self.page.at(1).as_ptr(), len_bytes: WORD_BYTES, local_key: self.region.local_key() }
+        Part { start: self.page.at(1).as_ptr(), len_bytes: LINE_BYTES, local_key: self.region.local_key() }
     }
 }

@@ -30,6 +30,7 @@ mod port;
 mod receives;
 mod regions;
 mod requests;
+mod short_reads;
 mod survey;
 mod tree;
 mod works;

@@ -1,10 +1,11 @@
 //! RDMA and atomics: what was asked, how far it is, how it ends.
 
-use ironband_core::wire::{AtomicCode, AtomicReply, AtomicRequest, MessageKind, WireStatus};
+use ironband_core::wire::{AtomicCode, AtomicReply, AtomicRequest, MessageKind, ReadReply, WireStatus};
 
 use super::device::VerbsDevice;
 use super::object::{MemoryRegion, Part, Work};
 use super::regions::adapter_key;
+use super::short_reads::ShortRead;
 use super::works::{OUTSTANDING_MAX, Underway};
 use crate::atomics;
 use crate::extent::Want;
@@ -28,7 +29,37 @@ pub(super) struct Request {
     /// Registered for this request only.
     region: Option<MemoryRegion>,
     atomic: Option<Atomic>,
+    /// A read that the peer's processor does.
+    pub(super) short: Option<ShortRead>,
 }
+
+impl Request {
+    pub(super) const fn short_read(qp: QueuePairNumber, qpn: u32, id: WorkId, short: ShortRead) -> Self {
+        let operation = Operation::Read;
+        Self {
+            qp,
+            qpn,
+            id,
+            operation,
+            works: 0,
+            flushed: false,
+            region: None,
+            atomic: None,
+            short: Some(short),
+        }
+    }
+}
+
+/// An answer of this process that waits for room.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reply {
+    kind: MessageKind,
+    body: [u8; REPLY_BYTES_MAX],
+    len_bytes: usize,
+}
+
+const REPLY_BYTES_MAX: usize = ReadReply::BYTES;
+const _: () = assert!(AtomicReply::BYTES <= REPLY_BYTES_MAX);
 
 #[derive(Debug, Clone, Copy)]
 struct Atomic {
@@ -53,6 +84,8 @@ pub(super) struct Partial {
     left_bytes: usize,
     total_bytes: usize,
     imm: Option<u32>,
+    /// Short enough to be copied when it is posted.
+    inline: bool,
     /// A read is still to be posted behind it, see `landing`.
     flush: bool,
 }
@@ -73,7 +106,7 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    fn insert(&mut self, request: Request) -> u32 {
+    pub(super) fn insert(&mut self, request: Request) -> u32 {
         self.count += 1;
         if let Some(number) = self.free.pop() {
             self.slots[number as usize] = Some(request);
@@ -83,7 +116,7 @@ impl Requests {
         self.slots.len() as u32 - 1
     }
 
-    fn remove(&mut self, number: u32) -> Option<Request> {
+    pub(super) fn remove(&mut self, number: u32) -> Option<Request> {
         let request = self.slots.get_mut(number as usize)?.take()?;
         self.free.push(number);
         self.count -= 1;
@@ -147,12 +180,22 @@ impl VerbsDevice {
             self.finish(qp, id, operation, CompletionStatus::RemoteAccess);
             return Posted::Queued;
         };
+        if operation == Operation::Read && self.asks_for_read(len_bytes) {
+            // SAFETY: as promised by the caller.
+            return unsafe { self.post_short_read(qp, id, local, remote, len_bytes) };
+        }
         if !self.has_request_room(qp, imm.is_some()) {
             return Posted::Busy;
         }
+        let inline = operation == Operation::Write
+            && self.peers[qp.index()]
+                .connection
+                .as_ref()
+                .is_some_and(|it| len_bytes <= it.qp.inline_bytes_max());
         let mut own_region = None;
         let local_key = match region {
             Some(region) => region.local_key(),
+            None if inline => 0,
             // SAFETY: the caller keeps the memory until the completion, and the region ends before that.
             None => match unsafe { MemoryRegion::register(&self.domain, local, len_bytes, Access::LOCAL) } {
                 Ok(region) => own_region.insert(region).local_key(),
@@ -166,8 +209,17 @@ impl VerbsDevice {
         };
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
         let qpn = connection.qpn;
-        let request =
-            Request { qp, qpn, id, operation, works: 1, flushed: false, region: own_region, atomic: None };
+        let request = Request {
+            qp,
+            qpn,
+            id,
+            operation,
+            works: 1,
+            flushed: false,
+            region: own_region,
+            atomic: None,
+            short: None,
+        };
         let request = self.requests.insert(request);
         connection.partial = Some(Partial {
             request,
@@ -178,6 +230,7 @@ impl VerbsDevice {
             left_bytes: len_bytes,
             total_bytes: len_bytes,
             imm,
+            inline,
             flush: operation == Operation::Write && self.landing.is_some(),
         });
         self.tally.rdma += 1;
@@ -186,7 +239,7 @@ impl VerbsDevice {
     }
 
     /// Does not look at the completion queue, unlike sends: requests that end while their poster only posts would pile up.
-    fn has_request_room(&self, qp: QueuePairNumber, notifies: bool) -> bool {
+    pub(super) fn has_request_room(&self, qp: QueuePairNumber, notifies: bool) -> bool {
         self.peers[qp.index()].connection.as_ref().is_some_and(|connection| {
             connection.partial.is_none()
                 && connection.works.has_request_room()
@@ -223,8 +276,9 @@ impl VerbsDevice {
                     }
                     _ => Work::write(id, &[part], partial.address, partial.key),
                 };
+                let work = if partial.inline { work.inline() } else { work };
                 request.works += 1;
-                // SAFETY: the poster keeps the memory, and its registration, until the request has ended.
+                // SAFETY: the poster keeps the memory, and its registration, until the request has ended; or it is sent inline.
                 if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
                     connection.works.unnote();
                     self.fail(qp, error.to_string());
@@ -289,7 +343,7 @@ impl VerbsDevice {
         let (number, _) = connection.works.note(Underway::Request(partial.request), true);
         let (there, id) = (connection.landing, work_id(qp, number));
         let work = Work::read(id, landing.part(), there.address, there.key);
-        // SAFETY: a word of this device's own, that nobody looks at.
+        // SAFETY: memory of this device's own, that nobody looks at.
         if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
             connection.works.unnote();
             self.fail(qp, error.to_string());
@@ -377,8 +431,9 @@ impl VerbsDevice {
             flushed: false,
             region: None,
             atomic: Some(atomic),
+            short: None,
         };
-        if !native && self.requests.of_atomics(connection.qpn) >= OUTSTANDING_MAX as usize {
+        if !native && self.requests.asked_of(connection.qpn) >= OUTSTANDING_MAX as usize {
             return Posted::Busy;
         }
         let number = self.requests.insert(request);
@@ -476,11 +531,24 @@ impl VerbsDevice {
             }
             None => (WireStatus::RemoteAccess, 0),
         };
+        let reply = AtomicReply { job: request.job, status: status as u32, old };
+        self.reply(qp, MessageKind::AtomicReply, reply.encode())
+    }
+
+    /// Answers a request of the peer's, now or when there is room.
+    pub(super) fn reply<const N: usize>(
+        &mut self,
+        qp: QueuePairNumber,
+        kind: MessageKind,
+        answer: [u8; N],
+    ) -> Result<(), &'static str> {
         let replies = &mut self.peers[qp.index()].replies;
         if replies.len() >= OUTSTANDING_MAX as usize {
-            return Err("it asked for more atomics at once than it may");
+            return Err("it asked for more at once than it may");
         }
-        replies.push_back(AtomicReply { job: request.job, status: status as u32, old });
+        let mut body = [0; REPLY_BYTES_MAX];
+        body[..N].copy_from_slice(&answer);
+        replies.push_back(Reply { kind, body, len_bytes: N });
         self.send_replies(qp);
         Ok(())
     }
@@ -488,7 +556,8 @@ impl VerbsDevice {
     /// Sends what answers there is room for.
     pub(super) fn send_replies(&mut self, qp: QueuePairNumber) {
         while let Some(reply) = self.peers[qp.index()].replies.front().copied() {
-            if self.transmit(qp, MessageKind::AtomicReply, 0, &reply.encode(), &[]) != Posted::Complete {
+            let body = &reply.body[..reply.len_bytes];
+            if self.transmit(qp, reply.kind, 0, body, &[]) != Posted::Complete {
                 return;
             }
             self.peers[qp.index()].replies.pop_front();
@@ -540,7 +609,8 @@ impl VerbsDevice {
 }
 
 impl Requests {
-    fn of_atomics(&self, qpn: u32) -> usize {
+    /// How many requests wait for the peer's processor.
+    pub(super) fn asked_of(&self, qpn: u32) -> usize {
         let waits = |request: &&Request| request.qpn == qpn && request.works == 0;
         self.slots.iter().flatten().filter(waits).count()
     }

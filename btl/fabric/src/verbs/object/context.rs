@@ -35,6 +35,7 @@ pub(in crate::verbs) struct AdapterLimits {
     pub(in crate::verbs) reads_served: u8,
     pub(in crate::verbs) reads_asked: u8,
     pub(in crate::verbs) is_iwarp: bool,
+    pub(in crate::verbs) vendor: u32,
     pub(in crate::verbs) has_atomics: bool,
     pub(in crate::verbs) atomics_are_global: bool,
 }
@@ -131,6 +132,7 @@ fn query(raw: NonNull<ibv::ibv_context>) -> Result<AdapterLimits, VerbError> {
         reads_served: few(attributes.max_qp_rd_atom),
         reads_asked: few(attributes.max_qp_init_rd_atom),
         is_iwarp: transport == ibv::ibv_transport_type::IBV_TRANSPORT_IWARP,
+        vendor: attributes.vendor_id,
         has_atomics: attributes.atomic_cap != ibv::ibv_atomic_cap::IBV_ATOMIC_NONE,
         atomics_are_global: attributes.atomic_cap == ibv::ibv_atomic_cap::IBV_ATOMIC_GLOB,
     })
