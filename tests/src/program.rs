@@ -49,7 +49,7 @@ fn compile(inputs: &[PathBuf], flags: &[&str], output: &Path) -> Result<Compiled
     // What one guest compiles another one does not see.
     ensure!(
         !has_several_hosts(),
-        "{} is older than its source; compile it on the machine that runs the guests: cargo test -p ironband-tests --test verbs",
+        "{} is missing, or older than its source; compile it on the machine that runs the guests: cargo test -p ironband-tests --test verbs",
         output.display()
     );
     // Written aside and renamed: a compiler that is interrupted leaves no half of a program.

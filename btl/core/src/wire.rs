@@ -18,7 +18,7 @@ pub use datagram::{
 };
 pub use eager_slot::{
     RING_OFFER_BYTES, RingOffer, SLOT_BYTES, SLOT_MESSAGE_BYTES_MAX, SLOT_TRAILER_BYTES, SlotTrailer,
-    padded_bytes,
+    padded_bytes, slot_message_bytes_max,
 };
 pub use greeting::{
     ANSWER_BYTES, Answer, GREETING_BYTES, Greeting, LANDING_BYTES, Landing, REFUSAL_BYTES, Refusal,

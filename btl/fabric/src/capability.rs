@@ -47,7 +47,7 @@ pub struct Capabilities {
     /// A queue pair to the own process can be made.
     pub loopback: bool,
     /// RDMA proceeds without the target's process polling. It may differ by peer: then this says what the device can
-    /// do at best, and the report line what was found.
+    /// do at best, and the report line what was found. Reads of up to 32 bytes over Soft-iWARP do not.
     pub one_sided: bool,
     /// The key, the range and the access of every remote operation are checked ([`crate::CompletionStatus::RemoteAccess`]).
     /// Without, atomics alone are sure to be checked, and whoever knows an address can reach it.

@@ -128,7 +128,7 @@ macro_rules! conformance {
                 back_pressure { full_says_busy, busy_leaves_no_trace, release_in_any_order, held_is_not_overwritten, reentrant, flood_is_fair, outstanding }
                 rdma {
                     read_lengths, write_lengths, write_with_immediate, many_at_once, across_processes, shared_between_both, owner_away,
-                    refused, refused_and_reconnected, refused_through_the_ring, refused_in_part, refused_when_short, unmapped, loopback_rdma, deregistered_under_way
+                    refused, refused_and_reconnected, refused_through_the_ring, refused_in_part, refused_when_short, answered_behind_many_requests, unmapped, loopback_rdma, deregistered_under_way
                 }
                 announced { read_at_once, read_late, read_in_part, many_at_once, gone, any_key, destroyed }
                 atomics { every_operation, misaligned, refused, contention, loopback_atomics }

@@ -420,6 +420,34 @@ pub fn refused_and_reconnected<F: Fabric>(setup: &Setup) -> Outcome {
     Ok(())
 }
 
+/// A request for the peer's processor is answered though the peer's queue was full when it came, and the peer says nothing more.
+pub fn answered_behind_many_requests<F: Fabric>(setup: &Setup) -> Outcome {
+    const LEN: usize = 16;
+    let mut pair = Pair::<F>::connected(setup);
+    let (theirs, mine) = (pair.b.buffer(LEN, 1, Access::ALL), pair.a.buffer(LEN, 2, Access::ALL));
+    let (from, to) = (pair.b.remote(theirs, 0), pair.a.remote(mine, 0));
+    let own = pair.b.buffer(LEN, 3, Access::LOCAL);
+    let sink = pair.a.buffer(LEN, 4, Access::LOCAL);
+    let mut id = 0;
+    for round in 0..100 {
+        // As many as there is room for; how many have ended when the read is asked for differs from round to round.
+        let mut posted = 0;
+        while posted < 200 && pair.b.write(pair.ba, id, (own, 0), to, LEN, None) != Posted::Busy {
+            (id, posted) = (id + 1, posted + 1);
+        }
+        for _ in 0..round {
+            pair.b.turn();
+            if pair.b.write(pair.ba, id, (own, 0), to, LEN, None) != Posted::Busy {
+                id += 1;
+            }
+        }
+        let status =
+            pair.finish(u64::MAX, |pair| pair.a.read(pair.ab, u64::MAX, (sink, 0), from, LEN, HINTS[0]));
+        assert_eq!(status, CompletionStatus::Success, "round {round}");
+    }
+    Ok(())
+}
+
 /// A short read goes another way on some devices: it is refused there as well, and leaves its place as it was.
 pub fn refused_when_short<F: Fabric>(setup: &Setup) -> Outcome {
     const LEN: usize = 64;

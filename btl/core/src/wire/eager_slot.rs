@@ -13,12 +13,13 @@
 //! is written last and what the receiver waits for: the first message has 1, and a slot whose last word is not the next number
 //! holds an older message. The last word of a slot is never a message's own data, so nothing is mistaken for it. That a
 //! write arrives in the order of its bytes is no promise of the InfiniBand specification (volume 1, section 9.5), but every InfiniBand
-//! and RoCE adapter keeps it unless relaxed ordering is asked for, and MPI libraries have relied on it since 2003 (Liu, Wu,
-//! Kini, Wyckoff, Panda: "High Performance RDMA-Based MPI Implementation over InfiniBand", ICS 2003). iWARP adapters do not, and get no
-//! rings.
+//! and RoCE adapter keeps it for the bytes of one packet unless relaxed ordering is asked for, and MPI libraries have relied on it since
+//! 2003 (Liu, Wu, Kini, Wyckoff, Panda: "High Performance RDMA-Based MPI Implementation over InfiniBand", ICS 2003). Packets of one write
+//! may be placed in any order where routes differ, so a message and its trailer are one packet, see [`slot_message_bytes_max`].
+//! iWARP adapters keep no order, and get no rings.
 //!
-//! `sends` counts, modulo 2^16, the messages that went the other way, through receives, on this connection before this one: both
-//! kinds are handed out in the order in which they were posted.
+//! `sends` counts, modulo 2^16, what used up receives on this connection before this message: messages that went the other way, and
+//! writes with immediate. Both kinds are handed out in the order in which they were posted.
 //!
 //! A receiver offers a ring by a message of kind [`super::MessageKind::Ring`]:
 //!
@@ -85,6 +86,13 @@ impl SlotTrailer {
     }
 }
 
+/// The longest message that goes to a slot where the longest packet has so many bytes: the order of the bytes of a packet is
+/// relied on, that of packets is not.
+pub const fn slot_message_bytes_max(packet_bytes: usize) -> usize {
+    let write_bytes = if packet_bytes < SLOT_BYTES { packet_bytes } else { SLOT_BYTES };
+    (write_bytes & !7) - SLOT_TRAILER_BYTES
+}
+
 /// Room that a message takes in front of the trailer.
 #[inline]
 pub const fn padded_bytes(len_bytes: usize) -> usize {
@@ -146,6 +154,12 @@ mod tests {
         assert!(RingOffer::decode(&offer.encode()).is_some());
         offer.slots = 2;
         assert_eq!(RingOffer::decode(&offer.encode()), None, "beyond the end of the address space");
+    }
+
+    #[test]
+    fn a_write_is_one_packet() {
+        let longest = [256, 512, 1024, 2048, 4096].map(slot_message_bytes_max);
+        assert_eq!(longest, [240, 496, 1008, 2032, SLOT_MESSAGE_BYTES_MAX]);
     }
 
     proptest! {

@@ -84,7 +84,7 @@ impl Greeting {
     }
 }
 
-/// A word that peers may read behind their writes, to learn that those have arrived; all zeros where that is not needed.
+/// 64 bytes that peers may read behind their writes, to learn that those have arrived; all zeros where that is not needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Landing {
     /// Where it is.

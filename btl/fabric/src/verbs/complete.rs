@@ -19,6 +19,7 @@ use crate::{
     Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber, ReceiveToken, SendFill,
 };
 
+pub(super) const UNPAID: &str = "it broke the protocol: it sent more than it had credits for";
 const BAD_LENGTH: &str = "it broke the protocol: a message has the wrong length";
 
 /// Sends the last message of a connection. False if it cannot be.
@@ -165,7 +166,9 @@ impl VerbsDevice {
         work: impl FnOnce(u64) -> Work,
     ) -> Posted {
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
-        let awaited = matches!(what, Underway::Bounce(_)) && self.bounces.is_short();
+        // Soft-iWARP lends the pages of a long message that is not signalled to TCP, and calls it ended before they are sent.
+        let awaited =
+            matches!(what, Underway::Bounce(_)) && (self.landing.is_some() || self.bounces.is_short());
         let (number, signalled) = connection.works.note(what, awaited);
         let mut work = work(work_id(qp, number));
         if signalled {
@@ -237,10 +240,17 @@ impl VerbsDevice {
             self.take_failed(qp, completion, failed);
             return;
         }
-        let peer = &self.peers[qp.index()];
-        if peer.connection.as_ref().is_some_and(|connection| connection.partial.is_some()) {
+        self.use_room(qp);
+    }
+
+    /// Posts what has waited for room.
+    #[inline]
+    fn use_room(&mut self, qp: QueuePairNumber) {
+        if self.peers[qp.index()].connection.as_ref().is_some_and(|it| it.partial.is_some()) {
             self.advance(qp);
         }
+        self.send_replies(qp);
+        self.return_credits(qp);
     }
 
     #[cold]
@@ -500,14 +510,10 @@ impl VerbsDevice {
     /// A message has been taken whose buffer is free again: a credit is owed for it, and there may be room for what waits.
     #[inline]
     fn served(&mut self, qp: QueuePairNumber) {
-        if let Some(connection) = &mut self.peers[qp.index()].connection {
-            connection.owed += 1;
+        if self.peers[qp.index()].connection.as_mut().is_some_and(|it| !it.owe(1)) {
+            self.fail(qp, UNPAID.to_owned());
         }
-        self.send_replies(qp);
-        if self.peers[qp.index()].connection.as_ref().is_some_and(|it| it.partial.is_some()) {
-            self.advance(qp);
-        }
-        self.return_credits(qp);
+        self.use_room(qp);
     }
 
     /// A message on a connection that is not its peer's current one any more.
@@ -540,7 +546,12 @@ impl VerbsDevice {
         if closing.delivers && header.kind == MessageKind::Send {
             return self.take_message(qp, completion.qpn, index, header, self.body_bytes(&completion));
         }
+        let delivers = closing.delivers;
         self.put_back(qp, completion.qpn, index);
+        if let Some(imm) = completion.written.filter(|_| delivers) {
+            let len_bytes = completion.len_bytes as usize;
+            return Some(Completion::WrittenWithImmediate { qp, imm, len_bytes });
+        }
         let now = self.now();
         self.end_closing(now);
         None

@@ -371,7 +371,7 @@ impl VerbsDevice {
         let path = self.path_to(qp);
         let peer = &mut self.peers[qp.index()];
         let (Some(connection), Some(handshake)) = (&mut peer.connection, &peer.handshake) else { return };
-        (connection.credits, connection.credits_max) = (offer.credits, offer.credits);
+        connection.accept(&offer);
         match connection.qp.connect(&handshake.own(), &offer, &path) {
             Ok(()) => peer.open = ready,
             Err(error) => self.fail(qp, error.to_string()),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use ironband_core::handshake::Handshake;
-use ironband_core::wire::{Landing, Offer, VerbsCard};
+use ironband_core::wire::{Landing, Offer, VerbsCard, slot_message_bytes_max};
 
 use super::dialogue::Dialogue;
 use super::eager_ring::Outbound;
@@ -31,9 +31,13 @@ pub(super) struct Connection {
     /// Of the peer.
     pub(super) credits_granted: u16,
     pub(super) partial: Option<Partial>,
-    /// Messages that were sent and that have arrived through receives, modulo 2^16.
+    /// What was sent and has arrived through receives, modulo 2^16: messages and writes with immediate.
     pub(super) sends: u16,
     pub(super) received: u16,
+    /// As verbs count it.
+    mtu: u8,
+    /// What goes to the peer's ring, if it offers one.
+    pub(super) ring_message_bytes_max: usize,
     /// The peer's ring, once it has offered one.
     pub(super) outbound: Option<Outbound>,
     /// Short messages that have come through receives since a ring was last thought of.
@@ -60,12 +64,27 @@ impl Connection {
             partial: None,
             sends: 0,
             received: 0,
+            mtu: own.mtu,
+            ring_message_bytes_max: 0,
             outbound: None,
             heat: 0,
             has_ring: false,
             landing: Landing::default(),
             receives,
         }
+    }
+
+    /// What the peer has room for.
+    pub(super) fn accept(&mut self, offer: &Offer) {
+        (self.credits, self.credits_max) = (offer.credits, offer.credits);
+        self.ring_message_bytes_max = slot_message_bytes_max(128 << self.mtu.min(offer.mtu));
+    }
+
+    /// Notes buffers that the peer may use again; false if they are more than it may have used.
+    #[must_use]
+    pub(super) const fn owe(&mut self, credits: u16) -> bool {
+        self.owed += credits;
+        self.owed <= self.credits_granted
     }
 
     /// Takes credits that the peer gives back; false if they are more than it was sent messages.

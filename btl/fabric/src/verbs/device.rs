@@ -10,6 +10,7 @@ use ironband_core::wire::{
     CREDITS_MIN, Carrier, MESSAGE_HEADER_BYTES, MessageKind, SLOT_BYTES, VERBS_CARD_BYTES, VerbsCard,
 };
 
+use super::complete::UNPAID;
 use super::connect::Way;
 use super::connection::{Closing, Peer};
 use super::datagrams::Datagrams;
@@ -65,6 +66,8 @@ pub(super) struct Tally {
     pub(super) native_atomics: u64,
     /// Atomics for the peer's processor.
     pub(super) asked_atomics: u64,
+    /// Short reads for the peer's processor.
+    pub(super) asked_reads: u64,
     /// Messages written to peers' rings.
     pub(super) in_rings: u64,
 }
@@ -307,8 +310,9 @@ impl VerbsDevice {
     pub(super) fn owe(&mut self, owner: Owner, credits: u16) {
         let Some(connection) = &mut self.peers[owner.qp.index()].connection else { return };
         if connection.qpn == owner.qpn {
-            connection.owed += credits;
-            if connection.owes_much() {
+            if !connection.owe(credits) {
+                self.fail(owner.qp, UNPAID.to_owned());
+            } else if connection.owes_much() {
                 self.return_credits(owner.qp);
             }
         }
@@ -489,9 +493,9 @@ impl Device for VerbsDevice {
     }
 
     fn tally(&self) -> Option<String> {
-        let Tally { rdma, native_atomics, asked_atomics, in_rings } = self.tally;
+        let Tally { rdma, native_atomics, asked_atomics, asked_reads, in_rings } = self.tally;
         Some(format!(
-            "{rdma} RDMA reads and writes, {native_atomics} atomics by the adapter, {asked_atomics} by peers' processors, {in_rings} messages written to eager rings"
+            "{rdma} RDMA reads and writes, {native_atomics} atomics by the adapter, {asked_atomics} by peers' processors, {asked_reads} short reads by them, {in_rings} messages written to eager rings"
         ))
     }
 

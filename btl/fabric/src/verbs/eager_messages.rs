@@ -27,7 +27,7 @@ impl Connection {
     /// True if a message of this length goes to the peer's ring.
     #[inline]
     pub(super) const fn writes_to_ring(&self, len_bytes: usize) -> bool {
-        self.outbound.is_some() && len_bytes <= SLOT_MESSAGE_BYTES_MAX
+        self.outbound.is_some() && len_bytes <= self.ring_message_bytes_max
     }
 
     /// Where in the peer's ring the next message goes, the key for it, and what stands behind the message.

@@ -34,7 +34,7 @@ const RESOLVE_MS: u16 = 2000;
 /// Requests that the kernel keeps for a process that does not poll; further ones are turned down, and repeated.
 const BACKLOG: u16 = 256;
 
-/// The first message of a connection: the card, and the landing word.
+/// The first message of a connection: the card, and the landing line.
 pub(super) const HELLO_BYTES: usize = VERBS_CARD_BYTES + LANDING_BYTES;
 
 /// What a device has of the connection manager.
@@ -301,7 +301,7 @@ impl VerbsDevice {
         let (Some(dialogue), Some(connection)) = (&mut peer.dialogue, &mut peer.connection) else { return };
         let (Some(id), Some(own)) = (dialogue.id.take(), dialogue.own) else { return };
         dialogue.stage = Stage::Introduce;
-        (connection.credits, connection.credits_max) = (answer.offer.credits, answer.offer.credits);
+        connection.accept(&answer.offer);
         connection.landing = answer.landing;
         let up = if event.happened == Happened::Response {
             connection.qp.connect_by(&id, &own, &answer.offer).and_then(|()| id.establish())
@@ -524,7 +524,7 @@ impl VerbsDevice {
         let (now, landing) = (self.now(), self.own_landing());
         let peer = &mut self.peers[qp.index()];
         let Some(connection) = &mut peer.connection else { return };
-        (connection.credits, connection.credits_max) = (greeting.offer.credits, greeting.offer.credits);
+        connection.accept(&greeting.offer);
         let ready = if is_iwarp { Ok(()) } else { connection.qp.connect_by(&id, &own, &greeting.offer) };
         let private = Answer { offer: Offer { qpn: 0, psn: 0, ..own }, landing }.encode();
         let least = |wanted: u8| if wanted == 0 { own.reads } else { own.reads.min(wanted) };

@@ -1,6 +1,8 @@
 //! RDMA and atomics: what was asked, how far it is, how it ends.
 
-use ironband_core::wire::{AtomicCode, AtomicReply, AtomicRequest, MessageKind, ReadReply, WireStatus};
+use ironband_core::wire::{
+    AtomicCode, AtomicReply, AtomicRequest, MessageKind, ReadReply, SHORT_READ_BYTES_MAX, WireStatus,
+};
 
 use super::device::VerbsDevice;
 use super::object::{MemoryRegion, Part, Work};
@@ -258,7 +260,12 @@ impl VerbsDevice {
                     return;
                 }
                 let Some(request) = self.requests.get(partial.request) else { return };
-                let len_bytes = partial.left_bytes.min(longest);
+                let mut len_bytes = partial.left_bytes.min(longest);
+                if request.operation == Operation::Read && self.is_soft_iwarp {
+                    // No short piece at the end, see `short_reads`.
+                    let rest_bytes = partial.left_bytes - len_bytes;
+                    len_bytes -= if (1..=SHORT_READ_BYTES_MAX).contains(&rest_bytes) { 64 } else { 0 };
+                }
                 // A write that is one work tells of itself, on adapters that can; else a message behind it does.
                 let tells =
                     partial.imm.filter(|_| len_bytes == partial.total_bytes && self.landing.is_none());
@@ -450,8 +457,8 @@ impl VerbsDevice {
             self.tally.asked_atomics += 1;
             return Posted::Queued;
         }
-        self.requests.remove(number);
-        posted
+        // A connection that has failed meanwhile has ended the request.
+        if self.requests.remove(number).is_none() { Posted::Queued } else { posted }
     }
 
     /// Posts the adapter's atomic that an operation begins or goes on with.

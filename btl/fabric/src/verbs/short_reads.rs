@@ -3,7 +3,7 @@
 //! To an answer of up to 32 bytes Soft-iWARP copies the data by its user address if the process is in the midst of a post
 //! (`in_syscall` in Linux' `siw_try_1seg`), though it is a thread of the kernel that copies, which has no such addresses: the read
 //! fails, and the connection with it. Longer answers come from the pages that were registered. Adapters of silicon have no part
-//! in this.
+//! in this, and one of them that reads from a Soft-iWARP peer is not helped.
 
 use ironband_core::wire::{MessageKind, ReadReply, ReadRequest, SHORT_READ_BYTES_MAX, WireStatus};
 
@@ -55,11 +55,11 @@ impl VerbsDevice {
         let body = ReadRequest { job, len_bytes: short.len_bytes, address, key }.encode();
         let posted = self.transmit(qp, MessageKind::ReadRequest, 0, &body, &[]);
         if posted == Posted::Complete {
-            self.tally.rdma += 1;
+            self.tally.asked_reads += 1;
             return Posted::Queued;
         }
-        self.requests.remove(job);
-        posted
+        // A connection that has failed meanwhile has ended the request.
+        if self.requests.remove(job).is_none() { Posted::Queued } else { posted }
     }
 
     /// A peer wants this process to read for it.
@@ -68,7 +68,8 @@ impl VerbsDevice {
         qp: QueuePairNumber,
         body: &[u8; ReadRequest::BYTES],
     ) -> Result<(), &'static str> {
-        let request = ReadRequest::decode(body).ok_or("it broke the protocol: a read makes no sense")?;
+        let request = ReadRequest::decode(body).filter(|_| self.is_soft_iwarp);
+        let request = request.ok_or("it broke the protocol: a read makes no sense")?;
         let len_bytes = request.len_bytes;
         let mut data = [0; SHORT_READ_BYTES_MAX];
         let source = self.regions.check(request.key, request.address, len_bytes.into(), Want::Read);
