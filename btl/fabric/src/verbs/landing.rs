@@ -1,8 +1,7 @@
 //! Two lines of a device: one that peers read behind their writes, and one that the own such reads arrive in.
 //!
 //! An iWARP adapter calls a write complete when it is on its way; the answer to a read behind it says that it has arrived. A read of
-//! nothing would do, but Soft-iWARP answers one with the length of the answer before. Nor is a word
-//! enough, see `short_reads`.
+//! nothing would do, but Soft-iWARP answers one with the length of the answer before. Nor is a word enough, see `short_reads`.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
