@@ -233,6 +233,7 @@ impl VerbsDevice {
             match what {
                 Underway::Bounce(index) => self.bounces.give_back(index),
                 Underway::Request(number) => self.end_work(number),
+                Underway::Nudge => self.note_nudge(qp),
                 Underway::Inline | Underway::Bye => {}
             }
         }
@@ -255,7 +256,8 @@ impl VerbsDevice {
 
     #[cold]
     fn take_failed(&mut self, qp: QueuePairNumber, completion: WorkCompletion, failed: Option<Underway>) {
-        let mut operation = FailedOperation::Send;
+        let mut operation =
+            if failed == Some(Underway::Nudge) { FailedOperation::Read } else { FailedOperation::Send };
         if let Some(Underway::Request(number)) = failed {
             operation = match self.requests.get(number).map(|request| request.operation) {
                 Some(Operation::Read) => FailedOperation::Read,
@@ -314,7 +316,7 @@ impl VerbsDevice {
             match what {
                 Underway::Bounce(index) => self.bounces.give_back(index),
                 Underway::Request(number) => self.end_work(number),
-                Underway::Inline => {}
+                Underway::Inline | Underway::Nudge => {}
                 Underway::Bye => over = true,
             }
         }

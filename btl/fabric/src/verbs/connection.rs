@@ -44,6 +44,8 @@ pub(super) struct Connection {
     pub(super) heat: u32,
     /// The peer has been offered a ring.
     pub(super) has_ring: bool,
+    /// See `nudges`.
+    pub(super) nudge_answered: bool,
     /// The peer's, on iWARP.
     pub(super) landing: Landing,
     /// Empty where receives are shared.
@@ -69,6 +71,7 @@ impl Connection {
             outbound: None,
             heat: 0,
             has_ring: false,
+            nudge_answered: false,
             landing: Landing::default(),
             receives,
         }

@@ -24,6 +24,7 @@ use super::connect::{ASKED_MAX, Way};
 use super::connection::{Connection, Peer};
 use super::device::VerbsDevice;
 use super::dialogue::{Cause, Dialogue, Incoming, Next, Stage, gid_of, ip_of, provisional_card};
+use super::nudges::Unheard;
 use super::object::{Event, EventChannel, Happened, Identifier, Terms, local_addresses};
 use crate::{DeviceError, Posted, QueuePairNumber};
 
@@ -47,6 +48,8 @@ pub(super) struct Manager {
     incoming: Vec<Incoming>,
     /// Given up before the answer came. An iWARP identifier cannot be destroyed before without waiting for it.
     dying: Vec<Connection>,
+    /// On Soft-iWARP.
+    unheard: Vec<Unheard>,
     /// Of all identifiers but the listener.
     tokens: HashMap<usize, QueuePairNumber>,
     looked: Duration,
@@ -122,6 +125,7 @@ impl Manager {
             is_iwarp: own.carrier == Carrier::Iwarp,
             incoming: Vec::new(),
             dying: Vec::new(),
+            unheard: Vec::new(),
             tokens: HashMap::new(),
             looked: Duration::ZERO,
         })
@@ -173,6 +177,16 @@ impl VerbsDevice {
             self.take_event(event);
         }
         self.decide_on_requests();
+        self.nudge_unheard(now);
+    }
+
+    fn nudge_unheard(&mut self, now: Duration) {
+        let Some(manager) = self.manager().filter(|manager| !manager.unheard.is_empty()) else { return };
+        let mut unheard = std::mem::take(&mut manager.unheard);
+        self.nudge(&mut unheard, now);
+        if let Some(manager) = self.manager() {
+            manager.unheard = unheard;
+        }
     }
 
     /// Begins to connect to a peer.
@@ -322,6 +336,11 @@ impl VerbsDevice {
             let peer = &mut self.peers[qp.index()];
             peer.dialogue = None;
             peer.open = true;
+            let qpn = peer.connection.as_ref().map(|connection| connection.qpn);
+            let (now, unheard) = (self.now(), self.is_soft_iwarp);
+            if let (Some(qpn), Some(manager)) = (qpn.filter(|_| unheard), self.manager()) {
+                manager.unheard.push(Unheard::new(qp, qpn, now));
+            }
         }
     }
 

@@ -24,6 +24,7 @@ mod loopback;
 mod made_up;
 mod manager;
 mod not_ready;
+mod nudges;
 mod object;
 mod options;
 mod port;

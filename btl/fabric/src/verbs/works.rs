@@ -16,8 +16,17 @@ pub(super) enum Underway {
     Bounce(u32),
     /// A part of this request.
     Request(u32),
+    /// See `nudges`.
+    Nudge,
     /// The last message.
     Bye,
+}
+
+impl Underway {
+    /// A read, a write or an atomic.
+    const fn is_rdma(self) -> bool {
+        matches!(self, Self::Request(_) | Self::Nudge)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +86,7 @@ impl Works {
     /// and at times.
     pub(super) fn note(&mut self, what: Underway, has_to: bool) -> (u32, bool) {
         let number = self.first.wrapping_add(self.posted.len() as u32);
-        self.requests += u32::from(matches!(what, Underway::Request(_)));
+        self.requests += u32::from(what.is_rdma());
         self.posted.push_back(Work { what, ended: false });
         self.unsignalled += 1;
         let signalled = has_to || self.unsignalled >= UNSIGNALLED_MAX;
@@ -90,7 +99,7 @@ impl Works {
     /// Takes back the last note: the post was refused.
     pub(super) fn unnote(&mut self) {
         if let Some(work) = self.posted.pop_back() {
-            self.requests -= u32::from(matches!(work.what, Underway::Request(_)));
+            self.requests -= u32::from(work.what.is_rdma());
         }
     }
 
@@ -99,7 +108,7 @@ impl Works {
     }
 
     const fn ends_apart(&self, what: Underway) -> bool {
-        !self.in_order && matches!(what, Underway::Request(_))
+        !self.in_order && what.is_rdma()
     }
 
     /// A completion has said that a work has ended well, and so have all before it, except requests where these end apart.
@@ -132,7 +141,7 @@ impl Works {
     pub(super) fn drop_first(&mut self) -> Option<Underway> {
         let what = self.posted.pop_front()?.what;
         self.first = self.first.wrapping_add(1);
-        self.requests -= u32::from(matches!(what, Underway::Request(_)));
+        self.requests -= u32::from(what.is_rdma());
         Some(what)
     }
 
