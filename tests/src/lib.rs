@@ -19,10 +19,12 @@ mod leftovers;
 mod processes;
 mod program;
 mod row;
+mod tally;
 mod transport;
 
 pub use job::{Ended, Job, Outcome};
 pub use leftovers::Snapshot;
 pub use program::{CompiledProgram, build_example, compile_library, compile_program};
 pub use row::Row;
+pub use tally::Tally;
 pub use transport::Transport;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::{CompiledProgram, Job, Outcome, Transport, compile_program};
+use crate::{CompiledProgram, Job, Outcome, Tally, Transport, compile_program};
 
 /// Bound on a row, unless it sets its own.
 const TIME: Duration = Duration::from_secs(120);
@@ -33,6 +33,7 @@ pub struct Row {
     environment: Vec<(String, String)>,
     not_over: Vec<(String, String)>,
     between_hosts: Option<(String, String)>,
+    atomics: bool,
     btls: Option<String>,
     time: Duration,
     out_dir: PathBuf,
@@ -51,6 +52,7 @@ impl Row {
             environment: Vec::new(),
             not_over: Vec::new(),
             between_hosts: None,
+            atomics: false,
             btls: None,
             time: TIME,
             out_dir: PathBuf::from(out_dir),
@@ -105,9 +107,15 @@ impl Row {
         self
     }
 
+    /// The program's atomics are the adapter's, where it has any, and counted; see [`Row::passes_with_device`].
+    pub fn atomics(mut self) -> Self {
+        self.atomics = true;
+        self
+    }
+
     /// Like [`Row::passes`] where there is an RDMA device, which `TESTBED_DEV` names, and with time for an emulated processor.
     pub fn passes_with_device(&self) {
-        if env::var_os("TESTBED_DEV").is_none_or(|device| device.is_empty()) {
+        let Some(device) = env::var_os("TESTBED_DEV").filter(|device| !device.is_empty()) else {
             // For the guests, which see the program where it is now.
             fatal(compile_program(&self.program, &self.out_dir));
             println!(
@@ -116,15 +124,24 @@ impl Row {
                 self.args.join(" ")
             );
             return;
+        };
+        // At this level the transport says at its end what it has carried.
+        let mut row = self.clone().time(DEVICE_SECONDS).mca("btl_base_verbose", "1");
+        if let Some((args, reason)) = self.between_hosts.as_ref().filter(|_| has_several_hosts()) {
+            println!("between hosts only with {args}: {reason}");
+            row = row.args(args);
         }
-        let row = self.clone().time(DEVICE_SECONDS);
-        match &self.between_hosts {
-            Some((args, reason)) if has_several_hosts() => {
-                println!("between hosts only with {args}: {reason}");
-                row.args(args).passes();
-            }
-            _ => row.passes(),
+        let Some(outcome) = row.run() else { return };
+        row.assert_ok(&outcome, &format!("ok {} ", row.program));
+        let tally = Tally::of_job(&format!("{}\n{}", outcome.stdout, outcome.stderr));
+        if self.atomics {
+            tally.assert_atomics(device.as_encoded_bytes().starts_with(b"rxe"), has_several_hosts());
         }
+        // `ci/testbed.d/programs` holds it against what the device has counted.
+        println!(
+            "carried {} bytes, {} atomics of adapters, {} of processors",
+            tally.bytes, tally.native_atomics, tally.asked_atomics
+        );
     }
 
     /// Runs the program of `tests/mpi` and panics, with all there is to know, unless it prints its `ok` line, ends

@@ -32,11 +32,11 @@ rows! {
         between_hosts("size_max=64", "each element of a vector is a round trip or more, and a guest takes 2 ms for one");
     epochs_with_threads: "rma_epochs" x 2, args("size_max=1024 epoch=0 threads=1"),
         between_hosts("window=allocate", DYNAMIC);
-    atomics: "rma_atomics" x 2, args("repeats=1"),
+    atomics: "rma_atomics" x 2, args("repeats=1"), atomics(),
         between_hosts("window=create", DYNAMIC);
-    contention: "rma_contention" x 3, args("iterations=60"),
+    contention: "rma_contention" x 3, args("iterations=60"), atomics(),
         between_hosts("window=allocate", DYNAMIC);
-    busy_target: "rma_passive" x 2, args("iterations=12 margin_ms=60000"),
+    busy_target: "rma_passive" x 2, args("iterations=12 margin_ms=60000"), atomics(),
         between_hosts("window=create", DYNAMIC);
     threads_on_windows: "rma_threads" x 2, threads(4), args("iterations=20"),
         between_hosts("window=allocate", DYNAMIC);

@@ -65,6 +65,7 @@ impl VerbsDevice {
         };
         let front = MessageHeader { kind, credits, imm }.encode();
         let parts = [part(&front), part(header), part(payload)];
+        self.tally.bytes += len_bytes as u64;
         self.count_send(qp);
         // SAFETY: sent inline: all three are copied before the call returns.
         unsafe { self.post_message(qp, Underway::Inline, |id| Work::send(id, &parts).inline()) }
@@ -106,6 +107,7 @@ impl VerbsDevice {
         };
         let filled = fill(room, payload_bytes_max);
         assert!(filled <= payload_bytes_max, "{filled} bytes were packed into room for {payload_bytes_max}");
+        self.tally.bytes += (header.len() + filled) as u64;
         if to_ring {
             return self.transmit_buffer_to_ring(qp, imm, credits, (bounce, header.len() + filled));
         }

@@ -60,6 +60,8 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// What this process asked of its peers, by who does it there.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    /// In messages, reads and writes.
+    pub(super) bytes: u64,
     /// Reads and writes.
     pub(super) rdma: u64,
     /// Operations of the adapter; one that it lacks takes several.
@@ -493,9 +495,9 @@ impl Device for VerbsDevice {
     }
 
     fn tally(&self) -> Option<String> {
-        let Tally { rdma, native_atomics, asked_atomics, asked_reads, in_rings } = self.tally;
+        let Tally { bytes, rdma, native_atomics, asked_atomics, asked_reads, in_rings } = self.tally;
         Some(format!(
-            "{rdma} RDMA reads and writes, {native_atomics} atomics by the adapter, {asked_atomics} by peers' processors, {asked_reads} short reads by them, {in_rings} messages written to eager rings"
+            "{bytes} bytes carried, {rdma} RDMA reads and writes, {native_atomics} atomics by the adapter, {asked_atomics} by peers' processors, {asked_reads} short reads by them, {in_rings} messages written to eager rings"
         ))
     }
 

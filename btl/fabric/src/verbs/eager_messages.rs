@@ -60,6 +60,7 @@ impl VerbsDevice {
             return Posted::Busy;
         };
         self.tally.in_rings += 1;
+        self.tally.bytes += len_bytes as u64;
         // Zeros for padding, and the trailer.
         let mut tail = [0; 8 + SLOT_TRAILER_BYTES];
         tail[8..].copy_from_slice(&trailer.encode());

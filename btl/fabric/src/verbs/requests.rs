@@ -22,33 +22,23 @@ pub(super) struct Request {
     pub(super) qp: QueuePairNumber,
     /// The connection that it is on.
     pub(super) qpn: u32,
-    id: WorkId,
+    pub(super) id: WorkId,
     pub(super) operation: Operation,
     /// Works that have not ended, and one more while not all are posted.
-    works: u32,
+    pub(super) works: u32,
     /// Its queue pair was destroyed: it ends as flushed, when the adapter is done with its memory.
-    flushed: bool,
+    pub(super) flushed: bool,
     /// Registered for this request only.
-    region: Option<MemoryRegion>,
-    atomic: Option<Atomic>,
+    pub(super) region: Option<MemoryRegion>,
+    pub(super) atomic: Option<Atomic>,
     /// A read that the peer's processor does.
     pub(super) short: Option<ShortRead>,
 }
 
 impl Request {
-    pub(super) const fn short_read(qp: QueuePairNumber, qpn: u32, id: WorkId, short: ShortRead) -> Self {
-        let operation = Operation::Read;
-        Self {
-            qp,
-            qpn,
-            id,
-            operation,
-            works: 0,
-            flushed: false,
-            region: None,
-            atomic: None,
-            short: Some(short),
-        }
+    /// A request of which nothing is posted yet.
+    pub(super) const fn new(qp: QueuePairNumber, qpn: u32, id: WorkId, operation: Operation) -> Self {
+        Self { qp, qpn, id, operation, works: 0, flushed: false, region: None, atomic: None, short: None }
     }
 }
 
@@ -64,7 +54,7 @@ const REPLY_BYTES_MAX: usize = ReadReply::BYTES;
 const _: () = assert!(AtomicReply::BYTES <= REPLY_BYTES_MAX);
 
 #[derive(Debug, Clone, Copy)]
-struct Atomic {
+pub(super) struct Atomic {
     result: *mut u8,
     width: AtomicWidth,
     op: AtomicOp,
@@ -211,17 +201,7 @@ impl VerbsDevice {
         };
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Posted::Busy };
         let qpn = connection.qpn;
-        let request = Request {
-            qp,
-            qpn,
-            id,
-            operation,
-            works: 1,
-            flushed: false,
-            region: own_region,
-            atomic: None,
-            short: None,
-        };
+        let request = Request { works: 1, region: own_region, ..Request::new(qp, qpn, id, operation) };
         let request = self.requests.insert(request);
         connection.partial = Some(Partial {
             request,
@@ -251,74 +231,92 @@ impl VerbsDevice {
 
     /// Posts as much of a long RDMA as there is room for.
     pub(super) fn advance(&mut self, qp: QueuePairNumber) {
-        let longest = self.message_bytes_max;
-        loop {
-            let Some(connection) = &mut self.peers[qp.index()].connection else { return };
-            let Some(mut partial) = connection.partial else { return };
+        let partial_of = |device: &Self| device.peers[qp.index()].connection.as_ref()?.partial;
+        while let Some(mut partial) = partial_of(self) {
             if partial.left_bytes > 0 {
-                if !connection.works.has_request_room() {
+                if !self.post_piece(qp, &mut partial) {
                     return;
                 }
-                let Some(request) = self.requests.get(partial.request) else { return };
-                let mut len_bytes = partial.left_bytes.min(longest);
-                if request.operation == Operation::Read && self.is_soft_iwarp {
-                    // No short piece at the end, see `short_reads`.
-                    let rest_bytes = partial.left_bytes - len_bytes;
-                    len_bytes -= if (1..=SHORT_READ_BYTES_MAX).contains(&rest_bytes) { 64 } else { 0 };
-                }
-                // A write that is one work tells of itself, on adapters that can; else a message behind it does.
-                let tells =
-                    partial.imm.filter(|_| len_bytes == partial.total_bytes && self.landing.is_none());
-                let (number, _) = connection.works.note(Underway::Request(partial.request), true);
-                let id = work_id(qp, number);
-                let part = Part { start: partial.local, len_bytes, local_key: partial.local_key };
-                let work = match (request.operation, tells) {
-                    (Operation::Read, _) => Work::read(id, part, partial.address, partial.key),
-                    (_, Some(imm)) => {
-                        // Kept for it by `has_request_room`.
-                        connection.credits -= 1;
-                        connection.sends = connection.sends.wrapping_add(1);
-                        partial.imm = None;
-                        Work::write_with_immediate(id, part, partial.address, partial.key, imm)
-                    }
-                    _ => Work::write(id, &[part], partial.address, partial.key),
-                };
-                let work = if partial.inline { work.inline() } else { work };
-                request.works += 1;
-                // SAFETY: the poster keeps the memory, and its registration, until the request has ended; or it is sent inline.
-                if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
-                    connection.works.unnote();
-                    self.fail(qp, error.to_string());
-                    return;
-                }
-                partial.local = partial.local.wrapping_add(len_bytes);
-                partial.address += len_bytes as u64;
-                partial.left_bytes -= len_bytes;
-                connection.partial = Some(partial);
-                continue;
-            }
-            if partial.flush {
+            } else if partial.flush {
                 if !self.post_flush(qp, &partial) {
                     return;
                 }
                 partial.flush = false;
+            } else {
+                return self.end_partial(qp, partial);
             }
-            let Some(connection) = &mut self.peers[qp.index()].connection else { return };
-            connection.partial = None;
-            if let Some(imm) = partial.imm {
-                // Behind the write on the same queue pair, so it arrives when the data is there. A credit was kept.
-                let length = (partial.total_bytes as u64).to_le_bytes();
-                let posted = self.transmit(qp, MessageKind::Written, imm, &length, &[]);
-                if posted == Posted::Busy {
-                    if let Some(connection) = &mut self.peers[qp.index()].connection {
-                        connection.partial = Some(partial);
-                    }
-                    return;
-                }
+            if let Some(connection) = &mut self.peers[qp.index()].connection {
+                connection.partial = Some(partial);
             }
-            self.end_work(partial.request);
-            return;
         }
+    }
+
+    /// Length of the next work of an RDMA.
+    fn piece_bytes(&self, partial: &Partial, operation: Operation) -> usize {
+        let longest = partial.left_bytes.min(self.message_bytes_max);
+        let rest_bytes = partial.left_bytes - longest;
+        let short = (1..=SHORT_READ_BYTES_MAX).contains(&rest_bytes);
+        // No short piece at the end, see `short_reads`.
+        if operation == Operation::Read && self.is_soft_iwarp && short { longest - 64 } else { longest }
+    }
+
+    /// Posts the next work of an RDMA; false if there is no room yet, or the connection has failed.
+    fn post_piece(&mut self, qp: QueuePairNumber, partial: &mut Partial) -> bool {
+        let Some(operation) = self.requests.get(partial.request).map(|it| it.operation) else { return false };
+        let len_bytes = self.piece_bytes(partial, operation);
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return false };
+        let Some(request) =
+            self.requests.get(partial.request).filter(|_| connection.works.has_request_room())
+        else {
+            return false;
+        };
+        // A write that is one work tells of itself, on adapters that can; else a message behind it does.
+        let tells = partial.imm.filter(|_| len_bytes == partial.total_bytes && self.landing.is_none());
+        let (number, _) = connection.works.note(Underway::Request(partial.request), true);
+        let id = work_id(qp, number);
+        let part = Part { start: partial.local, len_bytes, local_key: partial.local_key };
+        let work = match (operation, tells) {
+            (Operation::Read, _) => Work::read(id, part, partial.address, partial.key),
+            (_, Some(imm)) => {
+                // Kept for it by `has_request_room`.
+                connection.credits -= 1;
+                connection.sends = connection.sends.wrapping_add(1);
+                partial.imm = None;
+                Work::write_with_immediate(id, part, partial.address, partial.key, imm)
+            }
+            _ => Work::write(id, &[part], partial.address, partial.key),
+        };
+        let work = if partial.inline { work.inline() } else { work };
+        request.works += 1;
+        // SAFETY: the poster keeps the memory, and its registration, until the request has ended; or it is sent inline.
+        if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
+            connection.works.unnote();
+            self.fail(qp, error.to_string());
+            return false;
+        }
+        partial.local = partial.local.wrapping_add(len_bytes);
+        partial.address += len_bytes as u64;
+        partial.left_bytes -= len_bytes;
+        self.tally.bytes += len_bytes as u64;
+        true
+    }
+
+    /// All of an RDMA is posted: tells the peer, if it is to be told and was not.
+    fn end_partial(&mut self, qp: QueuePairNumber, partial: Partial) {
+        let Some(connection) = &mut self.peers[qp.index()].connection else { return };
+        connection.partial = None;
+        if let Some(imm) = partial.imm {
+            // Behind the write on the same queue pair, so it arrives when the data is there. A credit was kept.
+            let length = (partial.total_bytes as u64).to_le_bytes();
+            let posted = self.transmit(qp, MessageKind::Written, imm, &length, &[]);
+            if posted == Posted::Busy {
+                if let Some(connection) = &mut self.peers[qp.index()].connection {
+                    connection.partial = Some(partial);
+                }
+                return;
+            }
+        }
+        self.end_work(partial.request);
     }
 
     /// One work of a request has ended well.
@@ -429,17 +427,8 @@ impl VerbsDevice {
         };
         let Some(connection) = &self.peers[qp.index()].connection else { return Posted::Busy };
         let atomic = Atomic { result, width, op, remote, bounce, expected: None };
-        let request = Request {
-            qp,
-            qpn: connection.qpn,
-            id,
-            operation: Operation::Atomic,
-            works: 0,
-            flushed: false,
-            region: None,
-            atomic: Some(atomic),
-            short: None,
-        };
+        let request =
+            Request { atomic: Some(atomic), ..Request::new(qp, connection.qpn, id, Operation::Atomic) };
         if !native && self.requests.asked_of(connection.qpn) >= OUTSTANDING_MAX as usize {
             return Posted::Busy;
         }

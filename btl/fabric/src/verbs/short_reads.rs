@@ -50,12 +50,14 @@ impl VerbsDevice {
             return Posted::Busy;
         }
         let short = ShortRead { local, len_bytes: len_bytes as u16 };
-        let job = self.requests.insert(Request::short_read(qp, qpn, id, short));
+        let request = Request { short: Some(short), ..Request::new(qp, qpn, id, Operation::Read) };
+        let job = self.requests.insert(request);
         let RemoteMemory { address, key } = remote;
         let body = ReadRequest { job, len_bytes: short.len_bytes, address, key }.encode();
         let posted = self.transmit(qp, MessageKind::ReadRequest, 0, &body, &[]);
         if posted == Posted::Complete {
             self.tally.asked_reads += 1;
+            self.tally.bytes += len_bytes as u64;
             return Posted::Queued;
         }
         // A connection that has failed meanwhile has ended the request.
