@@ -1,5 +1,7 @@
 //! RDMA reads and writes: lengths, alignments, many at once, refusals, another process that does not poll.
 
+use std::time::Duration;
+
 use ironband_core::config::SingleCopy;
 use ironband_fabric::{Access, CompletionStatus, Device, Fabric, Posted, ReadHint, RemoteMemory};
 
@@ -423,27 +425,33 @@ pub fn refused_and_reconnected<F: Fabric>(setup: &Setup) -> Outcome {
 /// A request for the peer's processor is answered though the peer's queue was full when it came, and the peer says nothing more.
 pub fn answered_behind_many_requests<F: Fabric>(setup: &Setup) -> Outcome {
     const LEN: usize = 16;
+    const LONG: usize = 128;
     let mut pair = Pair::<F>::connected(setup);
-    let (theirs, mine) = (pair.b.buffer(LEN, 1, Access::ALL), pair.a.buffer(LEN, 2, Access::ALL));
+    let (theirs, mine) = (pair.b.buffer(LEN, 1, Access::ALL), pair.a.buffer(LONG, 2, Access::ALL));
     let (from, to) = (pair.b.remote(theirs, 0), pair.a.remote(mine, 0));
-    let own = pair.b.buffer(LEN, 3, Access::LOCAL);
+    let own = pair.b.buffer(LONG, 3, Access::LOCAL);
     let sink = pair.a.buffer(LEN, 4, Access::LOCAL);
     let mut id = 0;
-    for round in 0..100 {
-        // As many as there is room for; how many have ended when the read is asked for differs from round to round.
-        let mut posted = 0;
-        while posted < 200 && pair.b.write(pair.ba, id, (own, 0), to, LEN, None) != Posted::Busy {
-            (id, posted) = (id + 1, posted + 1);
+    // A write may be two works, so whether the last one finds room for both depends on what is before it.
+    for works_before in 0..4 {
+        let asked = pair.a.read(pair.ab, u64::MAX, (sink, 0), from, LEN, HINTS[0]);
+        assert_ne!(asked, Posted::Busy, "{works_before} works before");
+        // The question is to be there before anything of the peer's own has ended.
+        std::thread::sleep(Duration::from_millis(50));
+        for _ in 0..works_before {
+            let posted = pair.b.read(pair.ba, id, (own, 0), to, LONG, HINTS[0]);
+            assert_ne!(posted, Posted::Busy, "{works_before} works before");
+            id += 1;
         }
-        for _ in 0..round {
-            pair.b.turn();
-            if pair.b.write(pair.ba, id, (own, 0), to, LEN, None) != Posted::Busy {
-                id += 1;
-            }
+        while pair.b.write(pair.ba, id, (own, 0), to, LEN, None) != Posted::Busy && id % 300 < 250 {
+            id += 1;
         }
-        let status =
-            pair.finish(u64::MAX, |pair| pair.a.read(pair.ab, u64::MAX, (sink, 0), from, LEN, HINTS[0]));
-        assert_eq!(status, CompletionStatus::Success, "round {round}");
+        if asked == Posted::Queued {
+            let status = pair.until("the answer", |pair| pair.a.take_done(u64::MAX));
+            assert_eq!(status, CompletionStatus::Success, "{works_before} works before");
+        }
+        pair.until("an idle peer", |pair| pair.b.device().is_idle().then_some(()));
+        id = id.next_multiple_of(300);
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ const BAD_LENGTH: &str = "it broke the protocol: a message has the wrong length"
 pub(super) fn send_bye(closing: &mut Closing) -> bool {
     let header = MessageHeader { kind: MessageKind::Bye, credits: 0, imm: 0 }.encode();
     let connection = &mut closing.connection;
-    connection.credits -= 1;
+    connection.credits.spend();
     let (number, _) = connection.works.note(Underway::Bye, true);
     let work = Work::send(work_id(closing.qp, number), &[part(&header)]).inline().signalled();
     // SAFETY: sent inline: the header is copied before the call returns.
@@ -131,7 +131,7 @@ impl VerbsDevice {
     pub(super) fn may_send(&self, qp: QueuePairNumber, kind: MessageKind) -> bool {
         let gives_back = kind == MessageKind::Credits;
         self.peers[qp.index()].connection.as_ref().is_some_and(|it| {
-            it.credits > u16::from(!gives_back) && it.works.has_room() && (gives_back || it.partial.is_none())
+            it.credits.may_send(gives_back) && it.works.has_room() && (gives_back || it.partial.is_none())
         })
     }
 
@@ -142,8 +142,8 @@ impl VerbsDevice {
             return Err(Posted::Busy);
         }
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Err(Posted::Busy) };
-        connection.credits -= 1;
-        if !connection.owes_some() {
+        connection.credits.spend();
+        if !connection.credits.owes_some() {
             return Ok(0);
         }
         if self.receives.has_idle() || connection.receives.has_idle() {
@@ -153,7 +153,7 @@ impl VerbsDevice {
                 return Err(Posted::Failed);
             }
         }
-        Ok(std::mem::take(&mut connection.owed))
+        Ok(connection.credits.pay())
     }
 
     /// Posts a message, which `work` makes given its number.
@@ -392,7 +392,7 @@ impl VerbsDevice {
             return None;
         };
         connection.received = connection.received.wrapping_add(1);
-        if !connection.take_credits(header.credits) {
+        if !connection.credits.take_back(header.credits) {
             self.put_back(qp, completion.qpn, index);
             self.fail(qp, "it broke the protocol: it gave back more credits than it had taken".to_owned());
             return None;
@@ -514,7 +514,7 @@ impl VerbsDevice {
     /// A message has been taken whose buffer is free again: a credit is owed for it, and there may be room for what waits.
     #[inline]
     fn served(&mut self, qp: QueuePairNumber) {
-        if self.peers[qp.index()].connection.as_mut().is_some_and(|it| !it.owe(1)) {
+        if self.peers[qp.index()].connection.as_mut().is_some_and(|it| !it.credits.owe(1)) {
             self.fail(qp, UNPAID.to_owned());
         }
         self.use_room(qp);
@@ -539,8 +539,8 @@ impl VerbsDevice {
         }
         let closing = &mut self.closing[at];
         closing.connection.received = closing.connection.received.wrapping_add(1);
-        let credits = closing.connection.credits.saturating_add(header.credits);
-        closing.connection.credits = credits.min(closing.connection.credits_max);
+        // Only the last message needs one still; more than there can be do no harm.
+        let _ = closing.connection.credits.take_back(header.credits);
         if header.kind == MessageKind::Bye {
             self.put_back(qp, completion.qpn, index);
             let closing = self.closing.swap_remove(at);

@@ -475,7 +475,7 @@ impl VerbsDevice {
             if now >= closing.deadline {
                 late.push(index);
             } else if !closing.bye_sent
-                && closing.connection.credits > 0
+                && closing.connection.credits.may_send(true)
                 && closing.connection.partial.is_none()
             {
                 closing.bye_sent = true;
@@ -565,7 +565,8 @@ impl VerbsDevice {
 
     /// Tells the peer of its credits, if there is reason to.
     pub(super) fn return_credits(&mut self, qp: QueuePairNumber) {
-        let due = |connection: &Connection| connection.owes_much() && connection.credits > 0;
+        let due =
+            |connection: &Connection| connection.credits.owes_much() && connection.credits.may_send(true);
         let peer = &self.peers[qp.index()];
         if peer.open && peer.connection.as_ref().is_some_and(due) {
             let _ = self.transmit(qp, MessageKind::Credits, 0, &[], &[]);

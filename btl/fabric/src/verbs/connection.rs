@@ -6,6 +6,7 @@ use std::time::Duration;
 use ironband_core::handshake::Handshake;
 use ironband_core::wire::{Landing, Offer, VerbsCard, slot_message_bytes_max};
 
+use super::credits::Credits;
 use super::dialogue::Dialogue;
 use super::eager_ring::Outbound;
 use super::object::{AddressHandle, Identifier, QueuePair};
@@ -22,14 +23,7 @@ pub(super) struct Connection {
     pub(super) qp: QueuePair,
     pub(super) qpn: u32,
     pub(super) works: Works,
-    /// Messages that the peer has room for.
-    pub(super) credits: u16,
-    /// What `credits` never exceeds.
-    pub(super) credits_max: u16,
-    /// Buffers that the peer may use again and has not been told of.
-    pub(super) owed: u16,
-    /// Of the peer.
-    pub(super) credits_granted: u16,
+    pub(super) credits: Credits,
     pub(super) partial: Option<Partial>,
     /// What was sent and has arrived through receives, modulo 2^16: messages and writes with immediate.
     pub(super) sends: u16,
@@ -59,10 +53,7 @@ impl Connection {
             qpn: own.qpn,
             qp,
             works,
-            credits: 0,
-            credits_max: 0,
-            owed: 0,
-            credits_granted: own.credits,
+            credits: Credits::new(own.credits),
             partial: None,
             sends: 0,
             received: 0,
@@ -79,31 +70,8 @@ impl Connection {
 
     /// What the peer has room for.
     pub(super) fn accept(&mut self, offer: &Offer) {
-        (self.credits, self.credits_max) = (offer.credits, offer.credits);
+        self.credits.accept(offer.credits);
         self.ring_message_bytes_max = slot_message_bytes_max(128 << self.mtu.min(offer.mtu));
-    }
-
-    /// Notes buffers that the peer may use again; false if they are more than it may have used.
-    #[must_use]
-    pub(super) const fn owe(&mut self, credits: u16) -> bool {
-        self.owed += credits;
-        self.owed <= self.credits_granted
-    }
-
-    /// Takes credits that the peer gives back; false if they are more than it was sent messages.
-    pub(super) fn take_credits(&mut self, credits: u16) -> bool {
-        self.credits = self.credits.saturating_add(credits);
-        self.credits <= self.credits_max
-    }
-
-    /// True when a message to the peer should bring it its credits: not each does, so that receives are posted in batches.
-    pub(super) const fn owes_some(&self) -> bool {
-        self.owed > 0 && self.owed * 4 >= self.credits_granted
-    }
-
-    /// True when the peer should be told of its credits even if there is nothing else to say.
-    pub(super) const fn owes_much(&self) -> bool {
-        self.owed * 2 >= self.credits_granted
     }
 }
 

@@ -312,9 +312,9 @@ impl VerbsDevice {
     pub(super) fn owe(&mut self, owner: Owner, credits: u16) {
         let Some(connection) = &mut self.peers[owner.qp.index()].connection else { return };
         if connection.qpn == owner.qpn {
-            if !connection.owe(credits) {
+            if !connection.credits.owe(credits) {
                 self.fail(owner.qp, UNPAID.to_owned());
-            } else if connection.owes_much() {
+            } else if connection.credits.owes_much() {
                 self.return_credits(owner.qp);
             }
         }

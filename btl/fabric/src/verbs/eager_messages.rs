@@ -125,7 +125,7 @@ impl VerbsDevice {
         if before > 0 {
             return None;
         }
-        if before < 0 || !connection.take_credits(trailer.credits) {
+        if before < 0 || !connection.credits.take_back(trailer.credits) {
             self.fail_current(qp, qpn, BROKEN);
             return None;
         }
@@ -201,7 +201,7 @@ impl VerbsDevice {
         bytes: &[u8; RING_OFFER_BYTES],
     ) -> Result<(), &'static str> {
         let Some(connection) = &mut self.peers[qp.index()].connection else { return Ok(()) };
-        match RingOffer::decode(bytes).filter(|offer| offer.slots >= connection.credits_max) {
+        match RingOffer::decode(bytes).filter(|offer| offer.slots >= connection.credits.offered()) {
             Some(offer) if connection.outbound.is_none() => {
                 connection.outbound = Some(Outbound::new(offer));
                 Ok(())

@@ -11,6 +11,7 @@
 mod complete;
 mod connect;
 mod connection;
+mod credits;
 mod datagrams;
 mod device;
 mod dialogue;

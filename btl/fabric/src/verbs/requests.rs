@@ -225,7 +225,7 @@ impl VerbsDevice {
         self.peers[qp.index()].connection.as_ref().is_some_and(|connection| {
             connection.partial.is_none()
                 && connection.works.has_request_room()
-                && (!notifies || connection.credits > 1 && connection.works.has_room())
+                && (!notifies || connection.credits.may_send(false) && connection.works.has_room())
         })
     }
 
@@ -279,7 +279,7 @@ impl VerbsDevice {
             (Operation::Read, _) => Work::read(id, part, partial.address, partial.key),
             (_, Some(imm)) => {
                 // Kept for it by `has_request_room`.
-                connection.credits -= 1;
+                connection.credits.spend();
                 connection.sends = connection.sends.wrapping_add(1);
                 partial.imm = None;
                 Work::write_with_immediate(id, part, partial.address, partial.key, imm)
