@@ -5,22 +5,42 @@ use std::iter::Sum;
 /// The tallies of all processes of a job, which the transport prints at verbose level 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// How many tallies there are: one of each device of each process.
+    pub devices: u32,
     /// In messages, reads and writes.
     pub bytes: u64,
-    /// Atomics that adapters have done.
+    /// Atomics of adapters; an operation that they lack takes several.
     pub native_atomics: u64,
-    /// Atomics that peers' processors have done.
+    /// Atomics that peers' processors were asked for.
     pub asked_atomics: u64,
 }
 
+/// What follows the bytes in a tally.
+const CARRIED: &str = " bytes carried, ";
+
 impl Tally {
-    /// Of everything that a job has printed.
+    /// Of everything that a job has printed, where lines of several processes may have run together.
     pub fn of_job(text: &str) -> Self {
-        text.lines().filter(|line| line.contains(" bytes carried, ")).map(Self::of_line).sum()
+        text.match_indices(CARRIED).map(|(at, _)| Self::of_one(&text[..at], &text[at..])).sum()
     }
 
-    /// Panics unless whoever should have done the job's atomics has: adapters, where these have any; else the processors of
-    /// targets, which within a host Open MPI makes do it without the transport.
+    fn of_one(front: &str, back: &str) -> Self {
+        let number = |text: &str| {
+            let word = text.rsplit(' ').next().unwrap_or_default();
+            word.parse().unwrap_or_else(|_| panic!("{word:?} is no number in a tally: ...{front}{back}"))
+        };
+        // The number in front of these words.
+        let before = |words: &str| number(back.split(words).next().unwrap_or_default());
+        Self {
+            devices: 1,
+            bytes: number(front),
+            native_atomics: before(" atomics by the adapter"),
+            asked_atomics: before(" by peers' processors"),
+        }
+    }
+
+    /// Panics unless whoever should have done the job's atomics has: adapters, where these have any; else the processors of the
+    /// targets. (Within a host Open MPI does atomics by itself then.)
     pub fn assert_atomics(&self, adapter_has_them: bool, between_hosts: bool) {
         if adapter_has_them {
             assert!(self.native_atomics > 0, "the adapter's atomics were not used: {self:?}");
@@ -32,24 +52,12 @@ impl Tally {
             assert!(self.asked_atomics > 0 || !between_hosts, "nobody has done the atomics: {self:?}");
         }
     }
-
-    fn of_line(line: &str) -> Self {
-        // The number before such words.
-        let before = |words: &str| -> u64 {
-            let number = line.split(words).next().and_then(|front| front.rsplit(' ').next());
-            number.and_then(|number| number.parse().ok()).unwrap_or(0)
-        };
-        Self {
-            bytes: before(" bytes carried"),
-            native_atomics: before(" atomics by the adapter"),
-            asked_atomics: before(" by peers' processors"),
-        }
-    }
 }
 
 impl Sum for Tally {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |sum, one| Self {
+            devices: sum.devices + one.devices,
             bytes: sum.bytes + one.bytes,
             native_atomics: sum.native_atomics + one.native_atomics,
             asked_atomics: sum.asked_atomics + one.asked_atomics,
@@ -66,7 +74,10 @@ mod tests {
         let text = "[host1:1] ironband: fabric verbs, device rxe0:1: 100 bytes carried, 3 RDMA reads and writes, 2 atomics by the adapter, 5 by peers' processors, 0 short reads by them, 1 messages written to eager rings\n\
             ok traffic 7 bytes\n\
             [host2:1] ironband: fabric verbs, device rxe0:1: 23 bytes carried, 3 RDMA reads and writes, 0 atomics by the adapter, 1 by peers' processors, 0 short reads by them, 1 messages written to eager rings\n";
-        assert_eq!(Tally::of_job(text), Tally { bytes: 123, native_atomics: 2, asked_atomics: 6 });
+        assert_eq!(
+            Tally::of_job(text),
+            Tally { devices: 2, bytes: 123, native_atomics: 2, asked_atomics: 6 }
+        );
         assert_eq!(Tally::of_job("nothing"), Tally::default());
     }
 }

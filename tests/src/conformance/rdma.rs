@@ -422,7 +422,7 @@ pub fn refused_and_reconnected<F: Fabric>(setup: &Setup) -> Outcome {
     Ok(())
 }
 
-/// A request for the peer's processor is answered though the peer's queue was full when it came, and the peer says nothing more.
+/// A request for the peer's processor is answered though the peer's queue is full when it looks, and the peer says nothing more.
 pub fn answered_behind_many_requests<F: Fabric>(setup: &Setup) -> Outcome {
     const LEN: usize = 16;
     const LONG: usize = 128;

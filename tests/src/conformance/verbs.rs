@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ironband_core::config::Config;
 use ironband_core::wire::VerbsCard;
@@ -135,6 +135,29 @@ pub fn thousand_connections<F: Fabric>(setup: &Setup) -> Outcome {
     );
     settle(&mut pair);
     assert_eq!(kernel_objects(), before, "{CONNECTIONS} connections have left objects behind");
+    Ok(())
+}
+
+/// A Soft-iWARP peer that says nothing is made to look at what it was sent; and not again once its kernel has.
+pub fn silent_peer_is_nudged<F: Fabric>(setup: &Setup) -> Outcome {
+    need(setup.device.starts_with("siw"), "only Soft-iWARP overlooks messages")?;
+    let mut pair = Pair::<F>::open(setup);
+    pair.send_ab(1, 8);
+    pair.until("a message of who then waits", |pair| pair.b.take_arrival());
+    let nudges = |pair: &mut Pair<F>| -> u64 {
+        let tally = pair.a.device().tally().unwrap_or_default();
+        let words: Vec<&str> = tally.split_whitespace().collect();
+        let found = words.windows(2).find(|pair| pair[1] == "nudges");
+        found.map_or(0, |pair| pair[0].parse().expect("a number"))
+    };
+    pair.until("a nudge", |pair| (nudges(pair) > 0).then_some(()));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        pair.turn();
+    }
+    // At most a few before the first is answered; ten without an answer.
+    let count = nudges(&mut pair);
+    assert!(count <= 6, "{count} nudges, though the first was answered");
     Ok(())
 }
 

@@ -72,6 +72,8 @@ pub(super) struct Tally {
     pub(super) asked_reads: u64,
     /// Messages written to peers' rings.
     pub(super) in_rings: u64,
+    /// See `nudges`.
+    pub(super) nudges: u64,
 }
 
 /// The device of the `verbs` fabric: one port of one adapter.
@@ -495,9 +497,9 @@ impl Device for VerbsDevice {
     }
 
     fn tally(&self) -> Option<String> {
-        let Tally { bytes, rdma, native_atomics, asked_atomics, asked_reads, in_rings } = self.tally;
+        let Tally { bytes, rdma, native_atomics, asked_atomics, asked_reads, in_rings, nudges } = self.tally;
         Some(format!(
-            "{bytes} bytes carried, {rdma} RDMA reads and writes, {native_atomics} atomics by the adapter, {asked_atomics} by peers' processors, {asked_reads} short reads by them, {in_rings} messages written to eager rings"
+            "{bytes} bytes carried, {rdma} RDMA reads and writes, {native_atomics} atomics by the adapter, {asked_atomics} by peers' processors, {asked_reads} short reads by them, {in_rings} messages written to eager rings, {nudges} nudges"
         ))
     }
 

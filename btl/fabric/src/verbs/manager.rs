@@ -142,7 +142,7 @@ impl Manager {
 
     /// True while something is being made or ended.
     pub(super) fn is_restless(&self) -> bool {
-        !self.incoming.is_empty() || !self.dying.is_empty()
+        !self.incoming.is_empty() || !self.dying.is_empty() || !self.unheard.is_empty()
     }
 
     pub(super) fn forget(&mut self, id: &Identifier) {

@@ -42,7 +42,7 @@ pub(super) struct Works {
     posted: VecDeque<Work>,
     /// Number of the first of `posted`.
     first: u32,
-    /// Works up to this number have ended, except requests where these end apart.
+    /// Works up to this number have ended, except RDMA where it ends apart.
     ended_until: u32,
     /// False on iWARP: there a read is under way until it is answered, and sends that were posted after it may end before
     /// (Soft-iWARP does that). So requests end apart, each when its own completion says so. All is sent in order, still: any
@@ -50,7 +50,7 @@ pub(super) struct Works {
     in_order: bool,
     unsignalled: u32,
     depth: u32,
-    /// Requests' works among `posted`.
+    /// RDMA and atomics among `posted`.
     requests: u32,
 }
 
@@ -111,7 +111,7 @@ impl Works {
         !self.in_order && what.is_rdma()
     }
 
-    /// A completion has said that a work has ended well, and so have all before it, except requests where these end apart.
+    /// A completion has said that a work has ended well, and so have all before it, except RDMA where it ends apart.
     pub(super) fn ended(&mut self, number: u32) {
         if let Some(work) = self.get(number) {
             work.ended = true;
@@ -122,8 +122,8 @@ impl Works {
         }
     }
 
-    /// A completion has said that a work has failed, which is given: those before it have ended well, except requests where
-    /// these end apart.
+    /// A completion has said that a work has failed, which is given: those before it have ended well, except RDMA where
+    /// it ends apart.
     pub(super) fn failed(&mut self, number: u32) -> Option<Underway> {
         self.ended_until = number.wrapping_sub(1);
         self.get(number).map(|work| work.what)
@@ -206,24 +206,25 @@ mod tests {
         /// retired has ended, comes in the order of posting, and is everything in the end.
         #[test]
         fn nothing_is_retired_before_it_has_ended(
-            is_request in prop::collection::vec(any::<bool>(), 1..60),
+            kinds in prop::collection::vec(0_u8..3, 1..60),
             choices in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 130),
             start in any::<u32>(),
         ) {
             let mut works = Works::new(Works::depth(32), false);
             (works.first, works.ended_until) = (start, start.wrapping_sub(1));
-            let kind = |at: usize| match is_request.get(at) {
-                Some(true) => Underway::Request(at as u32),
-                Some(false) => Underway::Inline,
+            let kind = |at: usize| match kinds.get(at) {
+                Some(0) => Underway::Request(at as u32),
+                Some(1) => Underway::Nudge,
+                Some(_) => Underway::Inline,
                 None => Underway::Bye,
             };
-            let count = is_request.len() + 1;
+            let count = kinds.len() + 1;
             let signalled: Vec<bool> = (0..count).map(|at| works.note(kind(at), kind(at) != Underway::Inline).1).collect();
             let (mut sent, mut unanswered, mut retired) = (0, Vec::new(), 0);
             for (send, choice) in choices {
                 if sent < count && (send || unanswered.is_empty()) {
                     match kind(sent) {
-                        Underway::Request(_) => unanswered.push(sent),
+                        Underway::Request(_) | Underway::Nudge => unanswered.push(sent),
                         _ if signalled[sent] => works.ended(start.wrapping_add(sent as u32)),
                         _ => {}
                     }
