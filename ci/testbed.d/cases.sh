@@ -11,6 +11,12 @@ newest_test() { # NAME
         sort -n | tail -n 1 | cut -d' ' -f2-
 }
 
+on_each_host() { # COMMAND
+    local host
+    bash -c "$1" || return
+    for host in ${TESTBED_HOSTS#host1}; do "$TESTBED_RSH" "$host" "$1" || return; done
+}
+
 # choose CASES... -- FILTERS...: sets `cases` to those that have one of the filters in their names; all without filters. A filter
 # that fits nothing would pass for ever, so it ends the script.
 choose() {

@@ -80,4 +80,28 @@ mod tests {
         );
         assert_eq!(Tally::of_job("nothing"), Tally::default());
     }
+
+    #[test]
+    #[should_panic(expected = "were not used")]
+    fn an_adapter_that_has_atomics_does_them() {
+        Tally { asked_atomics: 1, ..Tally::default() }.assert_atomics(true, true);
+    }
+
+    #[test]
+    #[should_panic(expected = "an adapter without atomics")]
+    fn an_adapter_without_atomics_does_none() {
+        Tally { native_atomics: 1, asked_atomics: 1, ..Tally::default() }.assert_atomics(false, true);
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody has done the atomics")]
+    fn somebody_does_atomics_between_hosts() {
+        Tally::default().assert_atomics(false, true);
+    }
+
+    #[test]
+    #[should_panic(expected = "is no number in a tally")]
+    fn half_a_tally_is_none() {
+        Tally::of_job("12 bytes carried, 3 RDMA");
+    }
 }

@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use ironband_core::wire;
 
-use super::object::{Buffers, MemoryRegion, Part, ProtectionDomain, VerbError};
-use crate::Access;
+use super::device::VerbsDevice;
+use super::object::{Buffers, MemoryRegion, Part, ProtectionDomain, VerbError, Work};
+use super::requests::work_id;
+use super::works::Underway;
+use crate::{Access, QueuePairNumber};
 
 /// Length of a read.
 const LINE_BYTES: usize = 64;
@@ -38,7 +41,28 @@ impl Landing {
     }
 
     /// Where own reads arrive.
-    pub(super) fn part(&self) -> Part {
+    fn part(&self) -> Part {
         Part { start: self.page.at(1).as_ptr(), len_bytes: LINE_BYTES, local_key: self.region.local_key() }
+    }
+}
+
+impl VerbsDevice {
+    /// Posts a read of the peer's line, which is a work of `what`; `None` if there is no room.
+    pub(super) fn read_landing(
+        &mut self,
+        qp: QueuePairNumber,
+        what: Underway,
+    ) -> Option<Result<(), VerbError>> {
+        let connection = self.peers[qp.index()].connection.as_mut()?;
+        let landing = self.landing.as_ref().filter(|_| connection.works.has_request_room())?;
+        let (number, _) = connection.works.note(what, true);
+        let (there, id) = (connection.landing, work_id(qp, number));
+        let work = Work::read(id, landing.part(), there.address, there.key);
+        // SAFETY: memory of this device's own, that nobody looks at.
+        let posted = unsafe { connection.qp.post(&mut [work.signalled()]) };
+        if posted.is_err() {
+            connection.works.unnote();
+        }
+        Some(posted)
     }
 }

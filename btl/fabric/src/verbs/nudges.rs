@@ -8,8 +8,6 @@
 use std::time::Duration;
 
 use super::device::VerbsDevice;
-use super::object::Work;
-use super::requests::work_id;
 use super::works::Underway;
 use crate::QueuePairNumber;
 
@@ -56,7 +54,10 @@ impl VerbsDevice {
         unheard.retain_mut(|peer| {
             let is_silent = self.is_silent(peer.qp, peer.qpn);
             if is_silent && peer.is_due(now) {
-                self.post_nudge(peer.qp);
+                // If it is refused, the connection is ending: its events say how.
+                if let Some(Ok(())) = self.read_landing(peer.qp, Underway::Nudge) {
+                    self.tally.nudges += 1;
+                }
                 peer.note(now);
             }
             is_silent && peer.left > 0
@@ -77,25 +78,6 @@ impl VerbsDevice {
     pub(super) fn note_nudge(&mut self, qp: QueuePairNumber) {
         if let Some(connection) = &mut self.peers[qp.index()].connection {
             connection.nudge_answered = true;
-        }
-    }
-
-    fn post_nudge(&mut self, qp: QueuePairNumber) {
-        let (Some(connection), Some(landing)) = (&mut self.peers[qp.index()].connection, &self.landing)
-        else {
-            return;
-        };
-        if !connection.works.has_request_room() {
-            return;
-        }
-        let (number, _) = connection.works.note(Underway::Nudge, true);
-        let (there, id) = (connection.landing, work_id(qp, number));
-        let work = Work::read(id, landing.part(), there.address, there.key);
-        // SAFETY: memory of this device's own, that nobody looks at.
-        match unsafe { connection.qp.post(&mut [work.signalled()]) } {
-            Ok(()) => self.tally.nudges += 1,
-            // The connection is ending: its events say how.
-            Err(_) => connection.works.unnote(),
         }
     }
 }

@@ -337,24 +337,19 @@ impl VerbsDevice {
 
     /// Posts a read behind a write; false if there is no room yet, or the connection has failed.
     fn post_flush(&mut self, qp: QueuePairNumber, partial: &Partial) -> bool {
-        let Some(connection) = &mut self.peers[qp.index()].connection else { return false };
-        let Some(request) =
-            self.requests.get(partial.request).filter(|_| connection.works.has_request_room())
-        else {
-            return false;
-        };
-        let Some(landing) = &self.landing else { return true };
-        request.works += 1;
-        let (number, _) = connection.works.note(Underway::Request(partial.request), true);
-        let (there, id) = (connection.landing, work_id(qp, number));
-        let work = Work::read(id, landing.part(), there.address, there.key);
-        // SAFETY: memory of this device's own, that nobody looks at.
-        if let Err(error) = unsafe { connection.qp.post(&mut [work.signalled()]) } {
-            connection.works.unnote();
-            self.fail(qp, error.to_string());
-            return false;
+        match self.read_landing(qp, Underway::Request(partial.request)) {
+            Some(Ok(())) => {
+                if let Some(request) = self.requests.get(partial.request) {
+                    request.works += 1;
+                }
+                true
+            }
+            Some(Err(error)) => {
+                self.fail(qp, error.to_string());
+                false
+            }
+            None => false,
         }
-        true
     }
 
     /// Ends a request, whatever is left of it.
