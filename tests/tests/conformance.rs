@@ -9,4 +9,4 @@ conformance!(shm: Shm, "memfd", and shm {
 });
 
 #[cfg(feature = "verbs")]
-conformance!(verbs: ironband_tests::conformance::verbs::Chosen, "testbed", and verbs { hot_peers_write_to_rings, memory_per_peer, send_buffers_come_back, silent_peer_is_nudged, thousand_connections, unreachable_is_named });
+conformance!(verbs: ironband_tests::conformance::verbs::Chosen, "testbed", and verbs { hot_peers_write_to_rings, memory_per_peer, send_buffers_come_back, silent_peer_is_nudged, taken_ports_are_passed_over, thousand_connections, unreachable_is_named });

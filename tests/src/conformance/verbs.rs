@@ -2,7 +2,7 @@
 //! verbs promise.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -300,6 +300,53 @@ pub fn unreachable_is_named<F: Fabric>(setup: &Setup) -> Outcome {
         let failure = node.failure(qp);
         println!("{failure}");
         assert!(failure.contains(&address) && failure.contains(reason), "{reason}, {address}: {failure}");
+    }
+    Ok(())
+}
+
+/// The system's range of ports for who names none, as long as it lives another one.
+struct PortRange(String);
+
+impl PortRange {
+    const FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+    fn set(ports: std::ops::RangeInclusive<u16>) -> std::io::Result<Self> {
+        let before = std::fs::read_to_string(Self::FILE)?;
+        std::fs::write(Self::FILE, format!("{} {}", ports.start(), ports.end()))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for PortRange {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::write(Self::FILE, &self.0) {
+            eprintln!("{} is not as it was, {:?}: {error}", Self::FILE, self.0.trim());
+        }
+    }
+}
+
+/// Ports that TCP sockets have are passed over. The connection manager of the kernel offers them all the same.
+pub fn taken_ports_are_passed_over<F: Fabric>(setup: &Setup) -> Outcome {
+    const PORTS: std::ops::RangeInclusive<u16> = 41_000..=41_039;
+    /// Each finds one of three that are taken at its first try with near certainty.
+    const DEVICES: u32 = 6;
+    let card = VerbsCard::decode(&Node::<F>::open(setup, 0).address()).expect("a verbs card");
+    need(card.listen_port != 0, "connections are made by datagrams")?;
+    let range = PortRange::set(PORTS);
+    need(range.is_ok(), "the system's range of ports may not be changed")?;
+    let listeners: Vec<_> = PORTS
+        .filter(|port| !port.is_multiple_of(4))
+        .map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port"))
+        .collect();
+    let nodes: Vec<_> = (1..=DEVICES).map(|rank| Node::<F>::open(setup, rank)).collect();
+    for node in nodes {
+        let port = VerbsCard::decode(&node.address()).expect("a verbs card").listen_port;
+        assert!(PORTS.contains(&port), "port {port} is not of the range");
+        assert!(
+            !setup.device.starts_with("siw") || port.is_multiple_of(4),
+            "port {port} is taken ({} are)",
+            listeners.len()
+        );
     }
     Ok(())
 }

@@ -34,6 +34,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 const RESOLVE_MS: u16 = 2000;
 /// Requests that the kernel keeps for a process that does not poll; further ones are turned down, and repeated.
 const BACKLOG: u16 = 256;
+/// Ports that are tried until one is found at which one can listen.
+const PORTS_TRIED_MAX: usize = 64;
 
 /// The first message of a connection: the card, and the landing line.
 pub(super) const HELLO_BYTES: usize = VERBS_CARD_BYTES + LANDING_BYTES;
@@ -102,6 +104,36 @@ pub(super) fn address_of(name: &PortName, own: &GidEntry) -> Result<IpAddr, Stri
     bind(&channel, name, own).map(|(ip, _)| ip)
 }
 
+/// Listens at a port of its own choice. The kernel's connection manager knows which ports it has handed out itself; iWARP
+/// connections are TCP, though, and whether a TCP socket has the port is only seen when listening. Those that are taken stay
+/// bound meanwhile, so that each try gets another.
+fn listen(
+    channel: &Arc<EventChannel>,
+    name: &PortName,
+    own: &GidEntry,
+) -> Result<(IpAddr, Identifier), DeviceError> {
+    let mut taken = Vec::new();
+    loop {
+        let (address, id) = bind(channel, name, own).map_err(|reason| unusable(name, reason))?;
+        match id.listen(BACKLOG) {
+            Ok(()) => return Ok((address, id)),
+            Err(error) if error.number == libc::EADDRINUSE && taken.len() < PORTS_TRIED_MAX => {
+                tracing::debug!("a TCP socket has port {} of {address}: trying another", id.port());
+                taken.push(id);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn unusable(name: &PortName, reason: String) -> DeviceError {
+    DeviceError::System {
+        call: format!("connecting by the RDMA connection manager on {name}"),
+        reason,
+        fix: "ironband doctor shows the state of all ports".to_owned(),
+    }
+}
+
 fn no_manager(reason: &str) -> String {
     format!(
         "{reason}: load the kernel module rdma_ucm, and make /dev/infiniband/rdma_cm readable and writable"
@@ -110,14 +142,8 @@ fn no_manager(reason: &str) -> String {
 
 impl Manager {
     pub(super) fn open(name: &PortName, own: &GidEntry) -> Result<Self, DeviceError> {
-        let unusable = |reason: String| DeviceError::System {
-            call: format!("connecting by the RDMA connection manager on {name}"),
-            reason,
-            fix: "ironband doctor shows the state of all ports".to_owned(),
-        };
-        let channel = EventChannel::open().map_err(|error| unusable(no_manager(&error.to_string())))?;
-        let (address, listener) = bind(&channel, name, own).map_err(unusable)?;
-        listener.listen(BACKLOG)?;
+        let channel = EventChannel::open().map_err(|error| unusable(name, no_manager(&error.to_string())))?;
+        let (address, listener) = listen(&channel, name, own)?;
         Ok(Self {
             listener,
             channel,

@@ -32,6 +32,9 @@ impl VerbError {
             }
             libc::ENODEV | libc::EIO => "the adapter is gone or has failed: look at the kernel's log",
             libc::EFAULT => "the memory is not mapped, or is mapped for reading only",
+            libc::EADDRINUSE => {
+                "other sockets have the ports: widen /proc/sys/net/ipv4/ip_local_port_range, or end what holds so many (ss -tan)"
+            }
             libc::ENOSPC => "the adapter has no more of these objects",
             libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH => {
                 "the peer's address cannot be resolved: look at the route and at the neighbour table (ip neigh)"
