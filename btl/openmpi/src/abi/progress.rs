@@ -58,14 +58,15 @@ fn no_such_tag<F: Fabric>(module: &Module<F>, from: ironband::Endpoint, tag: u32
 
 /// The endpoints with something queued.
 pub(super) struct Waiting {
-    endpoints: OneAtATime<Vec<*const Endpoint>>,
+    /// Those, and the memory of the list that was taken last: a process with something queued makes progress all the time.
+    endpoints: OneAtATime<(Vec<*const Endpoint>, Vec<*const Endpoint>)>,
     /// Their number, so that progress with nothing queued looks at one word.
     count: AtomicUsize,
 }
 
 impl Waiting {
     pub(super) fn new(threads: Threads) -> Self {
-        Self { endpoints: OneAtATime::new(threads, Vec::new()), count: AtomicUsize::new(0) }
+        Self { endpoints: OneAtATime::new(threads, (Vec::new(), Vec::new())), count: AtomicUsize::new(0) }
     }
 
     /// True while nothing is queued.
@@ -76,7 +77,7 @@ impl Waiting {
 
     /// Adds an endpoint that has something queued.
     pub(super) fn add(&self, peer: &Endpoint) {
-        self.endpoints.with(|endpoints| {
+        self.endpoints.with(|(endpoints, _)| {
             if !peer.listed.swap(true, Ordering::Relaxed) {
                 endpoints.push(peer);
                 self.count.store(endpoints.len(), Ordering::Relaxed);
@@ -86,24 +87,20 @@ impl Waiting {
 
     /// Takes the whole list. Whoever is still waiting afterwards has to be added again.
     fn take(&self) -> Vec<*const Endpoint> {
-        self.endpoints.with(|endpoints| {
+        self.endpoints.with(|(endpoints, spare)| {
             for &peer in endpoints.iter() {
                 // SAFETY: endpoints live as long as the module.
                 unsafe { &*peer }.listed.store(false, Ordering::Relaxed);
             }
             self.count.store(0, Ordering::Relaxed);
-            std::mem::take(endpoints)
+            std::mem::replace(endpoints, std::mem::take(spare))
         })
     }
 
     /// Gives back the memory of a list that was taken, for the next one.
     fn give_back(&self, mut list: Vec<*const Endpoint>) {
         list.clear();
-        self.endpoints.with(|endpoints| {
-            if endpoints.capacity() == 0 {
-                *endpoints = list;
-            }
-        });
+        self.endpoints.with(|(_, spare)| *spare = list);
     }
 }
 
