@@ -26,6 +26,10 @@ pub struct Limits {
     pub rdma_bytes_max: usize,
     /// Atomics and emulated RDMA that one queue pair keeps under way; beyond that posts are `Busy`.
     pub outstanding_max: usize,
+    /// Registrations of memory at a time, of all processes that use the device.
+    pub regions_max: usize,
+    /// Memory that this process may register, its device's own buffers included (`RLIMIT_MEMLOCK`); none is any.
+    pub registered_bytes_max: Option<u64>,
 }
 
 /// What one device can do.

@@ -73,6 +73,14 @@ pub enum RegisterError {
         /// The device's limit.
         limit: usize,
     },
+    /// The memory that the process may lock, or the device's, is used up.
+    #[error("{len_bytes} bytes could not be registered: {reason}")]
+    NoRoom {
+        /// How much was to be registered.
+        len_bytes: usize,
+        /// What the system said, and what to do.
+        reason: String,
+    },
     /// The device or the kernel refused.
     #[error("{len_bytes} bytes could not be registered: {reason}")]
     Refused {

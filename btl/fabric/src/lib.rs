@@ -97,7 +97,7 @@ pub trait Device: Sized {
     /// Handle to a completion queue.
     type CompletionQueue: Copy;
     /// A registered region; give it back with [`Device::deregister`].
-    type MemoryRegion;
+    type MemoryRegion: Send + Sync;
 
     /// What this device can do, asked of the device and not looked up in a table.
     fn capabilities(&self) -> &Capabilities;

@@ -3,6 +3,7 @@
 use ironband_core::config::{Config, SingleCopy};
 use ironband_core::limits::ring_message_bytes_max;
 
+use super::regions::REGIONS_MAX;
 use super::ring::LINE_BODY_BYTES;
 use super::{OUTSTANDING_MAX, cross_memory};
 use crate::{AtomicScope, Capabilities, Limits};
@@ -29,6 +30,8 @@ pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
             eager_bytes: config.eager_bytes.unwrap_or(EAGER_BYTES).min(ring_message_bytes_max(ring_bytes)),
             rdma_bytes_max: usize::MAX >> 1,
             outstanding_max: OUTSTANDING_MAX,
+            regions_max: REGIONS_MAX,
+            registered_bytes_max: None,
         },
         atomics: AtomicScope::Global,
         write_with_immediate: true,

@@ -20,7 +20,7 @@ use super::loopback::{LOOPBACK, Loopback};
 use super::manager::Manager;
 use super::object::{CompletionQueue, Context, MemoryRegion, ProtectionDomain, SharedReceiveQueue};
 use super::options::{Connect, Options};
-use super::port;
+use super::port::{self, Memlock};
 use super::receives::{Bounces, Owner, Receives};
 use super::regions::{Regions, key_on_the_wire};
 use super::requests::Requests;
@@ -265,6 +265,8 @@ impl VerbsDevice {
                     eager_bytes,
                     rdma_bytes_max: usize::MAX >> 1,
                     outstanding_max: OUTSTANDING_MAX as usize,
+                    regions_max: limits.regions_max,
+                    registered_bytes_max: Memlock::read().effective_bytes(),
                 },
                 atomics: scope,
                 write_with_immediate: true,
@@ -517,7 +519,11 @@ impl Device for VerbsDevice {
             if self.regions.len() >= limit {
                 return RegisterError::TooMany { in_use: self.regions.len(), limit };
             }
-            RegisterError::Refused { len_bytes, reason: error.to_string() }
+            let reason = error.to_string();
+            match error.number {
+                libc::ENOMEM | libc::EAGAIN => RegisterError::NoRoom { len_bytes, reason },
+                _ => RegisterError::Refused { len_bytes, reason },
+            }
         })?;
         if len_bytes > 0 {
             self.regions.insert(region.remote_key(), start as usize, len_bytes, access);

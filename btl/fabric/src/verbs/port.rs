@@ -177,6 +177,11 @@ impl Memlock {
         Self { limit_bytes: limit.current, hard_bytes: limit.maximum, exempt: may_lock_memory() }
     }
 
+    /// What this process may really lock; none is any.
+    pub fn effective_bytes(self) -> Option<u64> {
+        self.limit_bytes.filter(|_| !self.exempt)
+    }
+
     /// Says what to do when it is not enough.
     ///
     /// # Errors
