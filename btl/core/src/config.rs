@@ -174,6 +174,31 @@ impl Connect {
     }
 }
 
+/// Whether registrations are kept for the next message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RegistrationCaching {
+    /// Where that is safe.
+    #[default]
+    Auto,
+    /// As `Auto`, for a user who wants to know when it is not safe.
+    On,
+    /// Never.
+    Off,
+}
+
+impl RegistrationCaching {
+    const ALL: [Self; 3] = [Self::Auto, Self::On, Self::Off];
+
+    /// As users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => AUTO,
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// A family of devices that a user can choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FabricName {
@@ -219,12 +244,6 @@ pub const PARAMETERS: [Parameter; 12] = [
         help: "Messages up to this length, header included, are sent at once; longer ones wait for the receiver. auto: 8256 inside a node, 16448 over RDMA adapters.",
     },
     Parameter {
-        name: "fragment_bytes",
-        kind: Kind::Number { min: KIB, max: MIB, default: 32 * KIB },
-        unit: "bytes",
-        help: "Longest piece of a long message that must be packed because its data type is not contiguous.",
-    },
-    Parameter {
         name: "ring_bytes",
         kind: Kind::Number { min: RING_BYTES_MIN as u64, max: RING_BYTES_MAX as u64, default: 256 * KIB },
         unit: "bytes",
@@ -249,10 +268,16 @@ pub const PARAMETERS: [Parameter; 12] = [
         help: "How connections over RDMA adapters are made: datagram (InfiniBand, RoCE), manager (the kernel's RDMA connection manager: RoCE, iWARP), auto (manager on iWARP, else datagram).",
     },
     Parameter {
-        name: "spin_polls",
-        kind: Kind::Number { min: 0, max: 1 << 30, default: 2_000 },
+        name: "registration_cache",
+        kind: Kind::Word { of: &["auto", "on", "off"], default: AUTO },
         unit: "",
-        help: "Empty polls before a waiting process offers its processor to others, when there are more processes than processors.",
+        help: "Keep memory registered with RDMA adapters after a message, for the next one: auto where news of unmapped memory can be relied on, on also says so where it cannot, off never.",
+    },
+    Parameter {
+        name: "registration_bytes",
+        kind: Kind::NumberOrAuto { min: MIB, max: 1 << 46 },
+        unit: "bytes",
+        help: "Memory that one process keeps registered per RDMA device; auto: 80% of what it may lock, and at most its share of half of this machine's memory.",
     },
     Parameter {
         name: "connect_seconds",
@@ -292,8 +317,6 @@ pub struct Config {
     pub exclusivity: u32,
     /// In bytes; none leaves it to each device.
     pub eager_bytes: Option<usize>,
-    /// In bytes.
-    pub fragment_bytes: usize,
     /// In bytes, a power of two.
     pub ring_bytes: usize,
     /// In bytes.
@@ -302,8 +325,10 @@ pub struct Config {
     pub single_copy: SingleCopy,
     /// How connections of RDMA adapters are made.
     pub connect: Connect,
-    /// Polls.
-    pub spin_polls: u32,
+    /// Whether registrations are kept.
+    pub registration_cache: RegistrationCaching,
+    /// In bytes; none leaves it to each device.
+    pub registration_bytes: Option<usize>,
     /// Seconds.
     pub connect_seconds: u64,
     /// Ports of RDMA adapters.
@@ -318,12 +343,12 @@ impl Default for Config {
             fabrics: Vec::new(),
             exclusivity: 0,
             eager_bytes: None,
-            fragment_bytes: 0,
             ring_bytes: 0,
             memory_bytes: 0,
             single_copy: SingleCopy::Auto,
             connect: Connect::Auto,
-            spin_polls: 0,
+            registration_cache: RegistrationCaching::Auto,
+            registration_bytes: None,
             connect_seconds: 0,
             ports: PortList::default(),
             gid_index: None,
@@ -371,6 +396,7 @@ impl Config {
         match name {
             "eager_bytes" => self.eager_bytes = None,
             "gid_index" => self.gid_index = None,
+            "registration_bytes" => self.registration_bytes = None,
             _ => unreachable!("every choice of a number or auto is listed here: a test sets each"),
         }
     }
@@ -380,6 +406,10 @@ impl Config {
         match name {
             "single_copy" => self.single_copy = SingleCopy::ALL.into_iter().find(|it| it.as_str() == text)?,
             "connect" => self.connect = Connect::ALL.into_iter().find(|it| it.as_str() == text)?,
+            "registration_cache" => {
+                self.registration_cache =
+                    RegistrationCaching::ALL.into_iter().find(|it| it.as_str() == text)?;
+            }
             _ => unreachable!("every word of the table is listed here: a test sets each"),
         }
         Some(())
@@ -411,7 +441,6 @@ impl Config {
         match name {
             "exclusivity" => self.exclusivity = value as u32,
             "eager_bytes" => self.eager_bytes = Some(narrow(value)),
-            "fragment_bytes" => self.fragment_bytes = narrow(value),
             "ring_bytes" if !value.is_power_of_two() => {
                 return Err(ConfigError::Refused {
                     name,
@@ -421,7 +450,7 @@ impl Config {
             }
             "ring_bytes" => self.ring_bytes = narrow(value),
             "memory_bytes" => self.memory_bytes = narrow(value),
-            "spin_polls" => self.spin_polls = value as u32,
+            "registration_bytes" => self.registration_bytes = Some(narrow(value)),
             "connect_seconds" => self.connect_seconds = value,
             "gid_index" => self.gid_index = Some(value as u8),
             _ => unreachable!("every number of the table is listed here: a test sets each"),
@@ -435,20 +464,16 @@ impl Config {
     /// [`ConfigError::Conflict`] naming both parameters.
     pub fn check(&self) -> Result<(), ConfigError> {
         let message_max = ring_message_bytes_max(self.ring_bytes);
-        let values = [("eager_bytes", self.eager_bytes), ("fragment_bytes", Some(self.fragment_bytes))];
-        for (name, value) in values.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-            let is_default = parameter(name).is_some_and(|p| p.default_text() == value.to_string());
-            if value > message_max && !is_default {
-                return Err(ConfigError::Conflict {
-                    name,
-                    value: value as u64,
-                    other: "ring_bytes",
-                    other_value: self.ring_bytes as u64,
-                    rule: "one message takes at most a quarter of the ring",
-                });
-            }
+        match self.eager_bytes {
+            Some(value) if value > message_max => Err(ConfigError::Conflict {
+                name: "eager_bytes",
+                value: value as u64,
+                other: "ring_bytes",
+                other_value: self.ring_bytes as u64,
+                rule: "one message takes at most a quarter of the ring",
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The defaults, overridden by `IRONBAND_*` from `lookup` (the environment, or a test's table), then checked.
@@ -552,7 +577,7 @@ mod tests {
         let message = config.set("gid_index", "256").expect_err("too large").to_string();
         assert_eq!(message, "gid_index = \"256\" is refused: it must be auto, or 0 to 255");
         for text in ["", "K", "-1", "1.5", "0x10", "99999999999999999999", "18446744073709551615G"] {
-            assert!(config.set("spin_polls", text).is_err(), "{text:?} was accepted");
+            assert!(config.set("ring_bytes", text).is_err(), "{text:?} was accepted");
         }
         assert_eq!(config, before);
     }
@@ -593,9 +618,10 @@ mod tests {
 
     #[test]
     fn the_environment_overrides_and_conflicts_are_named() {
-        let config = Config::from_environment(|name| (name == "IRONBAND_SPIN_POLLS").then(|| "7".to_owned()))
-            .expect("fits");
-        assert_eq!(config.spin_polls, 7);
+        let config =
+            Config::from_environment(|name| (name == "IRONBAND_CONNECT_SECONDS").then(|| "7".to_owned()))
+                .expect("fits");
+        assert_eq!(config.connect_seconds, 7);
         let small_ring = |name: &str| (name == "IRONBAND_RING_BYTES").then(|| "32K".to_owned());
         assert!(Config::from_environment(small_ring).is_ok(), "defaults give way");
         let conflict = Config::from_environment(|name| match name {

@@ -6,12 +6,11 @@
 
 use ironband_core::config::{Config, ConfigError, PARAMETERS, Parameter};
 
-/// The names by which Open MPI's users know two of our parameters from every other BTL. They are synonyms, not
-/// parameters of their own: the generic registration of the BTL framework (`mca_btl_base_param_register`) is not
-/// called, because it would add some fifteen more names, most of them without a meaning here and three of them
-/// (`exclusivity`, `eager_limit`, `max_send_size`) second names for our own, free to disagree with them.
-pub(crate) const SYNONYMS: [(&str, &str); 2] =
-    [("eager_bytes", "eager_limit"), ("fragment_bytes", "max_send_size")];
+/// The name by which Open MPI's users know one of our parameters from every other BTL. It is a synonym, not a
+/// parameter of its own: the generic registration of the BTL framework (`mca_btl_base_param_register`) is not
+/// called, because it would add some fifteen more names, most of them without a meaning here and two of them
+/// (`exclusivity`, `eager_limit`) second names for our own, free to disagree with them.
+pub(crate) const SYNONYMS: [(&str, &str); 1] = [("eager_bytes", "eager_limit")];
 
 /// The full name of an MCA parameter.
 pub(crate) fn mca_name(name: &str) -> String {
@@ -84,9 +83,9 @@ mod tests {
 
     #[test]
     fn an_mca_parameter_wins_over_the_environment() {
-        let environment = |name: &str| (name == "IRONBAND_SPIN_POLLS").then(|| "7".to_owned());
-        assert_eq!(configure(|_| None, environment).expect("fits").spin_polls, 7);
-        assert_eq!(configure(only("spin_polls", "8"), environment).expect("fits").spin_polls, 8);
+        let environment = |name: &str| (name == "IRONBAND_CONNECT_SECONDS").then(|| "7".to_owned());
+        assert_eq!(configure(|_| None, environment).expect("fits").connect_seconds, 7);
+        assert_eq!(configure(only("connect_seconds", "8"), environment).expect("fits").connect_seconds, 8);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use ironband_fabric::{
 };
 
 use crate::lock::MaybeLock;
-use crate::patience::{Patience, online_processors};
+use crate::patience::{Patience, SPIN_POLLS, online_processors};
+use crate::registrations::{Registration, Registrations};
 
 /// Completions handed out by one call of [`Device::progress`], so that a flood from one peer does not keep the caller.
 const COMPLETIONS_PER_PROGRESS: usize = 64;
@@ -60,28 +61,17 @@ pub trait Handler {
     }
 }
 
-/// Registered memory. Give it back with [`Device::deregister`].
-#[must_use = "dropping it leaks the registration"]
-pub struct Registration<F: Fabric> {
-    region: <F::Device as ironband_fabric::Device>::MemoryRegion,
-    key: u64,
-}
-
-impl<F: Fabric> Registration<F> {
-    /// What a peer needs, with an address inside, to reach the memory.
-    pub const fn key(&self) -> u64 {
-        self.key
-    }
-}
-
-struct State<F: Fabric> {
-    device: F::Device,
-    pd: <F::Device as ironband_fabric::Device>::ProtectionDomain,
+/// The open device with its objects.
+pub(crate) struct State<F: Fabric> {
+    pub(crate) device: F::Device,
+    pub(crate) pd: <F::Device as ironband_fabric::Device>::ProtectionDomain,
     cq: <F::Device as ironband_fabric::Device>::CompletionQueue,
 }
 
 /// One open device of the fabric `F`.
 pub struct Device<F: Fabric> {
+    // First: it goes before the device that its registrations are of.
+    registrations: Registrations<F>,
     state: MaybeLock<State<F>>,
     /// Held while completions are handed out, so that one peer's messages reach the handler in order.
     progress: MaybeLock<()>,
@@ -107,6 +97,7 @@ impl<F: Fabric> Device<F> {
         let address = device.address().to_vec();
         let capabilities = device.capabilities().clone();
         let name = device.name().to_owned();
+        let registrations = Registrations::new(config, job, &capabilities);
         let state = State { device, pd, cq };
         let (state, progress) = match threads {
             Threads::Multiple => (MaybeLock::threaded(state), MaybeLock::threaded(())),
@@ -116,13 +107,14 @@ impl<F: Fabric> Device<F> {
             Threads::Single => unsafe { (MaybeLock::unthreaded(state), MaybeLock::unthreaded(())) },
         };
         Ok(Self {
+            registrations,
             state,
             progress,
             patience: Patience::new(
                 job.local_ranks,
                 online_processors(),
                 threads == Threads::Multiple,
-                config.spin_polls,
+                SPIN_POLLS,
             ),
             address,
             capabilities,
@@ -229,7 +221,7 @@ impl<F: Fabric> Device<F> {
         len_bytes: usize,
         hint: ReadHint,
     ) -> Posted {
-        let region = local_registration.map(|registration| &registration.region);
+        let region = local_registration.map(Registration::region);
         // SAFETY: as promised by the caller.
         unsafe { self.state.lock().device.post_read(endpoint.0, id, local, region, remote, len_bytes, hint) }
     }
@@ -248,7 +240,7 @@ impl<F: Fabric> Device<F> {
         remote: RemoteMemory,
         len_bytes: usize,
     ) -> Posted {
-        let region = local_registration.map(|registration| &registration.region);
+        let region = local_registration.map(Registration::region);
         // SAFETY: as promised by the caller.
         unsafe { self.state.lock().device.post_write(endpoint.0, id, local, region, remote, len_bytes, None) }
     }
@@ -267,7 +259,7 @@ impl<F: Fabric> Device<F> {
         len_bytes: usize,
         imm: u32,
     ) -> Posted {
-        let region = local_registration.map(|registration| &registration.region);
+        let region = local_registration.map(Registration::region);
         // SAFETY: as promised by the caller.
         unsafe {
             self.state.lock().device.post_write(endpoint.0, id, local, region, remote, len_bytes, Some(imm))
@@ -291,30 +283,29 @@ impl<F: Fabric> Device<F> {
         unsafe { self.state.lock().device.post_atomic(endpoint.0, id, result, remote, op, width) }
     }
 
-    /// Registers memory for peers.
+    /// Registers memory for peers. It may have been registered before: registrations are cached where the process is told of
+    /// memory that is unmapped ([`unmap_events`](crate::unmap_events)).
     ///
     /// # Safety
     /// The memory stays mapped until [`Device::deregister`].
     ///
     /// # Errors
     /// When the device has no room for more.
+    #[inline]
     pub unsafe fn register(
         &self,
         start: *mut u8,
         len_bytes: usize,
         access: Access,
     ) -> Result<Registration<F>, RegisterError> {
-        let mut guard = self.state.lock();
-        let State { device, pd, .. } = &mut *guard;
         // SAFETY: as promised by the caller.
-        let region = unsafe { device.register(*pd, start, len_bytes, access) }?;
-        let key = device.remote_key(&region);
-        Ok(Registration { region, key })
+        unsafe { self.registrations.register(&self.state, start, len_bytes, access) }
     }
 
-    /// Ends a registration.
+    /// Gives a registration back. What is cached stays registered until its memory is unmapped or there is no room.
+    #[inline]
     pub fn deregister(&self, registration: Registration<F>) {
-        self.state.lock().device.deregister(registration.region);
+        self.registrations.deregister(&self.state, registration);
     }
 
     /// Hands out what has arrived and what has ended; returns how many completions that were. Offers the processor to
@@ -333,6 +324,7 @@ impl<F: Fabric> Device<F> {
             self.dispatch(handler, completion);
             count += 1;
         }
+        self.registrations.tend(&self.state);
         if count > 0 {
             self.patience.reset();
         } else {
@@ -391,13 +383,14 @@ impl<F: Fabric> Device<F> {
 
     /// Hands out notices; not part of `progress` because nobody waits for them.
     pub fn take_notice(&self) -> Option<String> {
-        self.state.lock().device.take_notice()
+        self.registrations.take_notice().or_else(|| self.state.lock().device.take_notice())
     }
 
     /// What went which way so far, in one line; `None` if the device does not count.
     pub fn tally(&self) -> Option<String> {
         let tally = self.state.lock().device.tally()?;
-        Some(format!("fabric {}, device {}: {tally}", F::NAME, self.name))
+        let registrations = self.registrations.statistics().map_or_else(String::new, |it| format!("; {it}"));
+        Some(format!("fabric {}, device {}: {tally}{registrations}", F::NAME, self.name))
     }
 
     /// True when nothing is under way: no request of this process, none that a peer made of it.
@@ -416,12 +409,20 @@ impl<F: Fabric> Device<F> {
             SingleCopy::Cma => "cma",
             SingleCopy::Ring => "ring",
         };
+        let registrations = self.registrations.report(&self.capabilities);
         format!(
-            "fabric {}, device {}, eager limit {} bytes, long messages ({how}): {}; {threads}",
+            "fabric {}, device {}, eager limit {} bytes, long messages ({how}): {}; {}{threads}",
             F::NAME,
             self.name,
             self.eager_bytes(),
-            self.capabilities.single_copy
+            self.capabilities.single_copy,
+            registrations.map_or_else(String::new, |clause| format!("{clause}; "))
         )
+    }
+}
+
+impl<F: Fabric> Drop for Device<F> {
+    fn drop(&mut self) {
+        self.registrations.close(&self.state);
     }
 }

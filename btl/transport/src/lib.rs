@@ -32,11 +32,15 @@
 mod device;
 mod lock;
 mod patience;
+pub mod rcache;
+mod registrations;
 
-pub use device::{Device, Endpoint, Handler, Registration, Threads};
+pub use device::{Device, Endpoint, Handler, Threads};
 pub use ironband_core::config::{self, Config};
 pub use ironband_core::partners;
 pub use ironband_fabric::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, CompletionStatus, DeviceError, Job,
     Limits, Payload, Posted, ReadHint, RegisterError, RemoteMemory, Unreachable, WorkId,
 };
+pub use rcache::unmap_events;
+pub use registrations::Registration;

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Empty polls before a process offers its processor to others.
+pub(crate) const SPIN_POLLS: u32 = 2000;
+
 /// Counts empty polls.
 #[derive(Debug)]
 pub(crate) struct Patience {

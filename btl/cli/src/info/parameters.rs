@@ -83,10 +83,13 @@ fn value(config: &Config, parameter: &Parameter) -> Value {
             Some(bytes) => bytes as u64,
             None => return Value::Word("auto"),
         },
-        "fragment_bytes" => config.fragment_bytes as u64,
         "ring_bytes" => config.ring_bytes as u64,
         "memory_bytes" => config.memory_bytes as u64,
-        "spin_polls" => config.spin_polls.into(),
+        "registration_bytes" => match config.registration_bytes {
+            Some(bytes) => bytes as u64,
+            None => return Value::Word("auto"),
+        },
+        "registration_cache" => return Value::Word(config.registration_cache.as_str()),
         "connect_seconds" => config.connect_seconds,
         "fabrics" => {
             let names: Vec<&str> = config.fabrics.iter().map(|fabric| fabric.as_str()).collect();

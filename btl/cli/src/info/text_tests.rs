@@ -219,12 +219,12 @@ fn two_ports_say_which_goes_first() {
 #[test]
 fn every_parameter_is_shown_with_its_source() {
     let mut document = document(DeviceState::Usable(opened()));
-    let spin = document.parameters.iter_mut().find(|entry| entry.name == "spin_polls").unwrap();
-    spin.from_environment = true;
+    let ring = document.parameters.iter_mut().find(|entry| entry.name == "ring_bytes").unwrap();
+    ring.from_environment = true;
     let text = text(&document);
     assert_shows(&text, "  exclusivity             65535 (default)");
     assert_shows(&text, "  eager_bytes             auto (default)");
-    assert_shows(&text, "  spin_polls              2000 (from IRONBAND_SPIN_POLLS; default 2000)");
+    assert_shows(&text, "  ring_bytes              256 KiB (from IRONBAND_RING_BYTES; default 256 KiB)");
     for entry in &document.parameters {
         let line = format!("{:26}{}, {}", "", entry.environment_name, entry.mca_name);
         assert_shows(&text, &line);

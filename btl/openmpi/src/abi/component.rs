@@ -4,7 +4,7 @@ use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::ptr::null_mut;
 
-use ironband::Threads;
+use ironband::{Threads, unmap_events};
 use ironband_core::config::{Config, FabricName};
 
 #[cfg(feature = "verbs")]
@@ -13,7 +13,7 @@ use super::modules::{Opened, SHM};
 use super::panics::contained;
 use super::series::{
     ComponentTable, ModuleTable, OPAL_ERR_NOT_AVAILABLE, OPAL_ERROR, OPAL_SUCCESS, check_version,
-    component_table, modex_put,
+    component_table, memory_hooks, modex_put,
 };
 use super::{runtime, variables};
 use crate::card;
@@ -74,7 +74,12 @@ unsafe extern "C" fn open() -> c_int {
 
 /// `mca_close_component`. The modules are finalized by then.
 unsafe extern "C" fn close() -> c_int {
-    OPAL_SUCCESS
+    contained("component_close", OPAL_ERROR, || {
+        if unmap_events::withdraw() {
+            memory_hooks::stop();
+        }
+        OPAL_SUCCESS
+    })
 }
 
 /// `btl_init`: opens the devices and publishes their addresses. Open MPI frees the array.
@@ -95,6 +100,7 @@ unsafe extern "C" fn init(
             }
         };
         let threads = if mpi_threads { Threads::Multiple } else { Threads::Single };
+        unmap_events::offer(memory_hooks::NAME, memory_hooks::start);
         let opened = open_devices(&config, threads);
         if opened.tables.is_empty() {
             return null_mut();

@@ -29,6 +29,8 @@ use crate::slots::Slots;
 /// How long `btl_finalize` waits for what is queued or under way. Open MPI has synchronized all processes of the job by
 /// then, so more than a moment means that a peer has died.
 const FINALIZE_SECONDS: u64 = 5;
+/// Longest piece of a long message that must be packed because its data type is not contiguous.
+const FRAGMENT_BYTES: usize = 32 << 10;
 
 /// Microseconds, as all transports through shared memory say; ob1 starts messages on the fastest only, and `osc/rdma`
 /// takes the fastest that reaches all processes of a window.
@@ -95,7 +97,7 @@ impl<F: Fabric> Module<F> {
         let message_bytes_max = device.capabilities().limits.send_copy_bytes_max;
         // Rings shrink when there are many processes on the node; the limits of ob1 have to follow.
         let eager_bytes = device.eager_bytes();
-        let fragment_bytes = config.fragment_bytes.min(message_bytes_max);
+        let fragment_bytes = FRAGMENT_BYTES.min(message_bytes_max);
         let table = function_table::<F>(config, &device, &place, eager_bytes, fragment_bytes);
         let module = Self {
             table: UnsafeCell::new(table),

@@ -22,6 +22,8 @@ mod bindings {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 
+pub(super) mod memory_hooks;
+
 pub(super) use bindings::{
     MCA_BASE_VAR_SCOPE_READONLY, MCA_BASE_VAR_SOURCE_DEFAULT, MCA_BASE_VAR_TYPE_STRING, MCA_BTL_ATOMIC_ADD,
     MCA_BTL_ATOMIC_AND, MCA_BTL_ATOMIC_FLAG_32BIT, MCA_BTL_ATOMIC_FLAG_FLOAT, MCA_BTL_ATOMIC_OR,

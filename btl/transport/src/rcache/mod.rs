@@ -1,0 +1,51 @@
+//! Registered memory that is used again: never stale, never slow.
+//!
+//! An adapter moves bytes of registered memory only, and to register is a system call that pins each page. So registrations are
+//! kept after their use. What is kept must go when the program unmaps the memory: the next mapping at the same address has other
+//! pages, and the adapter would go on with the old ones.
+//!
+//! ```text
+//!  acquire ──> first_level (of the thread, no lock) ──hit──> slot ──> Held
+//!     │ miss                                                  ▲
+//!     └──────> interval map (lock) ──────────────────hit──────┤
+//!                   │ miss                                    │
+//!                   └──> Registrar::register ────────insert───┘
+//!
+//!  munmap, ... ──> unmaps (no lock) ──taken by the next acquire──> slots made bad ──held by nobody──> Registrar::deregister
+//! ```
+//!
+//! - [`range`], [`interval`], [`clock`], [`limits`]: pure.
+//! - [`slot`], [`unmaps`]: what threads share without a lock; model-checked by loom.
+//! - [`cache`]: puts them together. Generic over the [`Registrar`], so that tests register with something that can tell when a
+//!   registration is stale.
+//!
+//! Prior art, and what is different here, is in ARCHITECTURE.md ("Registrations").
+
+mod cache;
+mod clock;
+mod first_level;
+mod interval;
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+mod libc_patch;
+mod limits;
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+mod losses;
+mod range;
+mod slab;
+mod slot;
+pub(crate) mod source;
+mod statistics;
+mod sync;
+mod unmaps;
+
+pub use cache::{Held, Registrar, RegistrationCache};
+pub use limits::CacheLimits;
+pub use statistics::Statistics;
+
+pub(crate) use limits::Machine;
+
+/// For those who tell this process of unmapped memory. A registration must not outlive its pages, so nothing is cached unless somebody
+/// does, and is seen to.
+pub mod unmap_events {
+    pub use super::source::{NotPatched, around, offer, patch_libc, unmapping, withdraw};
+}

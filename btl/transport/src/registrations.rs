@@ -1,0 +1,234 @@
+//! The registrations of one device: cached where that is safe and of use.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ironband_core::config::{Config, RegistrationCaching};
+use ironband_fabric::{Access, Capabilities, Device as _, Fabric, Job, RegisterError};
+
+use crate::device::State;
+use crate::lock::MaybeLock;
+use crate::rcache::{CacheLimits, Held, Machine, Registrar, RegistrationCache, Statistics, source};
+
+/// Calls of progress between two trials of the source of news about unmapped memory: some milliseconds of waiting.
+const TRIAL_INTERVAL: u32 = 1 << 16;
+
+type RegionOf<F> = <<F as Fabric>::Device as ironband_fabric::Device>::MemoryRegion;
+
+/// A region, and the key that peers need.
+pub(crate) struct Region<F: Fabric> {
+    pub(crate) region: RegionOf<F>,
+    key: u64,
+}
+
+/// Registered memory. Give it back with [`Device::deregister`](crate::Device::deregister).
+#[must_use = "dropping it leaks the registration, or keeps it in the cache's books"]
+pub struct Registration<F: Fabric>(Kept<F>);
+
+enum Kept<F: Fabric> {
+    Cached(Held<Region<F>>),
+    Own(Region<F>),
+}
+
+impl<F: Fabric> Registration<F> {
+    /// What a peer needs, with an address inside, to reach the memory.
+    pub fn key(&self) -> u64 {
+        self.inner().key
+    }
+
+    #[inline]
+    pub(crate) fn region(&self) -> &RegionOf<F> {
+        &self.inner().region
+    }
+
+    #[inline]
+    fn inner(&self) -> &Region<F> {
+        match &self.0 {
+            Kept::Cached(held) => held.region(),
+            Kept::Own(region) => region,
+        }
+    }
+}
+
+/// Registers with the device behind the lock.
+struct Adapter<'a, F: Fabric>(&'a MaybeLock<State<F>>);
+
+impl<F: Fabric> Registrar for Adapter<'_, F> {
+    type Region = Region<F>;
+    type Error = RegisterError;
+
+    unsafe fn register(
+        &self,
+        start: *mut u8,
+        len_bytes: usize,
+        access: Access,
+    ) -> Result<Region<F>, RegisterError> {
+        let mut guard = self.0.lock();
+        let State { device, pd, .. } = &mut *guard;
+        // SAFETY: as promised by the caller.
+        let region = unsafe { device.register(*pd, start, len_bytes, access) }?;
+        let key = device.remote_key(&region);
+        Ok(Region { region, key })
+    }
+
+    fn deregister(&self, region: Region<F>) {
+        self.0.lock().device.deregister(region.region);
+    }
+
+    fn is_out_of_room(error: &RegisterError) -> bool {
+        matches!(error, RegisterError::TooMany { .. } | RegisterError::NoRoom { .. })
+    }
+
+    fn too_many(in_use: usize) -> RegisterError {
+        RegisterError::TooMany { in_use, limit: in_use }
+    }
+}
+
+/// The registrations of one device.
+pub(crate) struct Registrations<F: Fabric> {
+    cache: Option<RegistrationCache<Region<F>>>,
+    /// Why nothing is cached, or who makes it safe.
+    why: Mutex<String>,
+    /// Calls of progress so far.
+    turn: AtomicU32,
+    notice: Mutex<Option<String>>,
+}
+
+impl<F: Fabric> Registrations<F> {
+    pub(crate) fn new(config: &Config, job: &Job, capabilities: &Capabilities) -> Self {
+        let (cache, why, notice) = match caching(config, capabilities) {
+            Ok(source) => match RegistrationCache::open(limits(config, job, capabilities)) {
+                Some(cache) => {
+                    (Some(cache), format!("cached (unmapped memory is told of by {source})"), None)
+                }
+                None => (None, "not cached: too many devices are open".to_owned(), None),
+            },
+            Err(No { why, is_news }) => {
+                let notice = is_news.then(|| format!("registrations are not cached: {why}"));
+                (None, format!("not cached: {why}"), notice)
+            }
+        };
+        Self { cache, why: Mutex::new(why), turn: AtomicU32::new(0), notice: Mutex::new(notice) }
+    }
+
+    /// # Safety
+    /// As for [`Device::register`](crate::Device::register).
+    #[inline]
+    pub(crate) unsafe fn register(
+        &self,
+        state: &MaybeLock<State<F>>,
+        start: *mut u8,
+        len_bytes: usize,
+        access: Access,
+    ) -> Result<Registration<F>, RegisterError> {
+        let adapter = Adapter(state);
+        // SAFETY: as promised by the caller.
+        unsafe {
+            match &self.cache {
+                Some(cache) => cache.acquire(&adapter, start, len_bytes, access).map(Kept::Cached),
+                None => adapter.register(start, len_bytes, access).map(Kept::Own),
+            }
+        }
+        .map(Registration)
+    }
+
+    #[inline]
+    pub(crate) fn deregister(&self, state: &MaybeLock<State<F>>, registration: Registration<F>) {
+        match (registration.0, &self.cache) {
+            (Kept::Cached(held), Some(cache)) => cache.release(&Adapter(state), held),
+            (Kept::Cached(held), None) => drop(held),
+            (Kept::Own(region), _) => Adapter(state).deregister(region),
+        }
+    }
+
+    /// For each call of progress.
+    #[inline]
+    pub(crate) fn tend(&self, state: &MaybeLock<State<F>>) {
+        if let Some(cache) = &self.cache {
+            cache.tend(&Adapter(state));
+            // Threads may count over each other; it only has to happen at some time.
+            let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1);
+            self.turn.store(turn, Ordering::Relaxed);
+            if turn.is_multiple_of(TRIAL_INTERVAL) {
+                self.try_source(cache);
+            }
+        }
+    }
+
+    #[cold]
+    fn try_source(&self, cache: &RegistrationCache<Region<F>>) {
+        if !cache.is_enabled() {
+            return;
+        }
+        let Err(reason) = source::try_out() else { return };
+        cache.disable();
+        let why =
+            format!("not cached any more: {reason}; a library that was loaded since may have taken over");
+        *lock(&self.notice) = Some(format!("registrations are {why}"));
+        *lock(&self.why) = why;
+    }
+
+    pub(crate) fn take_notice(&self) -> Option<String> {
+        lock(&self.notice).take()
+    }
+
+    /// One clause for the report line; `None` for a device that needs no registrations.
+    pub(crate) fn report(&self, capabilities: &Capabilities) -> Option<String> {
+        let why = lock(&self.why);
+        capabilities.registers_local_memory.then(|| format!("registrations {why}"))
+    }
+
+    pub(crate) fn statistics(&self) -> Option<Statistics> {
+        self.cache.as_ref().map(RegistrationCache::statistics)
+    }
+
+    /// Ends what is not in use. Before the device goes.
+    pub(crate) fn close(&self, state: &MaybeLock<State<F>>) {
+        if let Some(cache) = &self.cache {
+            cache.close(&Adapter(state));
+        }
+    }
+}
+
+/// Why nothing is cached.
+struct No {
+    why: String,
+    /// A user who did not choose it should be told.
+    is_news: bool,
+}
+
+/// The name of the source, if registrations may be cached.
+fn caching(config: &Config, capabilities: &Capabilities) -> Result<&'static str, No> {
+    let no = |why: &str, is_news: bool| No { why: why.to_owned(), is_news };
+    if !capabilities.registers_local_memory {
+        return Err(no("this device copies without", false));
+    }
+    if config.registration_cache == RegistrationCaching::Off {
+        return Err(no("registration_cache = off", false));
+    }
+    let is_news = config.registration_cache == RegistrationCaching::On;
+    let source = source::started().map_err(|why| No { why, is_news })?;
+    source::try_out().map_err(|reason| no(&format!("{source} cannot be relied on: {reason}"), true))?;
+    Ok(source)
+}
+
+fn limits(config: &Config, job: &Job, capabilities: &Capabilities) -> CacheLimits {
+    // SAFETY: asks for two numbers.
+    let (pages, page_bytes) =
+        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let known = |number: i64| u64::try_from(number).unwrap_or(0);
+    let mut limits = CacheLimits::of(&Machine {
+        memlock_bytes: capabilities.limits.registered_bytes_max,
+        memory_bytes: known(pages) * known(page_bytes),
+        local_ranks: job.local_ranks.into(),
+        device_regions_max: capabilities.limits.regions_max as u64,
+    });
+    if let Some(bytes_max) = config.registration_bytes {
+        limits.bytes_max = bytes_max;
+    }
+    limits
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
