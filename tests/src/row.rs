@@ -36,6 +36,7 @@ pub struct Row {
     atomics: bool,
     btls: Option<String>,
     time: Duration,
+    preload: Option<&'static str>,
     out_dir: PathBuf,
 }
 
@@ -55,6 +56,7 @@ impl Row {
             atomics: false,
             btls: None,
             time: TIME,
+            preload: None,
             out_dir: PathBuf::from(out_dir),
         }
     }
@@ -80,6 +82,12 @@ impl Row {
     /// Each rank runs this many busy threads: with more of them than cores, waiting ranks must yield.
     pub fn threads(mut self, threads: u32) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// The ranks use jemalloc instead of the allocator of libc.
+    pub fn jemalloc(mut self) -> Self {
+        self.preload = Some(JEMALLOC);
         self
     }
 
@@ -191,6 +199,10 @@ impl Row {
             println!("skipped: {} over {}: {reason}", self.program, transport.name());
             return None;
         }
+        if let Some(library) = self.preload.filter(|library| !Path::new(library).exists()) {
+            println!("skipped: {} with jemalloc: there is no {library} (package libjemalloc2)", self.program);
+            return None;
+        }
         println!("{} x {} {} over {transport}", self.ranks, self.program, self.args.join(" "));
         Some(fatal(Job::start(&self.mpirun_args(&transport, program), &self.whole_environment())))
     }
@@ -213,6 +225,9 @@ impl Row {
         args.extend(more.split_whitespace().map(str::to_owned));
         for (name, _) in self.whole_environment() {
             args.extend(["-x".to_owned(), name]);
+        }
+        if let Some(library) = self.preload {
+            args.extend(["-x".to_owned(), format!("LD_PRELOAD={library}")]);
         }
         args.push(program.path.display().to_string());
         args.extend(self.args.iter().cloned());
@@ -242,6 +257,9 @@ impl Row {
 
 /// Further arguments of every `mpirun`, separated by blanks: hosts, or MCA parameters to run the whole table under.
 const MPIRUN_ARGUMENTS: &str = "IRONBAND_TEST_MPIRUN";
+
+/// Where Debian's package libjemalloc2 puts it.
+const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
 
 /// The variable that `check.h` reads.
 const WATCHDOG: &str = "IRONBAND_TEST_WATCHDOG_SECONDS";

@@ -16,6 +16,14 @@ rows! {
     matching: "matching" x 2, args("messages=60");
     datatypes: "datatypes" x 2, args("quick=1");
     buffers: "buffers" x 2, args("rounds=3 size_max=262144");
+    churn: "churn" x 2, args("seconds=15");
+    churn_jemalloc: "churn" x 2, jemalloc(), args("seconds=15");
+    churn_threads: "churn" x 2, threads(3), args("seconds=15 workers=3 threads=1");
+    churn_threads_jemalloc: "churn" x 2, threads(3), jemalloc(), args("seconds=15 workers=3 threads=1");
+    churn_a_minute: "churn" x 2, args("seconds=60");
+    churn_a_minute_jemalloc: "churn" x 2, jemalloc(), args("seconds=60");
+    churn_a_minute_threads: "churn" x 2, threads(3), args("seconds=60 workers=3 threads=1");
+    churn_a_minute_threads_jemalloc: "churn" x 2, threads(3), jemalloc(), args("seconds=60 workers=3 threads=1");
     to_oneself: "self_comm" x 2, args("size_max=65536");
     traffic: "traffic" x 2, args("rounds=3");
     traffic_of_four: "traffic" x 4, args("rounds=2 messages=25 seed=2");

@@ -56,6 +56,9 @@ pub struct Capabilities {
     /// The key, the range and the access of every remote operation are checked ([`crate::CompletionStatus::RemoteAccess`]).
     /// Without, atomics alone are sure to be checked, and whoever knows an address can reach it.
     pub checks_remote_keys: bool,
+    /// Registered pages stay this process's when it forks: the child gets copies. Without, a page that the process writes after a fork is
+    /// another than the one that is registered (Linux before 5.12).
+    pub survives_fork: bool,
     /// A remote operation that was refused ends with an error, and the queue pair works on. Reliable queue pairs of verbs
     /// do not: they enter the error state.
     pub survives_refusal: bool,

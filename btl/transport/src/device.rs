@@ -383,7 +383,13 @@ impl<F: Fabric> Device<F> {
 
     /// Hands out notices; not part of `progress` because nobody waits for them.
     pub fn take_notice(&self) -> Option<String> {
-        self.registrations.take_notice().or_else(|| self.state.lock().device.take_notice())
+        self.state.lock().device.take_notice()
+    }
+
+    /// As [`Device::take_notice`], for what a user should know who did not ask: that the device has become slower, and why.
+    #[inline]
+    pub fn take_warning(&self) -> Option<String> {
+        self.registrations.take_warning()
     }
 
     /// What went which way so far, in one line; `None` if the device does not count.

@@ -1,6 +1,6 @@
 //! The registrations of one device: cached where that is safe and of use.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ironband_core::config::{Config, RegistrationCaching};
@@ -8,8 +8,9 @@ use ironband_fabric::{Access, Capabilities, Device as _, Fabric, Job, RegisterEr
 
 use crate::device::State;
 use crate::lock::MaybeLock;
-use crate::rcache::{CacheLimits, Held, Machine, Registrar, RegistrationCache, Statistics, source};
-
+use crate::rcache::{
+    CacheLimits, Held, Machine, Registrar, RegistrationCache, Statistics, source, unmap_events,
+};
 /// Calls of progress between two trials of the source of news about unmapped memory: some milliseconds of waiting.
 const TRIAL_INTERVAL: u32 = 1 << 16;
 
@@ -91,12 +92,16 @@ pub(crate) struct Registrations<F: Fabric> {
     why: Mutex<String>,
     /// Calls of progress so far.
     turn: AtomicU32,
-    notice: Mutex<Option<String>>,
+    /// What the user should know.
+    warnings: Mutex<Vec<String>>,
+    has_warning: AtomicBool,
+    /// A registration has failed, and the user was told.
+    told_of_failure: AtomicBool,
 }
 
 impl<F: Fabric> Registrations<F> {
     pub(crate) fn new(config: &Config, job: &Job, capabilities: &Capabilities) -> Self {
-        let (cache, why, notice) = match caching(config, capabilities) {
+        let (cache, why, warning) = match caching(config, capabilities) {
             Ok(source) => match RegistrationCache::open(limits(config, job, capabilities)) {
                 Some(cache) => {
                     (Some(cache), format!("cached (unmapped memory is told of by {source})"), None)
@@ -104,11 +109,18 @@ impl<F: Fabric> Registrations<F> {
                 None => (None, "not cached: too many devices are open".to_owned(), None),
             },
             Err(No { why, is_news }) => {
-                let notice = is_news.then(|| format!("registrations are not cached: {why}"));
-                (None, format!("not cached: {why}"), notice)
+                let warning = is_news.then(|| format!("registrations are not cached: {why}"));
+                (None, format!("not cached: {why}"), warning)
             }
         };
-        Self { cache, why: Mutex::new(why), turn: AtomicU32::new(0), notice: Mutex::new(notice) }
+        Self {
+            cache,
+            why: Mutex::new(why),
+            turn: AtomicU32::new(0),
+            has_warning: AtomicBool::new(warning.is_some()),
+            warnings: Mutex::new(warning.into_iter().collect()),
+            told_of_failure: AtomicBool::new(false),
+        }
     }
 
     /// # Safety
@@ -130,6 +142,7 @@ impl<F: Fabric> Registrations<F> {
             }
         }
         .map(Registration)
+        .inspect_err(|error| self.tell_of_failure(error))
     }
 
     #[inline]
@@ -164,12 +177,31 @@ impl<F: Fabric> Registrations<F> {
         cache.disable();
         let why =
             format!("not cached any more: {reason}; a library that was loaded since may have taken over");
-        *lock(&self.notice) = Some(format!("registrations are {why}"));
+        self.warn(format!("registrations are {why}"));
         *lock(&self.why) = why;
     }
 
-    pub(crate) fn take_notice(&self) -> Option<String> {
-        lock(&self.notice).take()
+    #[inline]
+    pub(crate) fn take_warning(&self) -> Option<String> {
+        if !self.has_warning.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut warnings = lock(&self.warnings);
+        let first = if warnings.is_empty() { None } else { Some(warnings.remove(0)) };
+        self.has_warning.store(!warnings.is_empty(), Ordering::Relaxed);
+        first
+    }
+
+    fn warn(&self, warning: String) {
+        lock(&self.warnings).push(warning);
+        self.has_warning.store(true, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn tell_of_failure(&self, error: &RegisterError) {
+        if !self.told_of_failure.swap(true, Ordering::Relaxed) {
+            self.warn(format!("{error}. Memory that cannot be registered is sent by copying, which is slower. This is said once"));
+        }
     }
 
     /// One clause for the report line; `None` for a device that needs no registrations.
@@ -207,9 +239,13 @@ fn caching(config: &Config, capabilities: &Capabilities) -> Result<&'static str,
         return Err(no("registration_cache = off", false));
     }
     let is_news = config.registration_cache == RegistrationCaching::On;
-    let source = source::started().map_err(|why| No { why, is_news })?;
-    source::try_out().map_err(|reason| no(&format!("{source} cannot be relied on: {reason}"), true))?;
-    Ok(source)
+    if !capabilities.survives_fork {
+        return Err(no(
+            "this kernel does not copy registered pages when a process forks (Linux before 5.12)",
+            is_news,
+        ));
+    }
+    unmap_events::source().map_err(|why| No { why, is_news })
 }
 
 fn limits(config: &Config, job: &Job, capabilities: &Capabilities) -> CacheLimits {

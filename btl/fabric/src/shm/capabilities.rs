@@ -44,6 +44,7 @@ pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
         survives_refusal: true,
         names_refusal: true,
         connects_alone: true,
+        survives_fork: true,
         single_copy,
     }
 }

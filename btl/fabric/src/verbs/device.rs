@@ -279,6 +279,7 @@ impl VerbsDevice {
                 survives_refusal: false,
                 names_refusal: !is_iwarp,
                 connects_alone: false,
+                survives_fork: limits.survives_fork,
                 single_copy: format!("RDMA without copies from {}", gid),
             },
             card,

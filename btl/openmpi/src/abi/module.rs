@@ -242,8 +242,17 @@ impl<F: Fabric> Module<F> {
     /// Passes on what the device found out about a peer since it was asked last, such as that the kernel refuses to copy
     /// between the two processes.
     pub(super) fn pass_on_notices(&self) {
+        self.pass_on_warnings();
         while let Some(notice) = self.device.take_notice() {
             runtime::say_at(1, &notice);
+        }
+    }
+
+    /// What a user should know who did not ask.
+    #[inline]
+    pub(super) fn pass_on_warnings(&self) {
+        while let Some(warning) = self.device.take_warning() {
+            runtime::say(&warning);
         }
     }
 

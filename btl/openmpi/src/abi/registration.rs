@@ -152,7 +152,8 @@ pub(super) unsafe extern "C" fn register_mem<F: Fabric>(
                 place.as_ptr().cast()
             }
             Err(reason) => {
-                runtime::say_at(1, &reason.to_string());
+                module.pass_on_warnings();
+                runtime::say_at(2, &reason.to_string());
                 null_mut()
             }
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ironband_fabric::Access;
 
 use super::clock::{Clock, Found};
-use super::first_level::{self, Remembered};
+use super::hints::Hints;
 use super::interval::IntervalMap;
 use super::limits::CacheLimits;
 use super::range::Range;
@@ -71,6 +71,13 @@ struct Entry<R> {
     class: u8,
 }
 
+impl<R> Entry<R> {
+    #[inline]
+    fn serves(&self, wanted: Range, class: u8) -> bool {
+        self.class == class && self.range.contains(wanted)
+    }
+}
+
 /// Registered memory, held. Dropping it is cheap and may happen in any thread; the registration ends later.
 #[derive(Debug)]
 pub struct Held<R> {
@@ -92,8 +99,13 @@ impl<R: Send + Sync> Held<R> {
     /// What the registrar made.
     #[inline]
     pub fn region(&self) -> &R {
+        &self.entry().region
+    }
+
+    #[inline]
+    fn entry(&self) -> &Entry<R> {
         // SAFETY: the slot lives as long as somebody holds it (`Slab`), and this value does.
-        &unsafe { self.slot.as_ref().content() }.region
+        unsafe { self.slot.as_ref().content() }
     }
 }
 
@@ -121,7 +133,8 @@ struct Inner {
 /// The registrations of one device.
 #[derive(Debug)]
 pub struct RegistrationCache<R> {
-    number: u32,
+    /// Whose registrations they are.
+    process: u32,
     limits: CacheLimits,
     unmaps: Arc<Unmaps>,
     /// [`Unmaps::epoch`] when what was unmapped was applied last.
@@ -132,6 +145,7 @@ pub struct RegistrationCache<R> {
     turn: AtomicU32,
     /// Hits without the lock, about: threads may overwrite each other's.
     quick_hits: AtomicU64,
+    hints: Hints,
     slab: Slab<Entry<R>>,
     inner: Mutex<Inner>,
 }
@@ -151,9 +165,8 @@ impl<R: Send + Sync> RegistrationCache<R> {
 
     /// An empty cache that is told of unmapped memory through `unmaps`.
     pub(super) fn new(limits: CacheLimits, unmaps: Arc<Unmaps>) -> Self {
-        static NUMBERS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
         Self {
-            number: NUMBERS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            process: std::process::id(),
             limits,
             applied: AtomicU64::new(unmaps.epoch()),
             unmaps,
@@ -161,6 +174,7 @@ impl<R: Send + Sync> RegistrationCache<R> {
             dying_count: AtomicU32::new(0),
             turn: AtomicU32::new(0),
             quick_hits: AtomicU64::new(0),
+            hints: Hints::new(),
             slab: Slab::new(),
             inner: Mutex::default(),
         }
@@ -195,22 +209,26 @@ impl<R: Send + Sync> RegistrationCache<R> {
         self.keep_apart(registrar, &mut inner, Entry { region, range, class: class_of(access) })
     }
 
-    /// A registration that this thread has used before.
+    /// A registration from which a request with this start was served before.
     #[inline]
     fn recall(&self, range: Range, class: u8) -> Option<Held<R>> {
-        let known = first_level::recall(self.number, class, range)?;
-        let slot = self.slab.at(known.slot);
-        if !slot.try_hold(known.generation) {
-            return None;
+        for (index, generation) in self.hints.look_up(range.start, class) {
+            let slot = self.slab.at(index);
+            if !slot.try_hold(generation) {
+                continue;
+            }
+            let held = Held::new(slot);
+            // After the reference: from here on what is unmapped is unmapped under somebody who uses it.
+            if self.has_unmaps() {
+                return None;
+            }
+            if held.entry().serves(range, class) {
+                slot.mark_used();
+                self.quick_hits.store(self.quick_hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                return Some(held);
+            }
         }
-        // After the reference: from here on what is unmapped is unmapped under somebody who uses it.
-        if self.has_unmaps() {
-            slot.let_go();
-            return None;
-        }
-        slot.mark_used();
-        self.quick_hits.store(self.quick_hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        Some(Held::new(slot))
+        None
     }
 
     #[inline]
@@ -256,12 +274,7 @@ impl<R: Send + Sync> RegistrationCache<R> {
         let generation = slot.hold();
         slot.mark_used();
         inner.statistics.hits += 1;
-        // SAFETY: just held.
-        let range = unsafe { slot.content() }.range;
-        first_level::remember(
-            wanted.range,
-            Remembered { cache: self.number, class, slot: index, generation, range },
-        );
+        self.hints.note(wanted.range.start, class, index, generation);
         Some(Held::new(slot))
     }
 
@@ -305,10 +318,7 @@ impl<R: Send + Sync> RegistrationCache<R> {
         inner.bytes += range.len_bytes();
         let slot = self.slab.at(index);
         let generation = slot.fill(entry, true);
-        first_level::remember(
-            wanted,
-            Remembered { cache: self.number, class, slot: index, generation, range },
-        );
+        self.hints.note(wanted.start, class, index, generation);
         Ok(Held::new(slot))
     }
 
@@ -398,6 +408,10 @@ impl<R: Send + Sync> RegistrationCache<R> {
     /// Some of what is dead: whoever calls ends it when the lock is free again.
     fn take_ended(&self, inner: &mut Inner) -> Vec<Entry<R>> {
         let mut ended = Vec::new();
+        if std::process::id() != self.process {
+            // A child of a fork: the registrations are its parent's, which would lose them.
+            return ended;
+        }
         for _ in 0..inner.dying.len().min(ENDED_PER_CALL) {
             let Some(index) = inner.dying.pop_front() else { break };
             match self.slab.at(index).try_empty() {

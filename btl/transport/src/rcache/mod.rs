@@ -5,17 +5,17 @@
 //! pages, and the adapter would go on with the old ones.
 //!
 //! ```text
-//!  acquire ──> first_level (of the thread, no lock) ──hit──> slot ──> Held
-//!     │ miss                                                  ▲
-//!     └──────> interval map (lock) ──────────────────hit──────┤
-//!                   │ miss                                    │
-//!                   └──> Registrar::register ────────insert───┘
+//!  acquire ──> hints (no lock) ───────────hit──> slot ──> Held
+//!     │ miss                                     ▲
+//!     └──────> interval map (lock) ─────hit──────┤
+//!                   │ miss                       │
+//!                   └──> Registrar::register ────┘
 //!
 //!  munmap, ... ──> unmaps (no lock) ──taken by the next acquire──> slots made bad ──held by nobody──> Registrar::deregister
 //! ```
 //!
 //! - [`range`], [`interval`], [`clock`], [`limits`]: pure.
-//! - [`slot`], [`unmaps`]: what threads share without a lock; model-checked by loom.
+//! - [`slot`], [`unmaps`]: what threads share without a lock; model-checked by loom. [`hints`]: what may be wrong.
 //! - [`cache`]: puts them together. Generic over the [`Registrar`], so that tests register with something that can tell when a
 //!   registration is stale.
 //!
@@ -23,7 +23,7 @@
 
 mod cache;
 mod clock;
-mod first_level;
+mod hints;
 mod interval;
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 mod libc_patch;
@@ -36,6 +36,7 @@ mod slot;
 pub(crate) mod source;
 mod statistics;
 mod sync;
+mod ucm;
 mod unmaps;
 
 pub use cache::{Held, Registrar, RegistrationCache};
@@ -47,5 +48,5 @@ pub(crate) use limits::Machine;
 /// For those who tell this process of unmapped memory. A registration must not outlive its pages, so nothing is cached unless somebody
 /// does, and is seen to.
 pub mod unmap_events {
-    pub use super::source::{NotPatched, around, offer, patch_libc, unmapping, withdraw};
+    pub use super::source::{NotPatched, around, offer, source, start_own, unmapping, withdraw};
 }

@@ -24,16 +24,26 @@ const GENERATION: u64 = 1 << 33;
 pub(super) struct Generation(u32);
 
 impl Generation {
-    pub(super) const FIRST: Self = Self(0);
-
     #[inline]
     const fn of(state: u64) -> Self {
         Self((state >> 33) as u32)
     }
+
+    /// For a table of numbers.
+    #[inline]
+    pub(super) const fn number(self) -> u32 {
+        self.0
+    }
+
+    #[inline]
+    pub(super) const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
 }
 
-/// A place.
+/// A place, with its cache lines for itself.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Slot<T> {
     state: AtomicU64,
     /// Set by each use, cleared by the hand of the clock.
@@ -148,7 +158,7 @@ mod tests {
     #[test]
     fn a_life() {
         let slot = Slot::new();
-        assert!(!slot.try_hold(Generation::FIRST), "empty");
+        assert!(!slot.try_hold(Generation::from_number(0)), "empty");
         let first = slot.fill('a', true);
         assert!(slot.try_hold(first) && slot.is_held());
         // SAFETY: held twice.

@@ -10,9 +10,10 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use super::range::Range;
+use super::ucm;
 use super::unmaps::Unmaps;
 
 /// Caches in one process at a time: one for each port of each adapter.
@@ -70,20 +71,20 @@ fn boxes() -> impl Iterator<Item = &'static Unmaps> {
 /// For a source: once `start` has succeeded, [`unmapping`] is called for whatever this process unmaps. The name is for messages, as
 /// in "Open MPI's memory hooks". An offer replaces the one before.
 pub fn offer(name: &'static str, start: fn() -> Result<(), String>) {
-    *source() = Some(Source { name, start, started: None });
+    *held() = Some(Source { name, start, started: None });
 }
 
 /// For a source: it has stopped. Caches that are open find out by themselves. True if it had been started.
 pub fn withdraw() -> bool {
-    source().take().is_some_and(|source| matches!(source.started, Some(Ok(()))))
+    held().take().is_some_and(|source| matches!(source.started, Some(Ok(()))))
 }
 
-/// Starts the source, unless that was done before; gives its name.
+/// Starts the source that was offered, unless that was done before, and tries it out; gives its name.
 ///
 /// # Errors
 /// Why there is none, in one clause.
-pub(crate) fn started() -> Result<&'static str, String> {
-    let mut source = source();
+pub fn source() -> Result<&'static str, String> {
+    let mut source = held();
     let Some(source) = source.as_mut() else {
         return Err("nothing in this process tells of unmapped memory".to_owned());
     };
@@ -94,7 +95,7 @@ pub(crate) fn started() -> Result<&'static str, String> {
         .map_err(|reason| format!("{} cannot be used: {reason}", source.name))
 }
 
-fn source() -> MutexGuard<'static, Option<Source>> {
+fn held() -> MutexGuard<'static, Option<Source>> {
     SOURCE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -103,15 +104,20 @@ fn source() -> MutexGuard<'static, Option<Source>> {
 #[error("libc cannot be patched: {0}")]
 pub struct NotPatched(String);
 
-/// For a process that has no other source (a Rust program without an MPI library): changes libc and the loader, so that this
-/// process tells itself of what it unmaps, and makes that the source. It cannot be undone. Call it first thing in `main`.
+/// For a process that has no other source, as a Rust program without an MPI library: changes libc and the loader, so that this
+/// process tells itself of what it unmaps. It cannot be undone. Call it first thing in `main`. If UCX is loaded its hooks become the
+/// source, and nothing is changed.
 ///
 /// # Safety
 /// No other thread runs during the call. (That is looked at, and refused, but a thread may come into being meanwhile.)
 ///
 /// # Errors
 /// Where this is not Linux on x86-64 with glibc, where another library has patched libc, or the system forbids it.
-pub unsafe fn patch_libc() -> Result<(), NotPatched> {
+pub unsafe fn start_own() -> Result<(), NotPatched> {
+    if ucm::is_loaded() {
+        offer(ucm::NAME, ucm::start);
+        return Ok(());
+    }
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads > 1 {
         return Err(NotPatched(format!("{threads} threads run already; call this first thing in main")));
@@ -129,6 +135,11 @@ pub unsafe fn patch_libc() -> Result<(), NotPatched> {
 
 /// A letter box for a cache. `None` if there are as many caches as there can be.
 pub(super) fn subscribe() -> Option<Arc<Unmaps>> {
+    static AT_FORK: Once = Once::new();
+    // SAFETY: the function stays loaded (a library with this inside must not be unloaded), and does what a child may.
+    AT_FORK.call_once(|| unsafe {
+        libc::pthread_atfork(None, None, Some(forget_parent));
+    });
     let mut owned = OWNED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(free) = owned.iter().find(|unmaps| Arc::strong_count(unmaps) == 1) {
         return Some(Arc::clone(free));
@@ -138,6 +149,11 @@ pub(super) fn subscribe() -> Option<Arc<Unmaps>> {
     owned.push(Arc::clone(&unmaps));
     place.store(Arc::as_ptr(&unmaps).cast_mut(), Ordering::Release);
     Some(unmaps)
+}
+
+/// In the child of a fork.
+extern "C" fn forget_parent() {
+    boxes().for_each(Unmaps::tell_all);
 }
 
 /// A way to lose pages, for [`try_out`].

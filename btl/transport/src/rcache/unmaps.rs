@@ -106,6 +106,12 @@ impl Unmaps {
         (first..=last).any(|granule| self.counter(granule).load(Ordering::SeqCst) != 0)
     }
 
+    /// Everything is unmapped: this is a child of a fork, and the registrations are its parent's.
+    pub(super) fn tell_all(&self) {
+        self.overflowed.store(true, Ordering::Release);
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
     fn put(&self, range: Range) {
         match self.claim() {
             Some(index) => {

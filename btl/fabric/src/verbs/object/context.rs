@@ -38,6 +38,7 @@ pub(in crate::verbs) struct AdapterLimits {
     pub(in crate::verbs) vendor: u32,
     pub(in crate::verbs) has_atomics: bool,
     pub(in crate::verbs) atomics_are_global: bool,
+    pub(in crate::verbs) survives_fork: bool,
 }
 
 /// What a port says of itself.
@@ -135,7 +136,21 @@ fn query(raw: NonNull<ibv::ibv_context>) -> Result<AdapterLimits, VerbError> {
         vendor: attributes.vendor_id,
         has_atomics: attributes.atomic_cap != ibv::ibv_atomic_cap::IBV_ATOMIC_NONE,
         atomics_are_global: attributes.atomic_cap == ibv::ibv_atomic_cap::IBV_ATOMIC_GLOB,
+        survives_fork: kernel_copies_on_fork(),
     })
+}
+
+/// True if the kernel gives a child copies of registered pages. libibverbs knows since rdma-core 35, and older headers do not name the
+/// question.
+fn kernel_copies_on_fork() -> bool {
+    /// `IBV_FORK_UNNEEDED` of `enum ibv_fork_status` (infiniband/verbs.h).
+    const UNNEEDED: c_int = 2;
+    // SAFETY: looks a name up.
+    let question = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"ibv_is_fork_initialized".as_ptr()) };
+    // SAFETY: libibverbs's function of that name, which takes nothing and gives an enumeration.
+    let question =
+        unsafe { std::mem::transmute::<*mut libc::c_void, Option<extern "C" fn() -> c_int>>(question) };
+    question.is_some_and(|ask| ask() == UNNEEDED)
 }
 
 impl Drop for Context {
