@@ -18,6 +18,7 @@ mod perf;
 mod quantity;
 mod rdma;
 mod trial;
+mod unmaps;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -52,6 +53,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    unmaps::tell();
     let outcome = match CommandLine::parse().command {
         Command::Info(arguments) => info::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -101,10 +101,11 @@ pub(crate) struct Registrations<F: Fabric> {
 
 impl<F: Fabric> Registrations<F> {
     pub(crate) fn new(config: &Config, job: &Job, capabilities: &Capabilities) -> Self {
+        let limits = limits(config, job, capabilities);
         let (cache, why, warning) = match caching(config, capabilities) {
-            Ok(source) => match RegistrationCache::open(limits(config, job, capabilities)) {
+            Ok(source) => match RegistrationCache::open(limits) {
                 Some(cache) => {
-                    (Some(cache), format!("cached (unmapped memory is told of by {source})"), None)
+                    (Some(cache), format!("cached, {limits}, news of unmapped memory by {source}"), None)
                 }
                 None => (None, "not cached: too many devices are open".to_owned(), None),
             },

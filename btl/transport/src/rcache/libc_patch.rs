@@ -33,9 +33,6 @@ const NEEDED: [(u32, &str); 5] = [
     (losses::number::MADVISE, "madvise"),
 ];
 
-/// For messages.
-pub(super) const NAME: &str = "ironband's patch of libc";
-
 /// Where the heap ends, as far as is known.
 static BREAK: AtomicUsize = AtomicUsize::new(0);
 

@@ -1,5 +1,7 @@
 //! How much a cache may hold.
 
+use std::fmt;
+
 /// The limits of one cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLimits {
@@ -7,6 +9,13 @@ pub struct CacheLimits {
     pub bytes_max: usize,
     /// Registrations.
     pub regions_max: usize,
+}
+
+impl fmt::Display for CacheLimits {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes_max, regions_max } = self;
+        write!(to, "up to {} MiB in {regions_max} regions", bytes_max >> 20)
+    }
 }
 
 /// Share of the locked memory that is the cache's: the rest is for the device's own buffers and for registrations for one use.

@@ -28,6 +28,9 @@ static BOXES: [AtomicPtr<Unmaps>; BOXES_MAX] = [const { AtomicPtr::new(null_mut(
 /// The same boxes, to find one that no cache uses.
 static OWNED: Mutex<Vec<Arc<Unmaps>>> = Mutex::new(Vec::new());
 
+/// What our own patch is called, in messages.
+const PATCH_NAME: &str = "ironband's hooks in libc";
+
 /// The source, if there is one.
 static SOURCE: Mutex<Option<Source>> = Mutex::new(None);
 
@@ -118,19 +121,24 @@ pub unsafe fn start_own() -> Result<(), NotPatched> {
         offer(ucm::NAME, ucm::start);
         return Ok(());
     }
+    // SAFETY: as promised by the caller.
+    let outcome = unsafe { patch() };
+    *held() = Some(Source { name: PATCH_NAME, start: || Ok(()), started: Some(outcome.clone()) });
+    outcome.map_err(NotPatched)
+}
+
+/// # Safety
+/// As for [`start_own`].
+unsafe fn patch() -> Result<(), String> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads > 1 {
-        return Err(NotPatched(format!("{threads} threads run already; call this first thing in main")));
+        return Err(format!("{threads} threads run already; it is for the first thing in main"));
     }
     #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-    {
-        // SAFETY: as promised by the caller.
-        unsafe { super::libc_patch::install() }.map_err(NotPatched)?;
-        offer(super::libc_patch::NAME, || Ok(()));
-        Ok(())
-    }
+    // SAFETY: as promised by the caller.
+    return unsafe { super::libc_patch::install() };
     #[cfg(not(all(target_arch = "x86_64", target_env = "gnu")))]
-    Err(NotPatched("this is known for x86-64 with glibc only".to_owned()))
+    Err("it is known for x86-64 with glibc only".to_owned())
 }
 
 /// A letter box for a cache. `None` if there are as many caches as there can be.
