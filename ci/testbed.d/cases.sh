@@ -17,6 +17,11 @@ on_each_host() { # COMMAND
     for host in ${TESTBED_HOSTS#host1}; do "$TESTBED_RSH" "$host" "$1" || return; done
 }
 
+# Who is not root may neither lock any amount of memory nor open whatever there is.
+as_nobody() { # COMMAND...
+    setpriv --reuid=65534 --regid=65534 --clear-groups --bounding-set=-all "$@"
+}
+
 # choose CASES... -- FILTERS...: sets `cases` to those that have one of the filters in their names; all without filters. A filter
 # that fits nothing would pass for ever, so it ends the script.
 choose() {

@@ -277,7 +277,7 @@ pub const PARAMETERS: [Parameter; 12] = [
         name: "registration_bytes",
         kind: Kind::NumberOrAuto { min: MIB, max: 1 << 46 },
         unit: "bytes",
-        help: "Memory that one process keeps registered per RDMA device; auto: 80% of what it may lock, and at most its share of half of this machine's memory.",
+        help: "Memory that one process keeps registered per RDMA device; auto: 80% of what the limit on locked memory leaves beside memory_bytes, and at most its share of half of this machine's memory.",
     },
     Parameter {
         name: "connect_seconds",

@@ -178,6 +178,12 @@ pub trait Device: Sized {
     /// Ends a registration. The remote key is refused from now on.
     fn deregister(&mut self, region: Self::MemoryRegion);
 
+    /// False for a region that the device may only read, because the memory is mapped so.
+    fn may_be_written(&self, region: &Self::MemoryRegion) -> bool {
+        let _ = region;
+        true
+    }
+
     /// The key that a peer needs to reach a region, to be sent to it as it is.
     fn remote_key(&self, region: &Self::MemoryRegion) -> u64;
 

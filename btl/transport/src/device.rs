@@ -106,6 +106,7 @@ impl<F: Fabric> Device<F> {
             // nothing: the value is `()`.
             Threads::Single => unsafe { (MaybeLock::unthreaded(state), MaybeLock::unthreaded(())) },
         };
+        registrations.calibrate(&state);
         Ok(Self {
             registrations,
             state,
@@ -300,6 +301,24 @@ impl<F: Fabric> Device<F> {
     ) -> Result<Registration<F>, RegisterError> {
         // SAFETY: as promised by the caller.
         unsafe { self.registrations.register(&self.state, start, len_bytes, access) }
+    }
+
+    /// As [`Device::register`], for memory of which one message is sent: `None` if it is better copied, because it has not been sent
+    /// before and registering it costs more than that.
+    ///
+    /// # Safety
+    /// As for [`Device::register`].
+    ///
+    /// # Errors
+    /// As for [`Device::register`].
+    pub unsafe fn register_to_send(
+        &self,
+        start: *mut u8,
+        len_bytes: usize,
+        access: Access,
+    ) -> Result<Option<Registration<F>>, RegisterError> {
+        // SAFETY: as promised by the caller.
+        unsafe { self.registrations.register_to_send(&self.state, start, len_bytes, access) }
     }
 
     /// Gives a registration back. What is cached stays registered until its memory is unmapped or there is no room.

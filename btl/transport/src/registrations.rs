@@ -1,7 +1,8 @@
 //! The registrations of one device: cached where that is safe and of use.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use ironband_core::config::{Config, RegistrationCaching};
 use ironband_fabric::{Access, Capabilities, Device as _, Fabric, Job, RegisterError};
@@ -9,10 +10,20 @@ use ironband_fabric::{Access, Capabilities, Device as _, Fabric, Job, RegisterEr
 use crate::device::State;
 use crate::lock::MaybeLock;
 use crate::rcache::{
-    CacheLimits, Held, Machine, Registrar, RegistrationCache, Statistics, source, unmap_events,
+    CacheLimits, Calibration, Held, Machine, Registrar, RegistrationCache, Statistics, Touched, source,
+    unmap_events,
 };
+
 /// Calls of progress between two trials of the source of news about unmapped memory: some milliseconds of waiting.
 const TRIAL_INTERVAL: u32 = 1 << 16;
+
+/// The first trials come soon: other components of Open MPI are opened after this one, and they patch libc, too.
+const EARLY_TRIALS: [u32; 4] = [16, 256, 4096, 16_384];
+
+/// What is registered and copied to find out what that costs: a page, and so many.
+const CALIBRATION_PAGES: usize = 64;
+const CALIBRATION_TURNS: usize = 5;
+const PAGE_BYTES: usize = 4096;
 
 type RegionOf<F> = <<F as Fabric>::Device as ironband_fabric::Device>::MemoryRegion;
 
@@ -20,6 +31,7 @@ type RegionOf<F> = <<F as Fabric>::Device as ironband_fabric::Device>::MemoryReg
 pub(crate) struct Region<F: Fabric> {
     pub(crate) region: RegionOf<F>,
     key: u64,
+    may_be_written: bool,
 }
 
 /// Registered memory. Give it back with [`Device::deregister`](crate::Device::deregister).
@@ -68,12 +80,16 @@ impl<F: Fabric> Registrar for Adapter<'_, F> {
         let State { device, pd, .. } = &mut *guard;
         // SAFETY: as promised by the caller.
         let region = unsafe { device.register(*pd, start, len_bytes, access) }?;
-        let key = device.remote_key(&region);
-        Ok(Region { region, key })
+        let (key, may_be_written) = (device.remote_key(&region), device.may_be_written(&region));
+        Ok(Region { region, key, may_be_written })
     }
 
     fn deregister(&self, region: Region<F>) {
         self.0.lock().device.deregister(region.region);
+    }
+
+    fn may_be_kept(region: &Region<F>) -> bool {
+        region.may_be_written
     }
 
     fn is_out_of_room(error: &RegisterError) -> bool {
@@ -85,9 +101,17 @@ impl<F: Fabric> Registrar for Adapter<'_, F> {
     }
 }
 
+/// What is copied though it could be registered.
+struct Policy {
+    calibration: Calibration,
+    touched: Touched,
+}
+
 /// The registrations of one device.
 pub(crate) struct Registrations<F: Fabric> {
     cache: Option<RegistrationCache<Region<F>>>,
+    /// With a cache only.
+    policy: OnceLock<Policy>,
     /// Why nothing is cached, or who makes it safe.
     why: Mutex<String>,
     /// Calls of progress so far.
@@ -116,6 +140,7 @@ impl<F: Fabric> Registrations<F> {
         };
         Self {
             cache,
+            policy: OnceLock::new(),
             why: Mutex::new(why),
             turn: AtomicU32::new(0),
             has_warning: AtomicBool::new(warning.is_some()),
@@ -146,6 +171,58 @@ impl<F: Fabric> Registrations<F> {
         .inspect_err(|error| self.tell_of_failure(error))
     }
 
+    /// As [`Registrations::register`], or `None` for memory that is better copied.
+    ///
+    /// # Safety
+    /// As for [`Device::register`](crate::Device::register).
+    pub(crate) unsafe fn register_to_send(
+        &self,
+        state: &MaybeLock<State<F>>,
+        start: *mut u8,
+        len_bytes: usize,
+        access: Access,
+    ) -> Result<Option<Registration<F>>, RegisterError> {
+        if let (Some(cache), Some(policy)) = (&self.cache, self.policy.get())
+            && len_bytes < policy.calibration.crossover_bytes()
+            && cache.is_enabled()
+        {
+            if let Some(held) = cache.find(start, len_bytes, access) {
+                return Ok(Some(Registration(Kept::Cached(held))));
+            }
+            if !policy.touched.again(start as usize, len_bytes) {
+                return Ok(None);
+            }
+        }
+        // SAFETY: as promised by the caller.
+        unsafe { self.register(state, start, len_bytes, access) }.map(Some)
+    }
+
+    /// Measures what registering and copying cost on the open device. Without a cache nothing depends on it.
+    pub(crate) fn calibrate(&self, state: &MaybeLock<State<F>>) {
+        if self.cache.is_none() {
+            return;
+        }
+        let mut from = vec![1_u8; CALIBRATION_PAGES * PAGE_BYTES];
+        let mut to = vec![0_u8; from.len()];
+        let copy_ns = least_ns(|| to.copy_from_slice(std::hint::black_box(&from)));
+        let mut register = |pages: usize| {
+            let mut works = true;
+            let spent = least_ns(|| {
+                let adapter = Adapter(state);
+                // SAFETY: the buffer lives until the end of this function.
+                match unsafe { adapter.register(from.as_mut_ptr(), pages * PAGE_BYTES, Access::LOCAL) } {
+                    Ok(region) => adapter.deregister(region),
+                    Err(_) => works = false,
+                }
+            });
+            works.then_some(spent)
+        };
+        // Where not even this can be registered the first message will say so.
+        let (Some(one_ns), Some(many_ns)) = (register(1), register(CALIBRATION_PAGES)) else { return };
+        let calibration = Calibration::of(one_ns, (CALIBRATION_PAGES, many_ns), (to.len(), copy_ns));
+        let _ = self.policy.set(Policy { calibration, touched: Touched::new() });
+    }
+
     #[inline]
     pub(crate) fn deregister(&self, state: &MaybeLock<State<F>>, registration: Registration<F>) {
         match (registration.0, &self.cache) {
@@ -163,7 +240,7 @@ impl<F: Fabric> Registrations<F> {
             // Threads may count over each other; it only has to happen at some time.
             let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1);
             self.turn.store(turn, Ordering::Relaxed);
-            if turn.is_multiple_of(TRIAL_INTERVAL) {
+            if turn.is_multiple_of(TRIAL_INTERVAL) || EARLY_TRIALS.contains(&turn) {
                 self.try_source(cache);
             }
         }
@@ -171,15 +248,20 @@ impl<F: Fabric> Registrations<F> {
 
     #[cold]
     fn try_source(&self, cache: &RegistrationCache<Region<F>>) {
-        if !cache.is_enabled() {
-            return;
+        // Another device of this process may have found out.
+        let broken = if source::is_broken() {
+            Err("no word came of memory that was unmapped".to_owned())
+        } else {
+            source::try_out()
+        };
+        let Err(reason) = broken else { return };
+        if cache.is_enabled() {
+            cache.disable();
+            let why =
+                format!("not cached any more: {reason}; a library that was loaded since may have taken over");
+            self.warn(format!("registrations are {why}"));
+            *lock(&self.why) = why;
         }
-        let Err(reason) = source::try_out() else { return };
-        cache.disable();
-        let why =
-            format!("not cached any more: {reason}; a library that was loaded since may have taken over");
-        self.warn(format!("registrations are {why}"));
-        *lock(&self.why) = why;
     }
 
     #[inline]
@@ -208,7 +290,8 @@ impl<F: Fabric> Registrations<F> {
     /// One clause for the report line; `None` for a device that needs no registrations.
     pub(crate) fn report(&self, capabilities: &Capabilities) -> Option<String> {
         let why = lock(&self.why);
-        capabilities.registers_local_memory.then(|| format!("registrations {why}"))
+        let costs = self.policy.get().map_or_else(String::new, |policy| format!(", {}", policy.calibration));
+        capabilities.registers_local_memory.then(|| format!("registrations {why}{costs}"))
     }
 
     pub(crate) fn statistics(&self) -> Option<Statistics> {
@@ -257,6 +340,7 @@ fn limits(config: &Config, job: &Job, capabilities: &Capabilities) -> CacheLimit
     let mut limits = CacheLimits::of(&Machine {
         memlock_bytes: capabilities.limits.registered_bytes_max,
         memory_bytes: known(pages) * known(page_bytes),
+        buffers_bytes: config.memory_bytes as u64,
         local_ranks: job.local_ranks.into(),
         device_regions_max: capabilities.limits.regions_max as u64,
     });
@@ -264,6 +348,16 @@ fn limits(config: &Config, job: &Job, capabilities: &Capabilities) -> CacheLimit
         limits.bytes_max = bytes_max;
     }
     limits
+}
+
+/// The least of a few times: the first touches memory, and others may be interrupted.
+fn least_ns(mut work: impl FnMut()) -> f64 {
+    let times = (0..CALIBRATION_TURNS).map(|_| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_nanos() as f64
+    });
+    times.fold(f64::INFINITY, f64::min)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

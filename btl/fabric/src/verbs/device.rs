@@ -265,8 +265,11 @@ impl VerbsDevice {
                     eager_bytes,
                     rdma_bytes_max: usize::MAX >> 1,
                     outstanding_max: OUTSTANDING_MAX as usize,
-                    regions_max: limits.regions_max,
-                    registered_bytes_max: Memlock::read().effective_bytes(),
+                    // Most memory is registered twice on iWARP (`MemoryRegion`).
+                    regions_max: limits.regions_max / if is_iwarp { 2 } else { 1 },
+                    registered_bytes_max: Memlock::read()
+                        .effective_bytes()
+                        .map(|bytes| if is_iwarp { bytes / 2 } else { bytes }),
                 },
                 atomics: scope,
                 write_with_immediate: true,
@@ -534,6 +537,10 @@ impl Device for VerbsDevice {
 
     fn deregister(&mut self, region: MemoryRegion) {
         self.regions.remove(region.remote_key());
+    }
+
+    fn may_be_written(&self, region: &MemoryRegion) -> bool {
+        region.may_be_written()
     }
 
     fn remote_key(&self, region: &MemoryRegion) -> u64 {

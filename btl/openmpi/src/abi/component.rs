@@ -74,12 +74,7 @@ unsafe extern "C" fn open() -> c_int {
 
 /// `mca_close_component`. The modules are finalized by then.
 unsafe extern "C" fn close() -> c_int {
-    contained("component_close", OPAL_ERROR, || {
-        if unmap_events::withdraw() {
-            memory_hooks::stop();
-        }
-        OPAL_SUCCESS
-    })
+    OPAL_SUCCESS
 }
 
 /// `btl_init`: opens the devices and publishes their addresses. Open MPI frees the array.

@@ -120,7 +120,7 @@ impl<F: Fabric> Drop for SpareHandles<F> {
     }
 }
 
-/// `btl_register_mem`. Null if the transport has no more room, which ob1 and `osc/rdma` cope with.
+/// `btl_register_mem`. Null if the transport has no more room, or copying is faster, which ob1 and `osc/rdma` cope with.
 pub(super) unsafe extern "C" fn register_mem<F: Fabric>(
     table: *mut ModuleTable,
     _endpoint: *mut OpaqueEndpoint,
@@ -138,9 +138,20 @@ pub(super) unsafe extern "C" fn register_mem<F: Fabric>(
         };
         // ob1 never asks for atomics and osc/rdma always does, for what it exposes.
         let purpose = if access.remote_atomic { WINDOW } else { RENDEZVOUS };
+        let device = module.device();
+        // The sender of a rendezvous may copy instead, with which ob1 goes on when there is no handle.
+        let may_copy = purpose == RENDEZVOUS && access.remote_read;
         // SAFETY: the memory is the user's or osc/rdma's, which keep it until they deregister it.
-        match unsafe { module.device().register(start.cast(), len_bytes, access) } {
-            Ok(registration) => {
+        let registered = unsafe {
+            if may_copy {
+                device.register_to_send(start.cast(), len_bytes, access)
+            } else {
+                device.register(start.cast(), len_bytes, access).map(Some)
+            }
+        };
+        match registered {
+            Ok(None) => null_mut(),
+            Ok(Some(registration)) => {
                 let remote = RemoteKey { key: registration.key(), purpose, mark: MARK };
                 let handle = Handle { remote, registration: Some(registration) };
                 let spare = module.with_spare_handles(|spare| spare.0.pop());

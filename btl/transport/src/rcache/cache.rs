@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ironband_fabric::Access;
 
 use super::clock::{Clock, Found};
+use super::gate::Gate;
 use super::hints::Hints;
 use super::interval::IntervalMap;
 use super::limits::CacheLimits;
 use super::range::Range;
 use super::slab::Slab;
-use super::slot::Slot;
+use super::slot::{Generation, Slot};
 use super::source;
 use super::statistics::Statistics;
 use super::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -20,6 +21,8 @@ use super::unmaps::Unmaps;
 
 /// Registrations that one call ends at most, besides those that it must to make room: each is a system call.
 const ENDED_PER_CALL: usize = 8;
+/// Ranges that were unmapped and are remembered. If more were while memory was registered, it counts as unmapped, too.
+const LATELY_MAX: usize = 64;
 /// Calls of progress between two looks at what is dead.
 const TEND_INTERVAL: u32 = 64;
 /// Ranges that overlap become one registration up to this length. Beyond, the new one replaces the others: a window that slides over
@@ -50,6 +53,13 @@ pub trait Registrar {
 
     /// True if ending other registrations may help.
     fn is_out_of_room(error: &Self::Error) -> bool;
+
+    /// False for a region that can do less than others that are registered alike, as one of memory that may only be read: it serves one
+    /// use.
+    fn may_be_kept(region: &Self::Region) -> bool {
+        let _ = region;
+        true
+    }
 
     /// The error of a process that uses more registrations at once than a cache can count.
     fn too_many(in_use: usize) -> Self::Error;
@@ -102,6 +112,13 @@ impl<R: Send + Sync> Held<R> {
         &self.entry().region
     }
 
+    /// True while others are served from it, too.
+    #[inline]
+    fn is_kept(&self) -> bool {
+        // SAFETY: as in `entry`.
+        unsafe { self.slot.as_ref() }.is_good()
+    }
+
     #[inline]
     fn entry(&self) -> &Entry<R> {
         // SAFETY: the slot lives as long as somebody holds it (`Slab`), and this value does.
@@ -126,19 +143,21 @@ struct Inner {
     free: Vec<u32>,
     /// Bad and not yet empty.
     dying: VecDeque<u32>,
-    bytes: usize,
+    /// What is registered, in whole pages, dying ones included.
+    pinned_bytes: usize,
+    /// The same of those in the maps.
+    kept_bytes: usize,
+    /// What was unmapped lately, the newest last, and how much that was ever.
+    lately: VecDeque<Range>,
+    unmapped: u64,
     statistics: Statistics,
 }
 
 /// The registrations of one device.
 #[derive(Debug)]
 pub struct RegistrationCache<R> {
-    /// Whose registrations they are.
-    process: u32,
     limits: CacheLimits,
-    unmaps: Arc<Unmaps>,
-    /// [`Unmaps::epoch`] when what was unmapped was applied last.
-    applied: AtomicU64,
+    gate: Gate,
     enabled: AtomicBool,
     /// The length of `Inner::dying`, to be read without the lock.
     dying_count: AtomicU32,
@@ -155,6 +174,8 @@ pub struct RegistrationCache<R> {
 struct Plan {
     range: Range,
     access: Access,
+    /// [`Inner::unmapped`] when all of the range was known to be mapped.
+    seen: u64,
 }
 
 impl<R: Send + Sync> RegistrationCache<R> {
@@ -166,10 +187,8 @@ impl<R: Send + Sync> RegistrationCache<R> {
     /// An empty cache that is told of unmapped memory through `unmaps`.
     pub(super) fn new(limits: CacheLimits, unmaps: Arc<Unmaps>) -> Self {
         Self {
-            process: std::process::id(),
             limits,
-            applied: AtomicU64::new(unmaps.epoch()),
-            unmaps,
+            gate: Gate::new(unmaps),
             enabled: AtomicBool::new(true),
             dying_count: AtomicU32::new(0),
             turn: AtomicU32::new(0),
@@ -200,13 +219,24 @@ impl<R: Send + Sync> RegistrationCache<R> {
                 return Ok(held);
             }
             // SAFETY: as promised by the caller.
-            return unsafe { self.acquire_slowly(registrar, Plan { range, access }) };
+            return unsafe { self.acquire_slowly(registrar, range, access) };
         }
         // SAFETY: as promised by the caller. What is empty, or goes round the end, is the registrar's to judge.
         let region = unsafe { registrar.register(start, len_bytes, access) }?;
         let range = Range { start: start as usize, end: start as usize };
-        let mut inner = self.lock();
-        self.keep_apart(registrar, &mut inner, Entry { region, range, class: class_of(access) })
+        self.keep_apart(registrar, &mut self.lock(), Entry { region, range, class: class_of(access) })
+    }
+
+    /// A registration of the memory, if there is one.
+    #[inline]
+    pub fn find(&self, start: *mut u8, len_bytes: usize, access: Access) -> Option<Held<R>> {
+        let range = Range::new(start as usize, len_bytes)?;
+        let class = class_of(access);
+        self.recall(range, class).or_else(|| {
+            let mut inner = self.lock();
+            self.apply_unmaps(&mut inner);
+            self.look_up(&mut inner, range, class)
+        })
     }
 
     /// A registration from which a request with this start was served before.
@@ -214,14 +244,10 @@ impl<R: Send + Sync> RegistrationCache<R> {
     fn recall(&self, range: Range, class: u8) -> Option<Held<R>> {
         for (index, generation) in self.hints.look_up(range.start, class) {
             let slot = self.slab.at(index);
-            if !slot.try_hold(generation) {
+            if !self.gate.try_hold(slot, generation) {
                 continue;
             }
             let held = Held::new(slot);
-            // After the reference: from here on what is unmapped is unmapped under somebody who uses it.
-            if self.has_unmaps() {
-                return None;
-            }
             if held.entry().serves(range, class) {
                 slot.mark_used();
                 self.quick_hits.store(self.quick_hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -231,54 +257,48 @@ impl<R: Send + Sync> RegistrationCache<R> {
         None
     }
 
-    #[inline]
-    fn has_unmaps(&self) -> bool {
-        self.unmaps.epoch() != self.applied.load(Ordering::Acquire)
-    }
-
     /// # Safety
     /// As for [`RegistrationCache::acquire`].
     #[inline(never)]
     unsafe fn acquire_slowly<G: Registrar<Region = R>>(
         &self,
         registrar: &G,
-        wanted: Plan,
+        range: Range,
+        access: Access,
     ) -> Result<Held<R>, G::Error> {
         let plan = {
             let mut inner = self.lock();
-            self.apply_unmaps(&mut inner, |_| {});
-            if let Some(held) = self.look_up(&mut inner, wanted) {
-                let ended = self.take_ended(&mut inner);
-                drop(inner);
-                ended.into_iter().for_each(|entry| registrar.deregister(entry.region));
+            self.apply_unmaps(&mut inner);
+            if let Some(held) = self.look_up(&mut inner, range, class_of(access)) {
                 return Ok(held);
             }
             inner.statistics.misses += 1;
-            inner.plan(wanted)
+            inner.plan(range, access)
         };
-        // SAFETY: as promised by the caller. What the plan adds was registered, and no unmapping of it has been told.
-        match unsafe { self.make(registrar, plan, wanted.range) } {
-            // That can fail where the request alone does not: the plan may be too long, or gone by now.
-            Err(_) if plan.range != wanted.range => {
-                // SAFETY: as promised by the caller.
-                unsafe { self.make(registrar, wanted, wanted.range) }
+        if plan.range != range {
+            // SAFETY: as promised by the caller. What the plan adds was registered, and no unmapping of it was told; if it is gone by
+            // now it is not used.
+            if let Ok(Some(held)) = unsafe { self.make(registrar, plan, range) } {
+                return Ok(held);
             }
-            outcome => outcome,
         }
+        // SAFETY: as promised by the caller.
+        let made = unsafe { self.make(registrar, Plan { range, ..plan }, range) }?;
+        Ok(made.expect("a plan for no more than the request is carried out"))
     }
 
-    fn look_up(&self, inner: &mut Inner, wanted: Plan) -> Option<Held<R>> {
-        let class = class_of(wanted.access);
-        let index = inner.maps[usize::from(class)].containing(wanted.range)?;
+    fn look_up(&self, inner: &mut Inner, range: Range, class: u8) -> Option<Held<R>> {
+        let index = inner.maps[usize::from(class)].containing(range)?;
         let slot = self.slab.at(index);
         let generation = slot.hold();
         slot.mark_used();
         inner.statistics.hits += 1;
-        self.hints.note(wanted.range.start, class, index, generation);
+        self.hints.note(range.start, class, index, generation);
         Some(Held::new(slot))
     }
 
-    /// Registers for a request for `wanted`, and keeps the registration unless its pages may have changed meanwhile.
+    /// Registers for a request for `wanted`, and keeps the registration unless its pages may have changed meanwhile. `None` if the plan is for
+    /// more than that, and cannot be kept.
     ///
     /// # Safety
     /// As for [`RegistrationCache::acquire`].
@@ -287,39 +307,40 @@ impl<R: Send + Sync> RegistrationCache<R> {
         registrar: &G,
         plan: Plan,
         wanted: Range,
-    ) -> Result<Held<R>, G::Error> {
-        let range = plan.range;
-        self.unmaps.watch(range);
-        let quiet = self.unmaps.is_quiet();
+    ) -> Result<Option<Held<R>>, G::Error> {
+        let (range, class) = (plan.range, class_of(plan.access));
+        let quiet = self.gate.watch(range);
         // SAFETY: as promised by the caller.
         let region = match unsafe { self.register(registrar, plan) } {
             Ok(region) => region,
             Err(error) => {
-                self.unmaps.unwatch(range);
+                self.gate.unwatch(range);
                 return Err(error);
             }
         };
-        let entry = Entry { region, range, class: class_of(plan.access) };
         let mut inner = self.lock();
-        let mut changed = !quiet;
-        self.apply_unmaps(&mut inner, |unmapped| changed |= unmapped.pages().overlaps(range));
-        if changed || !self.enabled.load(Ordering::Relaxed) || !self.make_room(registrar, &mut inner, range) {
-            self.unmaps.unwatch(range);
-            return self.keep_apart(registrar, &mut inner, entry);
+        // Not what comes to light in here alone: another thread may have applied it.
+        self.apply_unmaps(&mut inner);
+        let is_sound = quiet && !inner.was_unmapped(range, plan.seen);
+        let may_stay = is_sound && self.enabled.load(Ordering::Relaxed) && G::may_be_kept(&region);
+        if !may_stay || !self.make_room(registrar, &mut inner, usize::from(class), range) {
+            self.gate.unwatch(range);
+            if range != wanted {
+                registrar.deregister(region);
+                return Ok(None);
+            }
+            return self.keep_apart(registrar, &mut inner, Entry { region, range, class }).map(Some);
         }
-        self.forget_overlapping(&mut inner, usize::from(entry.class), range);
         let Some(index) = self.free_slot(&mut inner) else {
-            self.unmaps.unwatch(range);
-            registrar.deregister(entry.region);
+            self.gate.unwatch(range);
+            registrar.deregister(region);
             return Err(G::too_many(inner.slots_made as usize));
         };
-        let class = entry.class;
         inner.maps[usize::from(class)].insert(range, index);
-        inner.bytes += range.len_bytes();
-        let slot = self.slab.at(index);
-        let generation = slot.fill(entry, true);
+        inner.kept_bytes += range.pages().len_bytes();
+        let generation = self.fill(&mut inner, index, Entry { region, range, class }, true);
         self.hints.note(wanted.start, class, index, generation);
-        Ok(Held::new(slot))
+        Ok(Some(Held::new(self.slab.at(index))))
     }
 
     /// # Safety
@@ -348,10 +369,15 @@ impl<R: Send + Sync> RegistrationCache<R> {
             return Err(G::too_many(inner.slots_made as usize));
         };
         inner.statistics.uncached += 1;
-        let slot = self.slab.at(index);
-        slot.fill(entry, false);
+        self.fill(inner, index, entry, false);
         self.let_die(inner, index);
-        Ok(Held::new(slot))
+        Ok(Held::new(self.slab.at(index)))
+    }
+
+    /// Fills an empty slot, with a reference for the caller.
+    fn fill(&self, inner: &mut Inner, index: u32, entry: Entry<R>, good: bool) -> Generation {
+        inner.pinned_bytes += entry.range.pages().len_bytes();
+        self.slab.at(index).fill(entry, good)
     }
 
     fn free_slot(&self, inner: &mut Inner) -> Option<u32> {
@@ -366,19 +392,16 @@ impl<R: Send + Sync> RegistrationCache<R> {
 
     // ---- ends -----------------------------------------------------------------------------------------------------------
 
-    /// Takes what was unmapped out of the cache, and tells `each` of it.
-    fn apply_unmaps(&self, inner: &mut Inner, mut each: impl FnMut(Range)) {
-        if !self.has_unmaps() {
-            return;
-        }
-        let epoch = self.unmaps.take(|range| {
-            each(range);
+    /// Takes what was unmapped out of the cache.
+    fn apply_unmaps(&self, inner: &mut Inner) {
+        self.gate.apply(|range| {
+            let pages = range.pages();
+            inner.note_unmapped(pages);
             for class in 0..CLASSES {
-                let forgotten = self.forget_overlapping(inner, class, range.pages());
+                let forgotten = self.forget_overlapping(inner, class, pages);
                 inner.statistics.invalidated += forgotten;
             }
         });
-        self.applied.store(epoch, Ordering::Release);
     }
 
     /// Takes all of one class that have a byte in a range out of the cache; gives how many that were.
@@ -394,9 +417,8 @@ impl<R: Send + Sync> RegistrationCache<R> {
 
     fn forget(&self, inner: &mut Inner, class: usize, range: Range, index: u32) {
         inner.maps[class].remove(range);
-        inner.bytes -= range.len_bytes();
-        self.unmaps.unwatch(range);
-        self.slab.at(index).make_bad();
+        inner.kept_bytes -= range.pages().len_bytes();
+        self.gate.retire(self.slab.at(index), range);
         self.let_die(inner, index);
     }
 
@@ -405,19 +427,19 @@ impl<R: Send + Sync> RegistrationCache<R> {
         self.dying_count.store(inner.dying.len() as u32, Ordering::Relaxed);
     }
 
-    /// Some of what is dead: whoever calls ends it when the lock is free again.
-    fn take_ended(&self, inner: &mut Inner) -> Vec<Entry<R>> {
+    /// Up to so many of what is dead: whoever calls ends it, when the lock is free again if it can wait.
+    fn take_ended(&self, inner: &mut Inner, looks: usize) -> Vec<Entry<R>> {
         let mut ended = Vec::new();
-        if std::process::id() != self.process {
-            // A child of a fork: the registrations are its parent's, which would lose them.
+        if self.slab.is_parents() {
             return ended;
         }
-        for _ in 0..inner.dying.len().min(ENDED_PER_CALL) {
+        for _ in 0..inner.dying.len().min(looks) {
             let Some(index) = inner.dying.pop_front() else { break };
             match self.slab.at(index).try_empty() {
                 Some(entry) => {
-                    ended.push(entry);
+                    inner.pinned_bytes -= entry.range.pages().len_bytes();
                     inner.free.push(index);
+                    ended.push(entry);
                 }
                 None => inner.dying.push_back(index),
             }
@@ -426,38 +448,53 @@ impl<R: Send + Sync> RegistrationCache<R> {
         ended
     }
 
-    /// Evicts until a range fits. False if it does not fit, whatever goes.
-    fn make_room<G: Registrar<Region = R>>(&self, registrar: &G, inner: &mut Inner, range: Range) -> bool {
+    /// Ends all that is dead; gives how many bytes that were.
+    fn end_dead<G: Registrar<Region = R>>(&self, registrar: &G, inner: &mut Inner) -> usize {
+        let ended = self.take_ended(inner, usize::MAX);
+        let bytes = ended.iter().map(|entry| entry.range.pages().len_bytes()).sum();
+        ended.into_iter().for_each(|entry| registrar.deregister(entry.region));
+        bytes
+    }
+
+    /// Takes those out that the range replaces, and evicts until it fits. False if it does not fit, whatever goes.
+    fn make_room<G: Registrar<Region = R>>(
+        &self,
+        registrar: &G,
+        inner: &mut Inner,
+        class: usize,
+        range: Range,
+    ) -> bool {
         let CacheLimits { bytes_max, regions_max } = self.limits;
-        if range.len_bytes() > bytes_max {
+        let wanted_bytes = range.pages().len_bytes();
+        if wanted_bytes > bytes_max {
             return false;
         }
-        while inner.bytes + range.len_bytes() > bytes_max || inner.count() >= regions_max {
-            let Some(entry) = self.evict_one(inner) else { return false };
-            registrar.deregister(entry.region);
+        self.forget_overlapping(inner, class, range);
+        let fits = |inner: &Inner| {
+            inner.pinned_bytes.saturating_add(wanted_bytes) <= bytes_max && inner.count() < regions_max
+        };
+        while !fits(inner) {
+            if self.end_dead(registrar, inner) == 0 && !self.evict_one(inner) {
+                return false;
+            }
         }
         true
     }
 
-    /// Ends one registration that is not in use.
-    fn evict_one(&self, inner: &mut Inner) -> Option<Entry<R>> {
+    /// Takes one registration out of the cache that is not in use. False if there is none.
+    fn evict_one(&self, inner: &mut Inner) -> bool {
         let mut clock = std::mem::take(&mut inner.clock);
         let found = clock.next(inner.slots_made, |index| self.look_at(index));
         inner.clock = clock;
-        let index = found?;
+        let Some(index) = found else { return false };
         let slot = self.slab.at(index);
         slot.hold();
         // SAFETY: just held.
         let (range, class) = (unsafe { slot.content() }.range, unsafe { slot.content() }.class);
-        self.forget(inner, usize::from(class), range, index);
         slot.let_go();
+        self.forget(inner, usize::from(class), range, index);
         inner.statistics.evicted += 1;
-        // A thread may have tried it in between: then it ends later.
-        let entry = slot.try_empty()?;
-        inner.dying.pop_back();
-        self.dying_count.store(inner.dying.len() as u32, Ordering::Relaxed);
-        inner.free.push(index);
-        Some(entry)
+        true
     }
 
     fn look_at(&self, index: u32) -> Found {
@@ -471,24 +508,14 @@ impl<R: Send + Sync> RegistrationCache<R> {
         }
     }
 
-    /// The device has no room: ends registrations of as many bytes as are wanted, and all that is dead. False if there is nothing to end.
+    /// The device has no room: ends all that is dead, and evicts as many bytes as are wanted. False if nothing could be ended.
     fn evict<G: Registrar<Region = R>>(&self, registrar: &G, len_bytes: usize) -> bool {
         let mut inner = self.lock();
-        let (mut any, mut freed) = (false, 0);
-        loop {
-            let ended = self.take_ended(&mut inner);
-            if ended.is_empty() {
-                break;
-            }
-            any = true;
-            ended.into_iter().for_each(|entry| registrar.deregister(entry.region));
+        let mut freed = self.end_dead(registrar, &mut inner);
+        while freed < len_bytes && self.evict_one(&mut inner) {
+            freed += self.end_dead(registrar, &mut inner);
         }
-        while freed < len_bytes {
-            let Some(entry) = self.evict_one(&mut inner) else { break };
-            (any, freed) = (true, freed + entry.range.len_bytes());
-            registrar.deregister(entry.region);
-        }
-        any
+        freed > 0
     }
 
     /// Applies what was unmapped and ends some of what is dead, now and then. For every call that makes progress.
@@ -497,7 +524,7 @@ impl<R: Send + Sync> RegistrationCache<R> {
         // Threads may count over each other; it only has to happen at some time.
         let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1);
         self.turn.store(turn, Ordering::Relaxed);
-        if turn.is_multiple_of(TEND_INTERVAL) && (self.has_unmaps() || self.has_dying()) {
+        if turn.is_multiple_of(TEND_INTERVAL) && (self.gate.has_news() || self.has_dying()) {
             self.tend_now(registrar);
         }
     }
@@ -505,8 +532,9 @@ impl<R: Send + Sync> RegistrationCache<R> {
     /// Gives a registration back, and ends it at once if it was for one use.
     #[inline]
     pub fn release<G: Registrar<Region = R>>(&self, registrar: &G, held: Held<R>) {
+        let is_last = !held.is_kept();
         drop(held);
-        if self.has_dying() {
+        if is_last {
             self.tend_now(registrar);
         }
     }
@@ -519,8 +547,8 @@ impl<R: Send + Sync> RegistrationCache<R> {
     #[cold]
     fn tend_now<G: Registrar<Region = R>>(&self, registrar: &G) {
         let Ok(mut inner) = self.inner.try_lock() else { return };
-        self.apply_unmaps(&mut inner, |_| {});
-        let ended = self.take_ended(&mut inner);
+        self.apply_unmaps(&mut inner);
+        let ended = self.take_ended(&mut inner, ENDED_PER_CALL);
         drop(inner);
         ended.into_iter().for_each(|entry| registrar.deregister(entry.region));
     }
@@ -543,10 +571,7 @@ impl<R: Send + Sync> RegistrationCache<R> {
     pub fn close<G: Registrar<Region = R>>(&self, registrar: &G) -> usize {
         self.disable();
         let mut inner = self.lock();
-        for _ in 0..inner.dying.len().div_ceil(ENDED_PER_CALL) {
-            let ended = self.take_ended(&mut inner);
-            ended.into_iter().for_each(|entry| registrar.deregister(entry.region));
-        }
+        self.end_dead(registrar, &mut inner);
         inner.dying.len()
     }
 
@@ -555,7 +580,7 @@ impl<R: Send + Sync> RegistrationCache<R> {
         let inner = self.lock();
         let mut statistics = inner.statistics;
         statistics.hits += self.quick_hits.load(Ordering::Relaxed);
-        (statistics.regions, statistics.bytes) = (inner.count(), inner.bytes);
+        (statistics.regions, statistics.bytes) = (inner.count(), inner.kept_bytes);
         statistics
     }
 
@@ -571,10 +596,25 @@ impl Inner {
     }
 
     /// What to register for a request: with it all that it overlaps, unless that is much.
-    fn plan(&self, wanted: Plan) -> Plan {
-        let overlapping = self.maps[usize::from(class_of(wanted.access))].overlapping(wanted.range);
-        let range = overlapping.fold(wanted.range, |all, (range, _)| all.union(range));
-        if range.len_bytes() > MERGED_BYTES_MAX { wanted } else { Plan { range, ..wanted } }
+    fn plan(&self, wanted: Range, access: Access) -> Plan {
+        let overlapping = self.maps[usize::from(class_of(access))].overlapping(wanted);
+        let all = overlapping.fold(wanted, |all, (range, _)| all.union(range));
+        let range = if all.len_bytes() > MERGED_BYTES_MAX { wanted } else { all };
+        Plan { range, access, seen: self.unmapped }
+    }
+
+    fn note_unmapped(&mut self, pages: Range) {
+        if self.lately.len() == LATELY_MAX {
+            self.lately.pop_front();
+        }
+        self.lately.push_back(pages);
+        self.unmapped += 1;
+    }
+
+    /// True if pages of the range were unmapped since the count was `seen`, or may have been.
+    fn was_unmapped(&self, range: Range, seen: u64) -> bool {
+        let since = usize::try_from(self.unmapped - seen).unwrap_or(usize::MAX);
+        since > self.lately.len() || self.lately.iter().rev().take(since).any(|pages| pages.overlaps(range))
     }
 }
 

@@ -53,6 +53,7 @@ impl Memory {
 #[derive(Debug)]
 struct Pinned {
     range: Range,
+    read_only: bool,
     versions: Vec<u64>,
 }
 
@@ -60,6 +61,8 @@ struct Pinned {
 struct Pinner<'memory> {
     memory: &'memory Memory,
     alive_max: usize,
+    /// What is pinned may be read only.
+    read_only: bool,
     /// Happens between the pinning and the return.
     meanwhile: RefCell<Option<Box<dyn FnOnce() + 'memory>>>,
 }
@@ -71,7 +74,7 @@ enum Refused {
 
 impl<'memory> Pinner<'memory> {
     fn new(memory: &'memory Memory) -> Self {
-        Self { memory, alive_max: usize::MAX, meanwhile: RefCell::new(None) }
+        Self { memory, alive_max: usize::MAX, read_only: false, meanwhile: RefCell::new(None) }
     }
 
     fn alive(&self) -> usize {
@@ -93,7 +96,7 @@ impl Registrar for Pinner<'_> {
         if let Some(meanwhile) = self.meanwhile.borrow_mut().take() {
             meanwhile();
         }
-        Ok(Pinned { range, versions })
+        Ok(Pinned { range, read_only: self.read_only, versions })
     }
 
     fn deregister(&self, _region: Pinned) {
@@ -102,6 +105,10 @@ impl Registrar for Pinner<'_> {
 
     fn is_out_of_room(error: &Refused) -> bool {
         *error == Refused::NoRoom
+    }
+
+    fn may_be_kept(region: &Pinned) -> bool {
+        !region.read_only
     }
 
     fn too_many(_in_use: usize) -> Refused {
@@ -224,7 +231,7 @@ fn what_is_used_again_is_found() {
     (0..2).for_each(|_| drop(acquire(&cache, &pinner, range(3 * PAGE + 100, 8), READ).expect("room")));
     let statistics = cache.statistics();
     assert_eq!((statistics.misses, statistics.hits), (16, 34), "{statistics}");
-    assert_eq!((statistics.regions, statistics.bytes), (16, 16 * PAGE));
+    assert_eq!((statistics.regions, statistics.bytes), (16, 2 * 16 * PAGE), "two pages each");
     assert_eq!(cache.quick_hits.load(Ordering::Relaxed), 33, "without the lock");
     // Other rights are another registration.
     drop(acquire(&cache, &pinner, range(5, PAGE), Access::LOCAL).expect("room"));
@@ -240,13 +247,28 @@ fn overlaps_become_one_up_to_a_length() {
     drop(acquire(&cache, &pinner, range(0, half), READ).expect("room"));
     drop(acquire(&cache, &pinner, range(half - 1, half), READ).expect("room"));
     assert_eq!(cache.statistics().regions, 1);
-    assert_eq!(cache.statistics().bytes, 2 * half - 1);
+    assert_eq!(cache.statistics().bytes, 2 * half);
     drop(acquire(&cache, &pinner, range(2 * half - 2, half), READ).expect("room"));
-    assert_eq!(cache.statistics().bytes, half, "the new one has replaced the old");
+    assert_eq!(cache.statistics().bytes, half + PAGE, "the new one has replaced the old");
     // Neighbours in one page stay apart.
     drop(acquire(&cache, &pinner, range(100, 100), READ).expect("room"));
     drop(acquire(&cache, &pinner, range(200, 100), READ).expect("room"));
     assert_eq!(cache.statistics().regions, 3);
+}
+
+/// Memory that is mapped for reading only may become writable, and nobody tells.
+#[test]
+fn what_can_do_less_serves_one_use() {
+    let memory = Memory::new(8);
+    let pinner = Pinner { read_only: true, ..Pinner::new(&memory) };
+    let cache = cache(&memory, GENEROUS);
+    cache.release(&pinner, acquire(&cache, &pinner, range(0, PAGE), Access::LOCAL).expect("room"));
+    assert_eq!((cache.statistics().regions, memory.pinned.load(Ordering::Relaxed)), (0, 0));
+    let writable = Pinner::new(&memory);
+    drop(acquire(&cache, &writable, range(0, 2 * PAGE), Access::LOCAL).expect("room"));
+    // With a page that may only be read beside it, what is written to is not one with that.
+    let held = acquire(&cache, &pinner, range(PAGE, 2 * PAGE), Access::LOCAL).expect("room");
+    assert_eq!(held.region().range, range(PAGE, 2 * PAGE), "not merged");
 }
 
 /// The race that loses an unmapping between the pinning and the insertion.
@@ -270,6 +292,46 @@ fn unmapped_while_it_is_registered() {
     memory.unmaps.end();
     drop(acquire(&cache, &pinner, wanted, READ).expect("room"));
     assert_eq!(cache.statistics().regions, 1);
+}
+
+/// The same for what a merged registration adds, of which the news are applied by another thread.
+#[test]
+fn unmapped_while_it_is_merged() {
+    let memory = Memory::new(16);
+    let cache = cache(&memory, GENEROUS);
+    let (pinner, it) = (Pinner::new(&memory), &memory);
+    drop(acquire(&cache, &pinner, range(PAGE, 8 * PAGE), READ).expect("room"));
+    let (tail, wanted) = (range(5 * PAGE, 4 * PAGE), range(0, 2 * PAGE));
+    let other = &cache;
+    *pinner.meanwhile.borrow_mut() = Some(Box::new(move || {
+        it.renew(tail);
+        other.tend_now(&Pinner::new(it));
+    }));
+    drop(acquire(&cache, &pinner, wanted, READ).expect("room"));
+    let held = acquire(&cache, &pinner, tail, READ).expect("room");
+    assert!(is_fresh(&memory, &held, tail), "stale");
+}
+
+/// Many ranges are unmapped while memory is registered: more than are remembered.
+#[test]
+fn much_is_unmapped_while_it_is_registered() {
+    let memory = Memory::new(256);
+    let cache = cache(&memory, GENEROUS);
+    let (pinner, it) = (Pinner::new(&memory), &memory);
+    for count in [LATELY_MAX, LATELY_MAX + 1] {
+        (0..count).for_each(|page| {
+            drop(acquire(&cache, &pinner, range((page + 4) * PAGE, PAGE), READ).expect("room"))
+        });
+        let other = &cache;
+        *pinner.meanwhile.borrow_mut() = Some(Box::new(move || {
+            (0..count).for_each(|page| it.renew(range((page + 4) * PAGE, PAGE)));
+            other.tend_now(&Pinner::new(it));
+        }));
+        let before = cache.statistics().uncached;
+        drop(acquire(&cache, &pinner, range(0, PAGE), READ).expect("room"));
+        assert_eq!(cache.statistics().uncached - before, u64::from(count > LATELY_MAX), "{count} others");
+        memory.renew(range(0, PAGE));
+    }
 }
 
 #[test]

@@ -26,10 +26,10 @@ struct Set([Hint; WAYS]);
 #[derive(Debug)]
 pub(super) struct Hints(Box<[Set]>);
 
-/// Addresses of programs are shorter than that.
+/// Addresses of programs are shorter than that; no key is 0.
 #[inline]
 const fn key_of(start: usize, class: u8) -> u64 {
-    start as u64 ^ (class as u64) << 56
+    start as u64 ^ (class as u64 | 8) << 56
 }
 
 /// Buffers lie pages or megabytes apart: all of the address counts (Knuth's multiplicative hash).
@@ -49,7 +49,8 @@ impl Hints {
         let key = key_of(start, class);
         let ways = self.0[set_of(key)].0.iter();
         ways.filter(move |hint| hint.key.load(Ordering::Relaxed) == key).map(|hint| {
-            let place = hint.place.load(Ordering::Relaxed);
+            // Acquire: the slot exists.
+            let place = hint.place.load(Ordering::Acquire);
             (place as u32, Generation::from_number((place >> 32) as u32))
         })
     }
@@ -60,7 +61,7 @@ impl Hints {
         let is = |wanted: u64| ways.iter().find(|hint| hint.key.load(Ordering::Relaxed) == wanted);
         // The oldest is not known; any will do.
         let hint = is(key).or_else(|| is(0)).unwrap_or(&ways[slot as usize % WAYS]);
-        hint.place.store(u64::from(generation.number()) << 32 | u64::from(slot), Ordering::Relaxed);
+        hint.place.store(u64::from(generation.number()) << 32 | u64::from(slot), Ordering::Release);
         hint.key.store(key, Ordering::Relaxed);
     }
 }

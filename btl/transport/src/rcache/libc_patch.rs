@@ -82,8 +82,9 @@ unsafe fn system_call(call: &Call) -> u64 {
     result
 }
 
-/// Called by the stubs with the registers of a system call; returns with those that the kernel leaves. Vector registers are kept as
-/// well: compilers may hold something there across an inlined system call.
+/// Called by the stubs with the registers of a system call; returns with those that the kernel leaves. The vector registers of SSE are kept
+/// as well: compilers may hold something there across an inlined system call. (Not the upper halves of wider ones: in glibc each of these
+/// calls is a function of its own.)
 ///
 /// # Safety
 /// Nobody but a stub calls it.
@@ -272,14 +273,23 @@ unsafe fn redirect(all: &[Site]) -> Result<(), String> {
     protect(page as usize, len_bytes, libc::PROT_READ | libc::PROT_EXEC)?;
     // All pages first: once the first place is changed there is no way back.
     let writable = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-    changes.iter().try_for_each(|(address, _)| protect(*address, SITE_BYTES, writable))?;
+    let executable = libc::PROT_READ | libc::PROT_EXEC;
+    let writable_all = changes.iter().try_for_each(|(address, _)| protect(*address, SITE_BYTES, writable));
+    if writable_all.is_err() {
+        for (address, _) in &changes {
+            let _ = protect(*address, SITE_BYTES, executable);
+        }
+        return writable_all;
+    }
     for (address, jump) in &changes {
         // SAFETY: code of seven bytes, writable now, where no thread is.
         unsafe { std::ptr::copy_nonoverlapping(jump.as_ptr(), *address as *mut u8, SITE_BYTES) };
     }
-    changes
-        .iter()
-        .try_for_each(|(address, _)| protect(*address, SITE_BYTES, libc::PROT_READ | libc::PROT_EXEC))
+    for (address, _) in &changes {
+        // What stays writable works all the same.
+        let _ = protect(*address, SITE_BYTES, executable);
+    }
+    Ok(())
 }
 
 fn protect(start: usize, len_bytes: usize, protection: c_int) -> Result<(), String> {

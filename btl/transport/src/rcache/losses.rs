@@ -27,6 +27,8 @@ pub(super) mod number {
 }
 
 const MAP_FIXED: u64 = 0x10;
+const MAP_HUGETLB: u64 = 0x4_0000;
+const HUGE_BYTES_MAX: u64 = 1 << 30;
 const MREMAP_FIXED: u64 = 2;
 const SHM_REMAP: u64 = 0o40_000;
 /// `MADV_DONTNEED`, `_FREE`, `_REMOVE`, `_DONTNEED_LOCKED`, `_HWPOISON`, `_SOFT_OFFLINE`, `_GUARD_INSTALL`.
@@ -39,6 +41,10 @@ pub(super) fn losses(call: &Call, break_now: usize) -> [Option<Range>; 2] {
     let Ok(number) = u32::try_from(call.number) else { return [None; 2] };
     match number {
         number::MUNMAP | number::REMAP_FILE_PAGES => [range(a, b), None],
+        // Of huge pages the kernel maps whole ones, up to this length.
+        number::MMAP if d & MAP_FIXED != 0 && d & MAP_HUGETLB != 0 => {
+            [range(a, b.saturating_add(HUGE_BYTES_MAX)), None]
+        }
         number::MMAP if d & MAP_FIXED != 0 => [range(a, b), None],
         number::MREMAP if d & MREMAP_FIXED != 0 => [range(a, b), range(e, c)],
         number::MREMAP => [range(a, b), None],

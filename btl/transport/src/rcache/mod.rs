@@ -14,8 +14,9 @@
 //!  munmap, ... ──> unmaps (no lock) ──taken by the next acquire──> slots made bad ──held by nobody──> Registrar::deregister
 //! ```
 //!
-//! - [`range`], [`interval`], [`clock`], [`limits`]: pure.
-//! - [`slot`], [`unmaps`]: what threads share without a lock; model-checked by loom. [`hints`]: what may be wrong.
+//! - [`range`], [`interval`], [`clock`], [`limits`], [`policy`]: pure.
+//! - [`slot`], [`unmaps`], [`gate`]: what threads share without a lock, and in which order; model-checked by loom. [`hints`]: what may be
+//!   wrong.
 //! - [`cache`]: puts them together. Generic over the [`Registrar`], so that tests register with something that can tell when a
 //!   registration is stale.
 //!
@@ -23,6 +24,7 @@
 
 mod cache;
 mod clock;
+mod gate;
 mod hints;
 mod interval;
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
@@ -30,6 +32,7 @@ mod libc_patch;
 mod limits;
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 mod losses;
+mod policy;
 mod range;
 mod slab;
 mod slot;
@@ -41,12 +44,14 @@ mod unmaps;
 
 pub use cache::{Held, Registrar, RegistrationCache};
 pub use limits::CacheLimits;
+pub use policy::Calibration;
 pub use statistics::Statistics;
 
 pub(crate) use limits::Machine;
+pub(crate) use policy::Touched;
 
 /// For those who tell this process of unmapped memory. A registration must not outlive its pages, so nothing is cached unless somebody
 /// does, and is seen to.
 pub mod unmap_events {
-    pub use super::source::{NotPatched, around, offer, source, start_own, unmapping, withdraw};
+    pub use super::source::{NotPatched, around, offer, source, start_own, unmapping};
 }

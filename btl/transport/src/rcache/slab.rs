@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::slot::Slot;
+use super::source;
 
 const BLOCK: usize = 1024;
 /// In all more slots than a cache keeps: some registrations are in use though their memory was unmapped, some were never cached.
@@ -14,11 +15,13 @@ type Block<T> = Box<[Slot<T>]>;
 #[derive(Debug)]
 pub(super) struct Slab<T> {
     blocks: [OnceLock<Block<T>>; BLOCKS],
+    /// [`source::forks`] when it was made.
+    forks: u32,
 }
 
 impl<T> Slab<T> {
     pub(super) fn new() -> Self {
-        Self { blocks: [const { OnceLock::new() }; BLOCKS] }
+        Self { blocks: [const { OnceLock::new() }; BLOCKS], forks: source::forks() }
     }
 
     /// # Panics
@@ -37,11 +40,19 @@ impl<T> Slab<T> {
     }
 }
 
+impl<T> Slab<T> {
+    /// True in a child of a fork: what lies here is its parent's.
+    pub(super) fn is_parents(&self) -> bool {
+        self.forks != source::forks()
+    }
+}
+
 impl<T> Drop for Slab<T> {
-    /// What is still held stays for ever, with all its neighbours: a leak, where the alternative is memory that is gone.
+    /// What is still held stays for ever, with all its neighbours: a leak, where the alternative is memory that is gone. In a child of a
+    /// fork all stays: to drop the registrations would end the parent's.
     fn drop(&mut self) {
         let slots = || self.blocks.iter().filter_map(OnceLock::get).flatten();
-        if slots().any(Slot::is_held) {
+        if self.is_parents() || slots().any(Slot::is_held) {
             self.blocks.iter_mut().filter_map(OnceLock::take).for_each(std::mem::forget);
         }
     }

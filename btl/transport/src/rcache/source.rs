@@ -9,7 +9,7 @@
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use super::range::Range;
@@ -77,11 +77,6 @@ pub fn offer(name: &'static str, start: fn() -> Result<(), String>) {
     *held() = Some(Source { name, start, started: None });
 }
 
-/// For a source: it has stopped. Caches that are open find out by themselves. True if it had been started.
-pub fn withdraw() -> bool {
-    held().take().is_some_and(|source| matches!(source.started, Some(Ok(()))))
-}
-
 /// Starts the source that was offered, unless that was done before, and tries it out; gives its name.
 ///
 /// # Errors
@@ -91,11 +86,19 @@ pub fn source() -> Result<&'static str, String> {
     let Some(source) = source.as_mut() else {
         return Err("nothing in this process tells of unmapped memory".to_owned());
     };
-    let outcome = source.started.get_or_insert_with(source.start);
-    outcome
-        .clone()
-        .map(|()| source.name)
-        .map_err(|reason| format!("{} cannot be used: {reason}", source.name))
+    let name = source.name;
+    let outcome = source.started.get_or_insert_with(source.start).clone();
+    outcome.and_then(|()| try_out()).map_err(|reason| format!("{name} cannot be relied on: {reason}"))?;
+    Ok(name)
+}
+
+/// What [`try_out`] has found once: the source does not tell of everything, and no cache of this process is safe.
+static BROKEN: AtomicBool = AtomicBool::new(false);
+
+/// True once the source was found not to tell of everything.
+#[inline]
+pub(crate) fn is_broken() -> bool {
+    BROKEN.load(Ordering::Relaxed)
 }
 
 fn held() -> MutexGuard<'static, Option<Source>> {
@@ -119,6 +122,11 @@ pub struct NotPatched(String);
 pub unsafe fn start_own() -> Result<(), NotPatched> {
     if ucm::is_loaded() {
         offer(ucm::NAME, ucm::start);
+        return Ok(());
+    }
+    if let Some(source) = held().as_ref()
+        && source.started == Some(Ok(()))
+    {
         return Ok(());
     }
     // SAFETY: as promised by the caller.
@@ -159,8 +167,17 @@ pub(super) fn subscribe() -> Option<Arc<Unmaps>> {
     Some(unmaps)
 }
 
+/// How often this process is a child.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Differs between a process and its children.
+pub(super) fn forks() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
 /// In the child of a fork.
 extern "C" fn forget_parent() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
     boxes().for_each(Unmaps::tell_all);
 }
 
@@ -172,16 +189,19 @@ enum Way {
     Discard,
     /// `mremap`: they are mapped elsewhere.
     Move,
+    /// `mmap` with `MAP_FIXED`: others are mapped there.
+    Replace,
 }
 
 impl Way {
-    const ALL: [Self; 3] = [Self::Munmap, Self::Discard, Self::Move];
+    const ALL: [Self; 4] = [Self::Munmap, Self::Discard, Self::Move, Self::Replace];
 
     const fn call(self) -> &'static str {
         match self {
             Self::Munmap => "munmap",
             Self::Discard => "madvise",
             Self::Move => "mremap",
+            Self::Replace => "mmap with MAP_FIXED",
         }
     }
 }
@@ -189,7 +209,7 @@ impl Way {
 /// Unmaps pages of its own and looks whether the source tells.
 ///
 /// # Errors
-/// Which system call it does not tell of; or why there were no pages.
+/// Which system call it does not tell of.
 pub(crate) fn try_out() -> Result<(), String> {
     // A letter box of its own: nobody else takes what is for this.
     static PROBE: Mutex<Option<Arc<Unmaps>>> = Mutex::new(None);
@@ -198,16 +218,22 @@ pub(crate) fn try_out() -> Result<(), String> {
         *probe = subscribe();
     }
     let unmaps = probe.as_ref().ok_or_else(|| format!("more than {BOXES_MAX} caches in this process"))?;
-    Way::ALL.into_iter().try_for_each(|way| {
-        let told = is_told(unmaps, way).map_err(|error| format!("no memory to test with: {error}"))?;
-        if told { Ok(()) } else { Err(format!("no word came of {}", way.call())) }
-    })
+    for way in Way::ALL {
+        // Without memory to test with nothing is known, and nothing new is to be feared.
+        if is_told(unmaps, way).is_ok_and(|told| !told) {
+            BROKEN.store(true, Ordering::Relaxed);
+            return Err(format!("no word came of {}", way.call()));
+        }
+    }
+    Ok(())
 }
 
 fn is_told(unmaps: &Unmaps, way: Way) -> std::io::Result<bool> {
     let pages = map(SENTINEL_BYTES)?;
     let range = Range { start: pages as usize, end: pages as usize + SENTINEL_BYTES };
     unmaps.watch(range);
+    // What was put here for an earlier trial at the same address.
+    unmaps.take(|_| {});
     let left = lose(pages, way);
     let mut told = false;
     unmaps.take(|unmapped| told |= unmapped.overlaps(range));
@@ -230,6 +256,12 @@ fn lose(pages: *mut c_void, way: Way) -> Option<(*mut c_void, usize)> {
             }
             Way::Discard => {
                 libc::madvise(pages, SENTINEL_BYTES, libc::MADV_DONTNEED);
+                Some((pages, SENTINEL_BYTES))
+            }
+            Way::Replace => {
+                let protection = libc::PROT_READ | libc::PROT_WRITE;
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+                libc::mmap(pages, SENTINEL_BYTES, protection, flags, -1, 0);
                 Some((pages, SENTINEL_BYTES))
             }
             Way::Move => {

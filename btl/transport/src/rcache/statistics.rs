@@ -17,7 +17,7 @@ pub struct Statistics {
     pub uncached: u64,
     /// Registrations in the cache.
     pub regions: usize,
-    /// Their length in all.
+    /// Their pages in all, in bytes.
     pub bytes: usize,
 }
 

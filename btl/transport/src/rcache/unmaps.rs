@@ -59,6 +59,12 @@ impl Unmaps {
         Self::with_size(WORDS, GRANULES)
     }
 
+    /// For models.
+    #[cfg(all(test, loom))]
+    pub(super) fn small() -> Self {
+        Self::with_size(1, 1)
+    }
+
     fn with_size(words: usize, granules: usize) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
@@ -158,7 +164,8 @@ impl Unmaps {
     /// Takes one [`Unmaps::watch`] back.
     pub(super) fn unwatch(&self, range: Range) {
         self.count_granules(range, |counter| {
-            counter.fetch_sub(1, Ordering::Relaxed);
+            // Release: who finds nothing watched sees what was done before.
+            counter.fetch_sub(1, Ordering::Release);
         });
     }
 

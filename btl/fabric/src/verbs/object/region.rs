@@ -16,6 +16,8 @@ pub struct MemoryRegion {
     /// On iWARP, where the answer to a read is a write of the peer's: the same memory, open to that. Its key is not given out; who
     /// is read from learns it.
     sink: Option<NonNull<ibv::ibv_mr>>,
+    /// The memory is mapped for reading only.
+    read_only: bool,
     _domain: Arc<ProtectionDomain>,
 }
 
@@ -40,8 +42,11 @@ impl MemoryRegion {
         if domain.context().limits().is_iwarp && region.raw.is_some() && !access.remote_write {
             let write = Access { remote_write: true, ..Access::LOCAL };
             // SAFETY: as promised by the caller. Memory that is mapped for reading only is never read into.
-            let sink = unsafe { Self::register_plain(domain, start, len_bytes, write) };
-            region.sink = sink.ok().and_then(|mut sink| sink.raw.take());
+            match unsafe { Self::register_plain(domain, start, len_bytes, write) } {
+                Ok(mut sink) => region.sink = sink.raw.take(),
+                Err(error) if matches!(error.number, libc::ENOMEM | libc::EAGAIN) => return Err(error),
+                Err(_) => {}
+            }
         }
         Ok(region)
     }
@@ -58,7 +63,7 @@ impl MemoryRegion {
     ) -> Result<Self, VerbError> {
         let domain = Arc::clone(domain);
         if len_bytes == 0 {
-            return Ok(Self { raw: None, sink: None, _domain: domain });
+            return Ok(Self { raw: None, sink: None, read_only: false, _domain: domain });
         }
         let flag = |wanted: bool, flag: ibv::ibv_access_flags| if wanted { flag.0 } else { 0 };
         let remote = flag(access.remote_read, ibv::ibv_access_flags::IBV_ACCESS_REMOTE_READ)
@@ -72,6 +77,7 @@ impl MemoryRegion {
             NonNull::new(raw)
         };
         let mut raw = register(remote | local);
+        let read_only = raw.is_none();
         if raw.is_none() && !access.remote_write && !access.remote_atomic {
             // Constant data is mapped for reading only, and may still be sent.
             let first = VerbError::from_errno(format!("ibv_reg_mr of {len_bytes} bytes"));
@@ -81,7 +87,11 @@ impl MemoryRegion {
             raw = register(remote);
         }
         let raw = raw.ok_or_else(|| VerbError::from_errno(format!("ibv_reg_mr of {len_bytes} bytes")))?;
-        Ok(Self { raw: Some(raw), sink: None, _domain: domain })
+        Ok(Self { raw: Some(raw), sink: None, read_only, _domain: domain })
+    }
+
+    pub(in crate::verbs) fn may_be_written(&self) -> bool {
+        !self.read_only
     }
 
     /// The key for the own adapter; 0 for an empty region.

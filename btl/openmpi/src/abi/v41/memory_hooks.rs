@@ -6,9 +6,8 @@
 use std::ffi::{c_int, c_void};
 
 use super::bindings::{
-    OPAL_MEMORY_MUNMAP_SUPPORT, OPAL_SUCCESS, mca_base_framework_close, mca_base_framework_open,
-    opal_mem_hooks_register_release, opal_mem_hooks_support_level, opal_mem_hooks_unregister_release,
-    opal_memory_base_framework,
+    OPAL_EXISTS, OPAL_MEMORY_MUNMAP_SUPPORT, OPAL_SUCCESS, mca_base_framework_open,
+    opal_mem_hooks_register_release, opal_mem_hooks_support_level, opal_memory_base_framework,
 };
 
 /// For messages.
@@ -21,27 +20,22 @@ unsafe extern "C" fn unmapping(
     _context: *mut c_void,
     _from_allocator: bool,
 ) {
-    ironband::unmap_events::unmapping(start as usize, len_bytes);
+    // Open MPI passes 0 for a segment whose length it could not find out.
+    let (start, len_bytes) = if len_bytes == 0 { (0, usize::MAX) } else { (start as usize, len_bytes) };
+    ironband::unmap_events::unmapping(start, len_bytes);
 }
 
-/// Has Open MPI patch libc, if nobody has before, and registers the callback.
+/// Has Open MPI patch libc, if nobody has before, and registers the callback. Neither is taken back: to close the framework would change
+/// libc under threads that are inside, and Open MPI does not patch a second time. Afterwards there is nobody left to tell.
 ///
 /// # Errors
 /// Why they do not work, in one clause.
 pub(in crate::abi) fn start() -> Result<(), String> {
-    // SAFETY: a framework of libopen-pal. Whoever opens it has to close it (`stop`).
+    // SAFETY: a framework of libopen-pal.
     let code = unsafe { mca_base_framework_open(&raw mut opal_memory_base_framework, 0) };
     if code != OPAL_SUCCESS {
         return Err(format!("Open MPI's framework \"memory\" does not open (code {code})"));
     }
-    let outcome = register();
-    if outcome.is_err() {
-        close_framework();
-    }
-    outcome
-}
-
-fn register() -> Result<(), String> {
     // SAFETY: reads a number.
     let level = unsafe { opal_mem_hooks_support_level() };
     if level & OPAL_MEMORY_MUNMAP_SUPPORT as c_int == 0 {
@@ -51,19 +45,7 @@ fn register() -> Result<(), String> {
     }
     // SAFETY: the library stays loaded (`-z nodelete`), so the function does.
     match unsafe { opal_mem_hooks_register_release(Some(unmapping), std::ptr::null_mut()) } {
-        OPAL_SUCCESS => Ok(()),
+        OPAL_SUCCESS | OPAL_EXISTS => Ok(()),
         code => Err(format!("Open MPI does not take the callback (code {code})")),
     }
-}
-
-/// Takes the callback back.
-pub(in crate::abi) fn stop() {
-    // SAFETY: registered by `start`.
-    unsafe { opal_mem_hooks_unregister_release(Some(unmapping)) };
-    close_framework();
-}
-
-fn close_framework() {
-    // SAFETY: opened by `start`.
-    unsafe { mca_base_framework_close(&raw mut opal_memory_base_framework) };
 }
