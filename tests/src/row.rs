@@ -34,6 +34,7 @@ pub struct Row {
     not_over: Vec<(String, String)>,
     between_hosts: Option<(String, String)>,
     atomics: bool,
+    registrations: bool,
     btls: Option<String>,
     time: Duration,
     preload: Option<&'static str>,
@@ -54,6 +55,7 @@ impl Row {
             not_over: Vec::new(),
             between_hosts: None,
             atomics: false,
+            registrations: false,
             btls: None,
             time: TIME,
             preload: None,
@@ -121,6 +123,12 @@ impl Row {
         self
     }
 
+    /// The program's memory is registered again and again, and unmapped in between; see [`Row::passes_with_device`].
+    pub fn registrations(mut self) -> Self {
+        self.registrations = true;
+        self
+    }
+
     /// Like [`Row::passes`] where there is an RDMA device, which `TESTBED_DEV` names, and with time for an emulated processor.
     pub fn passes_with_device(&self) {
         let Some(device) = env::var_os("TESTBED_DEV").filter(|device| !device.is_empty()) else {
@@ -153,6 +161,13 @@ impl Row {
         );
         if self.atomics {
             tally.assert_atomics(device.as_encoded_bytes().starts_with(b"rxe"), has_several_hosts());
+        }
+        if self.registrations {
+            tally.assert_registrations();
+            println!(
+                "registrations: {} hits, {} unmapped",
+                tally.registration_hits, tally.registrations_unmapped
+            );
         }
         // `ci/testbed.d/programs` holds it against what the device has counted.
         println!(

@@ -13,6 +13,10 @@ pub struct Tally {
     pub native_atomics: u64,
     /// Atomics that peers' processors were asked for.
     pub asked_atomics: u64,
+    /// Requests that found their memory registered; of processes without a registration cache, 0.
+    pub registration_hits: u64,
+    /// Registrations ended because their memory was unmapped.
+    pub registrations_unmapped: u64,
 }
 
 /// What follows the bytes in a tally.
@@ -31,12 +35,23 @@ impl Tally {
         };
         // The number in front of these words.
         let before = |words: &str| number(back.split(words).next().unwrap_or_default());
+        // This tally ends with its line, and has these where there is a cache.
+        let line = back.lines().next().unwrap_or_default();
+        let cache = |words: &str| line.split_once(words).map_or(0, |(front, _)| number(front));
         Self {
             devices: 1,
             bytes: number(front),
             native_atomics: before(" atomics by the adapter"),
             asked_atomics: before(" by peers' processors"),
+            registration_hits: cache(" hits,"),
+            registrations_unmapped: cache(" unmapped,"),
         }
+    }
+
+    /// Panics unless registrations were used again, and some ended because their memory was unmapped.
+    pub fn assert_registrations(&self) {
+        assert!(self.registration_hits > 0, "no registration was used again: {self:?}");
+        assert!(self.registrations_unmapped > 0, "no news came of unmapped memory: {self:?}");
     }
 
     /// Panics unless whoever should have done the job's atomics has: adapters, where these have any; else the processors of the
@@ -61,6 +76,8 @@ impl Sum for Tally {
             bytes: sum.bytes + one.bytes,
             native_atomics: sum.native_atomics + one.native_atomics,
             asked_atomics: sum.asked_atomics + one.asked_atomics,
+            registration_hits: sum.registration_hits + one.registration_hits,
+            registrations_unmapped: sum.registrations_unmapped + one.registrations_unmapped,
         })
     }
 }
@@ -73,10 +90,17 @@ mod tests {
     fn tallies_of_all_processes_are_added() {
         let text = "[host1:1] ironband: fabric verbs, device rxe0:1: 100 bytes carried, 3 RDMA reads and writes, 2 atomics by the adapter, 5 by peers' processors, 0 short reads by them, 1 messages written to eager rings\n\
             ok traffic 7 bytes\n\
-            [host2:1] ironband: fabric verbs, device rxe0:1: 23 bytes carried, 3 RDMA reads and writes, 0 atomics by the adapter, 1 by peers' processors, 0 short reads by them, 1 messages written to eager rings\n";
+            [host2:1] ironband: fabric verbs, device rxe0:1: 23 bytes carried, 3 RDMA reads and writes, 0 atomics by the adapter, 1 by peers' processors, 0 short reads by them, 1 messages written to eager rings, 0 nudges; registrations: 9 hits, 8 misses, 7 for one use, 6 unmapped, 5 evicted; 4 cached, 3 KiB\n";
         assert_eq!(
             Tally::of_job(text),
-            Tally { devices: 2, bytes: 123, native_atomics: 2, asked_atomics: 6 }
+            Tally {
+                devices: 2,
+                bytes: 123,
+                native_atomics: 2,
+                asked_atomics: 6,
+                registration_hits: 9,
+                registrations_unmapped: 6,
+            }
         );
         assert_eq!(Tally::of_job("nothing"), Tally::default());
     }
@@ -97,6 +121,18 @@ mod tests {
     #[should_panic(expected = "nobody has done the atomics")]
     fn somebody_does_atomics_between_hosts() {
         Tally::default().assert_atomics(false, true);
+    }
+
+    #[test]
+    #[should_panic(expected = "was used again")]
+    fn registrations_are_used_again() {
+        Tally { registrations_unmapped: 1, ..Tally::default() }.assert_registrations();
+    }
+
+    #[test]
+    #[should_panic(expected = "no news came")]
+    fn registrations_end_with_their_memory() {
+        Tally { registration_hits: 1, ..Tally::default() }.assert_registrations();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The registrations of one device: cached where that is safe and of use.
 
+use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -189,7 +190,7 @@ impl<F: Fabric> Registrations<F> {
             if let Some(held) = cache.find(start, len_bytes, access) {
                 return Ok(Some(Registration(Kept::Cached(held))));
             }
-            if !policy.touched.again(start as usize, len_bytes) {
+            if !policy.touched.again(start as usize) {
                 return Ok(None);
             }
         }
@@ -204,7 +205,7 @@ impl<F: Fabric> Registrations<F> {
         }
         let mut from = vec![1_u8; CALIBRATION_PAGES * PAGE_BYTES];
         let mut to = vec![0_u8; from.len()];
-        let copy_ns = least_ns(|| to.copy_from_slice(std::hint::black_box(&from)));
+        let copy_ns = least_ns(|| black_box(&mut to).copy_from_slice(black_box(&from)));
         let mut register = |pages: usize| {
             let mut works = true;
             let spent = least_ns(|| {
