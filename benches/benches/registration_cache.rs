@@ -219,6 +219,9 @@ fn turn(program: &Path) -> Vec<(String, f64)> {
     pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
 }
 
+/// Name, driver (none is ourselves), and what it has said.
+type Column = (&'static str, Option<PathBuf>, Vec<(String, f64)>);
+
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
@@ -226,7 +229,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 fn table() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut columns: Vec<(&str, Option<PathBuf>, Vec<(String, f64)>)> = vec![("ironband", None, Vec::new())];
+    let mut columns: Vec<Column> = vec![("ironband", None, Vec::new())];
     for peer in peers() {
         match build(&peer, folder.path()) {
             Ok(program) => columns.push((peer.name, Some(program), Vec::new())),

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use io_uring::{IoUring, opcode, types};
@@ -28,17 +27,10 @@ pub(crate) struct Uring(Mutex<Inner>);
 struct Inner {
     ring: IoUring,
     free: Vec<u16>,
-    /// A file of one page, from which is read; and the page, mapped.
-    file: OwnedFd,
-    page: *mut u64,
+    /// What is written to it is what is read from it next: the source of the numbers.
+    counter: OwnedFd,
     stamp: u64,
 }
-
-// SAFETY: the mapped page is this value's alone.
-unsafe impl Send for Inner {}
-
-/// Registrations made, ever.
-pub(crate) static REGISTERED: AtomicU64 = AtomicU64::new(0);
 
 impl Uring {
     /// # Errors
@@ -46,33 +38,15 @@ impl Uring {
     pub(crate) fn open() -> io::Result<Self> {
         let ring = IoUring::new(4)?;
         ring.submitter().register_buffers_sparse(REGIONS_MAX.into())?;
-        // SAFETY: a new file, owned from here on.
-        let file = unsafe {
-            let number = libc::memfd_create(c"stale-oracle".as_ptr(), libc::MFD_CLOEXEC);
+        // SAFETY: a new counter, owned from here on.
+        let counter = unsafe {
+            let number = libc::eventfd(0, libc::EFD_CLOEXEC);
             if number < 0 {
                 return Err(io::Error::last_os_error());
             }
             OwnedFd::from_raw_fd(number)
         };
-        // SAFETY: a file of this function.
-        if unsafe { libc::ftruncate(file.as_raw_fd(), 4096) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping where the kernel likes.
-        let page = unsafe {
-            libc::mmap(std::ptr::null_mut(), 4096, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
-        };
-        if page == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self(Mutex::new(Inner {
-            ring,
-            free: (0..REGIONS_MAX).rev().collect(),
-            file,
-            page: page.cast(),
-            stamp: 0,
-        })))
+        Ok(Self(Mutex::new(Inner { ring, free: (0..REGIONS_MAX).rev().collect(), counter, stamp: 0 })))
     }
 
     /// Lets the kernel write a new number to `place`, through the registration; gives the number.
@@ -83,10 +57,12 @@ impl Uring {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.stamp += 1;
         let stamp = inner.stamp;
-        // SAFETY: the own page.
-        unsafe { inner.page.write_volatile(stamp) };
-        let read =
-            opcode::ReadFixed::new(types::Fd(inner.file.as_raw_fd()), place, 8, region).offset(0).build();
+        let counter = inner.counter.as_raw_fd();
+        // SAFETY: eight bytes of this function.
+        if unsafe { libc::write(counter, (&raw const stamp).cast(), 8) } != 8 {
+            return Err(io::Error::last_os_error());
+        }
+        let read = opcode::ReadFixed::new(types::Fd(counter), place, 8, region).build();
         // SAFETY: the place is valid until the request has ended, which is waited for.
         unsafe { inner.ring.submission().push(&read) }.map_err(io::Error::other)?;
         inner.ring.submit_and_wait(1)?;
@@ -110,7 +86,6 @@ impl Registrar for Uring {
         // SAFETY: as promised by the caller.
         let outcome =
             unsafe { inner.ring.submitter().register_buffers_update(index.into(), &[buffer], None) };
-        REGISTERED.fetch_add(1, Ordering::Relaxed);
         outcome.map(|()| index).map_err(|error| {
             inner.free.push(index);
             Refused::Kernel(error)
