@@ -161,15 +161,37 @@ impl<F: Fabric> Registrations<F> {
         access: Access,
     ) -> Result<Registration<F>, RegisterError> {
         let adapter = Adapter(state);
-        // SAFETY: as promised by the caller.
-        unsafe {
-            match &self.cache {
-                Some(cache) => cache.acquire(&adapter, start, len_bytes, access).map(Kept::Cached),
-                None => adapter.register(start, len_bytes, access).map(Kept::Own),
+        // A window is registered once, and its key must die with it.
+        let kept = match &self.cache {
+            // SAFETY: as promised by the caller.
+            Some(cache) if !access.remote_atomic => {
+                unsafe { cache.acquire(&adapter, start, len_bytes, access) }.map(Kept::Cached)
             }
+            // SAFETY: as promised by the caller.
+            _ => unsafe { self.register_apart(&adapter, start, len_bytes, access) }.map(Kept::Own),
+        };
+        kept.map(Registration).inspect_err(|error| self.tell_of_failure(error))
+    }
+
+    /// # Safety
+    /// As for [`Device::register`](crate::Device::register).
+    unsafe fn register_apart(
+        &self,
+        adapter: &Adapter<'_, F>,
+        start: *mut u8,
+        len_bytes: usize,
+        access: Access,
+    ) -> Result<Region<F>, RegisterError> {
+        // SAFETY: as promised by the caller.
+        match (unsafe { adapter.register(start, len_bytes, access) }, &self.cache) {
+            (Err(error), Some(cache))
+                if Adapter::<F>::is_out_of_room(&error) && cache.make_way(adapter, len_bytes) =>
+            {
+                // SAFETY: as promised by the caller.
+                unsafe { adapter.register(start, len_bytes, access) }
+            }
+            (outcome, _) => outcome,
         }
-        .map(Registration)
-        .inspect_err(|error| self.tell_of_failure(error))
     }
 
     /// As [`Registrations::register`], or `None` for memory that is better copied.

@@ -349,7 +349,7 @@ impl<R: Send + Sync> RegistrationCache<R> {
         let (start, len_bytes) = (plan.range.start as *mut u8, plan.range.len_bytes());
         // SAFETY: as promised by the caller.
         match unsafe { registrar.register(start, len_bytes, plan.access) } {
-            Err(error) if G::is_out_of_room(&error) && self.evict(registrar, len_bytes) => {
+            Err(error) if G::is_out_of_room(&error) && self.make_way(registrar, len_bytes) => {
                 // SAFETY: as promised by the caller.
                 unsafe { registrar.register(start, len_bytes, plan.access) }
             }
@@ -509,7 +509,7 @@ impl<R: Send + Sync> RegistrationCache<R> {
     }
 
     /// The device has no room: ends all that is dead, and evicts as many bytes as are wanted. False if nothing could be ended.
-    fn evict<G: Registrar<Region = R>>(&self, registrar: &G, len_bytes: usize) -> bool {
+    pub(crate) fn make_way<G: Registrar<Region = R>>(&self, registrar: &G, len_bytes: usize) -> bool {
         let mut inner = self.lock();
         let mut freed = self.end_dead(registrar, &mut inner);
         while freed < len_bytes && self.evict_one(&mut inner) {
