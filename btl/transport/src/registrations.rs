@@ -163,12 +163,14 @@ impl<F: Fabric> Registrations<F> {
         let adapter = Adapter(state);
         // A window is registered once, and its key must die with it.
         let kept = match &self.cache {
-            // SAFETY: as promised by the caller.
             Some(cache) if !access.remote_atomic => {
+                // SAFETY: as promised by the caller.
                 unsafe { cache.acquire(&adapter, start, len_bytes, access) }.map(Kept::Cached)
             }
-            // SAFETY: as promised by the caller.
-            _ => unsafe { self.register_apart(&adapter, start, len_bytes, access) }.map(Kept::Own),
+            _ => {
+                // SAFETY: as promised by the caller.
+                unsafe { self.register_apart(&adapter, start, len_bytes, access) }.map(Kept::Own)
+            }
         };
         kept.map(Registration).inspect_err(|error| self.tell_of_failure(error))
     }
