@@ -102,13 +102,14 @@ fn generate_bindings(installation: &Installation, folder: &Path) {
         .clang_arg("-D_Float16=short")
         .allowlist_type("mca_btl_.*|mca_base_component_.*|opal_convertor_t|opal_proc_t|iovec")
         .allowlist_function(
-            "opal_mem_hooks_register_release|opal_mem_hooks_support_level|mca_base_framework_open|opal_bitmap_set_bit|opal_convertor_pack|opal_output|opal_output_verbose|opal_proc_local_get\
+            "opal_bitmap_set_bit|opal_convertor_pack|opal_output|opal_output_verbose|opal_proc_local_get\
+             |opal_mem_hooks_register_release|opal_mem_hooks_support_level|mca_base_framework_open\
              |mca_base_component_var_register|mca_base_var_get_value|mca_base_var_register_synonym\
              |mca_base_var_group_component_register|mca_btl_base_dump",
         )
         .allowlist_var(
-            "IRONBAND_.*|OPAL_ERR.*|OPAL_SUCCESS|OPAL_EXISTS|MCA_BTL_.*|CONVERTOR_.*|OPAL_CUDA_SUPPORT|OPAL_M[A-Z]*_VERSION\
-             |OPAL_RELEASE_VERSION|opal_process_info|opal_version_string|opal_btl_base_framework\
+            "IRONBAND_.*|OPAL_ERR.*|OPAL_SUCCESS|OPAL_EXISTS|MCA_BTL_.*|CONVERTOR_.*|OPAL_CUDA_SUPPORT\
+             |OPAL_M[A-Z]*_VERSION|OPAL_RELEASE_VERSION|opal_process_info|opal_version_string|opal_btl_base_framework\
              |mca_btl_base_active_message_trigger|opal_memory_base_framework|OPAL_MEMORY_.*",
         )
         .derive_debug(false)

@@ -11,10 +11,12 @@ use ironband_fabric::{Access, Capabilities, Device as _, Fabric, Job, RegisterEr
 use crate::device::State;
 use crate::lock::MaybeLock;
 use crate::rcache::{
-    CacheLimits, Calibration, Held, Machine, Registrar, RegistrationCache, Statistics, Touched, source,
-    unmap_events,
+    CacheLimits, Calibration, Held, Machine, PAGE_BYTES, Registrar, RegistrationCache, Statistics, Touched,
+    source, unmap_events,
 };
 
+/// Calls of progress between two looks at registrations that are to end.
+const TEND_INTERVAL: u32 = 64;
 /// Calls of progress between two trials of the source of news about unmapped memory: some milliseconds of waiting.
 const TRIAL_INTERVAL: u32 = 1 << 16;
 
@@ -24,7 +26,6 @@ const EARLY_TRIALS: [u32; 4] = [16, 256, 4096, 16_384];
 /// What is registered and copied to find out what that costs: a page, and so many.
 const CALIBRATION_PAGES: usize = 64;
 const CALIBRATION_TURNS: usize = 5;
-const PAGE_BYTES: usize = 4096;
 
 type RegionOf<F> = <<F as Fabric>::Device as ironband_fabric::Device>::MemoryRegion;
 
@@ -261,10 +262,12 @@ impl<F: Fabric> Registrations<F> {
     #[inline]
     pub(crate) fn tend(&self, state: &MaybeLock<State<F>>) {
         if let Some(cache) = &self.cache {
-            cache.tend(&Adapter(state));
             // Threads may count over each other; it only has to happen at some time.
             let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1);
             self.turn.store(turn, Ordering::Relaxed);
+            if turn.is_multiple_of(TEND_INTERVAL) {
+                cache.tend(&Adapter(state));
+            }
             if turn.is_multiple_of(TRIAL_INTERVAL) || EARLY_TRIALS.contains(&turn) {
                 self.try_source(cache);
             }

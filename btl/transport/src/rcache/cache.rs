@@ -23,8 +23,6 @@ use super::unmaps::Unmaps;
 const ENDED_PER_CALL: usize = 8;
 /// Ranges that were unmapped and are remembered. If more were while memory was registered, it counts as unmapped, too.
 const LATELY_MAX: usize = 64;
-/// Calls of progress between two looks at what is dead.
-const TEND_INTERVAL: u32 = 64;
 /// Ranges that overlap become one registration up to this length. Beyond, the new one replaces the others: a window that slides over
 /// a large array would otherwise register ever more of it.
 const MERGED_BYTES_MAX: usize = 16 << 20;
@@ -52,7 +50,10 @@ pub trait Registrar {
     fn deregister(&self, region: Self::Region);
 
     /// True if ending other registrations may help.
-    fn is_out_of_room(error: &Self::Error) -> bool;
+    fn is_out_of_room(error: &Self::Error) -> bool {
+        let _ = error;
+        false
+    }
 
     /// False for a region that can do less than others that are registered alike, as one of memory that may only be read: it serves one
     /// use.
@@ -161,7 +162,6 @@ pub struct RegistrationCache<R> {
     enabled: AtomicBool,
     /// The length of `Inner::dying`, to be read without the lock.
     dying_count: AtomicU32,
-    turn: AtomicU32,
     /// Hits without the lock, about: threads may overwrite each other's.
     quick_hits: AtomicU64,
     hints: Hints,
@@ -191,7 +191,6 @@ impl<R: Send + Sync> RegistrationCache<R> {
             gate: Gate::new(unmaps),
             enabled: AtomicBool::new(true),
             dying_count: AtomicU32::new(0),
-            turn: AtomicU32::new(0),
             quick_hits: AtomicU64::new(0),
             hints: Hints::new(),
             slab: Slab::new(),
@@ -518,23 +517,20 @@ impl<R: Send + Sync> RegistrationCache<R> {
         freed > 0
     }
 
-    /// Applies what was unmapped and ends some of what is dead, now and then. For every call that makes progress.
+    /// Applies what was unmapped, and ends some of what is dead. Cheap when there is nothing to do: for now and then.
     #[inline]
     pub fn tend<G: Registrar<Region = R>>(&self, registrar: &G) {
-        // Threads may count over each other; it only has to happen at some time.
-        let turn = self.turn.load(Ordering::Relaxed).wrapping_add(1);
-        self.turn.store(turn, Ordering::Relaxed);
-        if turn.is_multiple_of(TEND_INTERVAL) && (self.gate.has_news() || self.has_dying()) {
+        if self.gate.has_news() || self.has_dying() {
             self.tend_now(registrar);
         }
     }
 
-    /// Gives a registration back, and ends it at once if it was for one use.
+    /// Gives a registration back. One for a single use is then ended, unless many others wait for that.
     #[inline]
     pub fn release<G: Registrar<Region = R>>(&self, registrar: &G, held: Held<R>) {
-        let is_last = !held.is_kept();
+        let is_kept = held.is_kept();
         drop(held);
-        if is_last {
+        if !is_kept {
             self.tend_now(registrar);
         }
     }

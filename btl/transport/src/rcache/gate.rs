@@ -71,42 +71,31 @@ mod loom_tests {
 
     const PAGE: Range = Range { start: 0, end: 1 };
 
-    fn gate() -> (LoomArc<Gate>, LoomArc<Slot<u32>>, Generation) {
-        let gate = LoomArc::new(Gate::new(Arc::new(Unmaps::small())));
-        let slot = LoomArc::new(Slot::new());
-        gate.watch(PAGE);
-        let generation = slot.fill(1, true);
-        slot.let_go();
-        (gate, slot, generation)
+    /// Who has unmapped a page never gets its old registration, whatever another thread does to the slot meanwhile.
+    fn unmapped_while(other: fn(&Gate, &Slot<u32>)) {
+        loom::model(move || {
+            let gate = LoomArc::new(Gate::new(Arc::new(Unmaps::small())));
+            let slot = LoomArc::new(Slot::new());
+            gate.watch(PAGE);
+            let generation = slot.fill(1, true);
+            slot.let_go();
+            let thread = {
+                let (gate, slot) = (LoomArc::clone(&gate), LoomArc::clone(&slot));
+                thread::spawn(move || other(&gate, &slot))
+            };
+            gate.unmaps.tell(PAGE);
+            assert!(!gate.try_hold(&slot, generation), "stale");
+            thread.join().expect("the other thread");
+        });
     }
 
-    /// Who has unmapped a page never gets its old registration, whoever applies the news meanwhile.
     #[test]
     fn news_that_another_thread_applies() {
-        loom::model(|| {
-            let (gate, slot, generation) = gate();
-            let other = {
-                let (gate, slot) = (LoomArc::clone(&gate), LoomArc::clone(&slot));
-                thread::spawn(move || gate.apply(|_| slot.make_bad()))
-            };
-            gate.unmaps.tell(PAGE);
-            assert!(!gate.try_hold(&slot, generation), "stale");
-            other.join().expect("the other thread");
-        });
+        unmapped_while(|gate, slot| gate.apply(|_| slot.make_bad()));
     }
 
-    /// The same while another thread evicts the registration.
     #[test]
     fn a_registration_that_another_thread_evicts() {
-        loom::model(|| {
-            let (gate, slot, generation) = gate();
-            let other = {
-                let (gate, slot) = (LoomArc::clone(&gate), LoomArc::clone(&slot));
-                thread::spawn(move || gate.retire(&slot, PAGE))
-            };
-            gate.unmaps.tell(PAGE);
-            assert!(!gate.try_hold(&slot, generation), "stale");
-            other.join().expect("the other thread");
-        });
+        unmapped_while(|gate, slot| gate.retire(slot, PAGE));
     }
 }

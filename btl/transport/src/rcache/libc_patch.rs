@@ -18,9 +18,9 @@ use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::losses::{self, Call, losses};
+use super::range::{PAGE_BYTES, Range};
 use super::source;
 
-const PAGE_BYTES: usize = 4096;
 const SITE_BYTES: usize = 7;
 /// Of the objects that are looked at.
 const OBJECTS: [&str; 2] = ["libc.so.6", "ld-linux-x86-64.so.2"];
@@ -54,7 +54,7 @@ extern "C" fn mediate(frame: &mut Frame) {
     let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
     let call = Call { number: frame.rax, arguments };
     let [first, second] = losses(&call, BREAK.load(Ordering::Relaxed));
-    let around = |range: Option<super::range::Range>, inner: &mut dyn FnMut()| match range {
+    let around = |range: Option<Range>, inner: &mut dyn FnMut()| match range {
         Some(range) => source::around(range.start, range.len_bytes(), inner),
         None => inner(),
     };

@@ -14,7 +14,7 @@
 //!  munmap, ... ──> unmaps (no lock) ──taken by the next acquire──> slots made bad ──held by nobody──> Registrar::deregister
 //! ```
 //!
-//! - [`range`], [`interval`], [`clock`], [`limits`], [`policy`]: pure.
+//! - [`range`], [`interval`], [`clock`], [`limits`]: pure; so is [`policy`], but for the buffers that it remembers.
 //! - [`slot`], [`unmaps`], [`gate`]: what threads share without a lock, and in which order; model-checked by loom. [`hints`]: what may be
 //!   wrong.
 //! - [`cache`]: puts them together. Generic over the [`Registrar`], so that tests register with something that can tell when a
@@ -44,11 +44,11 @@ mod unmaps;
 
 pub use cache::{Held, Registrar, RegistrationCache};
 pub use limits::CacheLimits;
-pub use policy::Calibration;
 pub use statistics::Statistics;
 
 pub(crate) use limits::Machine;
-pub(crate) use policy::Touched;
+pub(crate) use policy::{Calibration, Touched};
+pub(crate) use range::PAGE_BYTES;
 
 /// For those who tell this process of unmapped memory. A registration must not outlive its pages, so nothing is cached unless somebody
 /// does, and is seen to.

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::range::Range;
+use super::range::PAGE_BYTES;
 
 /// Below, memory is copied anyway; above, registering is cheaper wherever copies are not free.
 const CROSSOVER_MIN: usize = 16 << 10;
@@ -18,13 +18,13 @@ const TOUCHED: usize = 4096;
 
 /// What registering and copying cost on this device, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Calibration {
+pub(crate) struct Calibration {
     /// To register a page and to end that.
-    pub register_ns: f64,
+    pub(crate) register_ns: f64,
     /// For each further page.
-    pub page_ns: f64,
+    pub(crate) page_ns: f64,
     /// To copy one kibibyte.
-    pub copy_ns_per_kib: f64,
+    pub(crate) copy_ns_per_kib: f64,
 }
 
 impl Calibration {
@@ -42,9 +42,9 @@ impl Calibration {
     }
 
     /// From this length on it is cheaper to register memory for one use than to copy it.
-    pub fn crossover_bytes(&self) -> usize {
+    pub(crate) fn crossover_bytes(&self) -> usize {
         let copied = COPIES * self.copy_ns_per_kib / 1024.0;
-        let registered = self.page_ns / Range::PAGE_BYTES as f64;
+        let registered = self.page_ns / PAGE_BYTES as f64;
         let bytes = self.register_ns / (copied - registered);
         if copied <= registered || bytes >= CROSSOVER_MAX as f64 {
             return CROSSOVER_MAX;

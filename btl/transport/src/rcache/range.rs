@@ -3,6 +3,9 @@
 /// Granules of the filter and of huge pages: 2 MiB.
 pub(super) const GRANULE_BYTES_LOG2: u32 = 21;
 
+/// What the kernel maps and unmaps. Larger pages are multiples of it.
+pub(crate) const PAGE_BYTES: usize = 4096;
+
 /// From `start` to before `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
@@ -11,9 +14,6 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// What the kernel maps and unmaps. Larger pages are multiples of it.
-    pub(super) const PAGE_BYTES: usize = 4096;
-
     /// All addresses.
     pub(super) const ALL: Self = Self { start: 0, end: usize::MAX };
 
@@ -47,11 +47,11 @@ impl Range {
     /// The pages that it has bytes in.
     #[inline]
     pub(super) const fn pages(self) -> Self {
-        let end = match self.end.checked_add(Self::PAGE_BYTES - 1) {
-            Some(end) => end & !(Self::PAGE_BYTES - 1),
+        let end = match self.end.checked_add(PAGE_BYTES - 1) {
+            Some(end) => end & !(PAGE_BYTES - 1),
             None => usize::MAX,
         };
-        Self { start: self.start & !(Self::PAGE_BYTES - 1), end }
+        Self { start: self.start & !(PAGE_BYTES - 1), end }
     }
 
     /// Numbers of the first granule that it has bytes in, and of the last.

@@ -38,9 +38,7 @@ impl<T> Slab<T> {
         place.get_or_init(|| (0..BLOCK).map(|_| Slot::new()).collect());
         Some(made + BLOCK as u32)
     }
-}
 
-impl<T> Slab<T> {
     /// True in a child of a fork: what lies here is its parent's.
     pub(super) fn is_parents(&self) -> bool {
         self.forks != source::forks()

@@ -12,7 +12,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use super::range::Range;
+use super::range::{PAGE_BYTES, Range};
 use super::ucm;
 use super::unmaps::Unmaps;
 
@@ -20,7 +20,7 @@ use super::unmaps::Unmaps;
 const BOXES_MAX: usize = 64;
 
 /// Length of what [`try_out`] maps.
-const SENTINEL_BYTES: usize = 2 * Range::PAGE_BYTES;
+const SENTINEL_BYTES: usize = 2 * PAGE_BYTES;
 
 /// What sources write to. Filled from the front, and never emptied: a source may be inside.
 static BOXES: [AtomicPtr<Unmaps>; BOXES_MAX] = [const { AtomicPtr::new(null_mut()) }; BOXES_MAX];
@@ -120,13 +120,14 @@ pub struct NotPatched(String);
 /// # Errors
 /// Where this is not Linux on x86-64 with glibc, where another library has patched libc, or the system forbids it.
 pub unsafe fn start_own() -> Result<(), NotPatched> {
-    if ucm::is_loaded() {
-        offer(ucm::NAME, ucm::start);
-        return Ok(());
-    }
+    // One that works already stays.
     if let Some(source) = held().as_ref()
         && source.started == Some(Ok(()))
     {
+        return Ok(());
+    }
+    if ucm::is_loaded() {
+        offer(ucm::NAME, ucm::start);
         return Ok(());
     }
     // SAFETY: as promised by the caller.
@@ -278,4 +279,20 @@ fn map(len_bytes: usize) -> std::io::Result<*mut c_void> {
     // SAFETY: new pages where the kernel likes.
     let pages = unsafe { libc::mmap(null_mut(), len_bytes, protection, flags, -1, 0) };
     if pages == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(pages) }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_does_not_tell_is_not_believed() {
+        assert!(source().expect_err("nobody has offered").contains("nothing in this process"));
+        offer("a source that refuses", || Err("it is Sunday".to_owned()));
+        assert_eq!(source(), Err("a source that refuses cannot be relied on: it is Sunday".to_owned()));
+        assert!(!is_broken());
+        offer("a silent source", || Ok(()));
+        assert_eq!(source(), Err("a silent source cannot be relied on: no word came of munmap".to_owned()));
+        assert!(is_broken(), "no other cache is safe");
+    }
 }
