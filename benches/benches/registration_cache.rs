@@ -37,10 +37,6 @@ impl Registrar for Free {
 
     fn deregister(&self, (): ()) {}
 
-    fn is_out_of_room((): &()) -> bool {
-        false
-    }
-
     fn too_many(_in_use: usize) {}
 }
 

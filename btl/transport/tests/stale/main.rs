@@ -6,6 +6,8 @@
 //! be yes.
 
 mod child;
+mod conclusion;
+mod counter;
 mod memory;
 mod random;
 mod uring;
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant};
 use ironband::rcache::{CacheLimits, RegistrationCache, Statistics};
 use ironband::{Access, unmap_events};
 
+use crate::conclusion::{Conclusion, conclude};
 use crate::memory::{DEEDS, Memory};
 use crate::random::Random;
 use crate::uring::Uring;
@@ -119,21 +122,6 @@ fn report(outcome: &Outcome, what: &str) {
     println!("    {}", deeds.join(", "));
 }
 
-/// Says what came out as libtest does, which our scripts count.
-fn conclude(results: &[(&str, bool)], start: Instant) -> ExitCode {
-    for (name, passed) in results {
-        println!("test {name} ... {}", if *passed { "ok" } else { "FAILED" });
-    }
-    let passed = results.iter().filter(|(_, passed)| *passed).count();
-    let failed = results.len() - passed;
-    println!(
-        "test result: {}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s",
-        if failed == 0 { "ok" } else { "FAILED" },
-        start.elapsed().as_secs_f64()
-    );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
 fn main() -> ExitCode {
     // All threads share the heap that grows and shrinks by brk.
     // SAFETY: sets a number.
@@ -143,14 +131,16 @@ fn main() -> ExitCode {
     let mutant = match run(MUTANT_OPERATIONS, 60, seed) {
         Ok(outcome) => outcome,
         Err(error) => {
-            let status = conclude(
-                &[("child_forgets_its_parents_registrations", child::forgets()), ("never_stale", true)],
+            let why =
+                format!("the kernel does not let this process use io_uring with registered buffers: {error}");
+            return conclude(
+                &[
+                    ("mutant_is_stale", Conclusion::Skipped(why.clone())),
+                    ("never_stale", Conclusion::Skipped(why)),
+                    ("child_forgets_its_parents_registrations", child::forgets().into()),
+                ],
                 start,
             );
-            println!(
-                "skipped: stale: the kernel does not let this process use io_uring with registered buffers: {error}"
-            );
-            return status;
         }
     };
     report(&mutant, "mutant, which nobody tells");
@@ -169,9 +159,9 @@ fn main() -> ExitCode {
     let all_done = undone.iter().all(|name| ["guard pages", "fork"].contains(name));
     conclude(
         &[
-            ("mutant_is_stale", mutant.stale > 0),
-            ("never_stale", outcome.stale == 0 && is_cache && all_done),
-            ("child_forgets_its_parents_registrations", child::forgets()),
+            ("mutant_is_stale", (mutant.stale > 0).into()),
+            ("never_stale", (outcome.stale == 0 && is_cache && all_done).into()),
+            ("child_forgets_its_parents_registrations", child::forgets().into()),
         ],
         start,
     )
