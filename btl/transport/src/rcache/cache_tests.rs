@@ -256,6 +256,30 @@ fn overlaps_become_one_up_to_a_length() {
     assert_eq!(cache.statistics().regions, 3);
 }
 
+/// Hints are written without a lock: one may name any slot, of any life.
+#[test]
+fn a_wrong_hint_does_no_harm() {
+    let memory = Memory::new(16);
+    let pinner = Pinner::new(&memory);
+    let cache = cache(&memory, GENEROUS);
+    let (wanted, elsewhere) = (range(0, PAGE), range(8 * PAGE, PAGE));
+    drop(acquire(&cache, &pinner, wanted, Access::LOCAL).expect("room"));
+    drop(acquire(&cache, &pinner, elsewhere, READ).expect("room"));
+    let place = |at: Range, access: Access| {
+        cache.hints.look_up(at.start, class_of(access)).next().expect("a hint of what was just acquired")
+    };
+    for (index, generation) in [place(wanted, Access::LOCAL), place(elsewhere, READ)] {
+        cache.hints.note(wanted.start, class_of(READ), index, generation);
+        let before = cache.statistics().misses;
+        let held = acquire(&cache, &pinner, wanted, READ).expect("room");
+        assert_eq!((held.entry().class, held.entry().range), (class_of(READ), wanted));
+        drop(held);
+        // The first is made; the second, right by now, is found all the same.
+        assert!(cache.statistics().misses - before <= 1);
+    }
+    assert_eq!(cache.statistics().regions, 3);
+}
+
 /// Memory that is mapped for reading only may become writable, and nobody tells.
 #[test]
 fn what_can_do_less_serves_one_use() {
