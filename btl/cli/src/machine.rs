@@ -84,10 +84,16 @@ fn core_of(cpu: usize) -> String {
 
 /// The first hardware threads of two cores; `None` where there is one core.
 pub(crate) fn processors_of_two_cores() -> Option<(usize, usize)> {
-    let allowed = allowed_processors();
-    let &first = allowed.first()?;
-    let other = allowed.iter().copied().find(|&cpu| core_of(cpu) != core_of(first))?;
-    Some((first, other))
+    match processors_of_cores()[..] {
+        [first, other, ..] => Some((first, other)),
+        _ => None,
+    }
+}
+
+/// One hardware thread of each core that this process may run on.
+pub(crate) fn processors_of_cores() -> Vec<usize> {
+    let mut cores = BTreeSet::new();
+    allowed_processors().into_iter().filter(|cpu| cores.insert(core_of(*cpu))).collect()
 }
 
 /// The hardware threads that this process may run on.

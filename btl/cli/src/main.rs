@@ -1,5 +1,6 @@
 //! The `ironband` command: shows what there is and what would be used (`info`), looks at a machine before a job runs on
-//! it (`doctor`), measures one transport against others (`compare`), and one of our fabrics alone (`perf`).
+//! it (`doctor`), measures one transport against others (`compare`), and one of our fabrics alone (`perf`); starts programs that find each other
+//! through PMI (`run`).
 //!
 //! Every subcommand is a room of its own; what they share is what they know about the machine
 //! ([`machine`]), about Open MPI ([`open_mpi`]) and about Ironband's own devices ([`trial`]).
@@ -17,6 +18,7 @@ mod open_mpi;
 mod perf;
 mod quantity;
 mod rdma;
+mod run;
 mod trial;
 mod unmaps;
 
@@ -41,6 +43,8 @@ enum Command {
     Compare(compare::Arguments),
     /// Measure one fabric between two processes, without MPI, in perftest's terms.
     Perf(perf::Arguments),
+    /// Start processes of a program on this machine that find each other through PMI-1.1.
+    Run(run::Arguments),
     /// The process whose memory `doctor` and `info` try to reach (started by them).
     #[command(hide = true)]
     CrossMemoryTarget(cross_memory::TargetArguments),
@@ -50,6 +54,9 @@ enum Command {
     /// The process that `perf` measures against (started by it).
     #[command(hide = true)]
     PerfServer(perf::ServerArguments),
+    /// The process that ends those of a job if `run` is killed (started by it).
+    #[command(hide = true)]
+    RunWatchdog(run::WatchdogArguments),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +66,8 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::RunWatchdog(arguments) => run::run_watchdog(&arguments),
         Command::PerfServer(arguments) => perf::run_server(&arguments),
         Command::CrossMemoryTarget(arguments) => cross_memory::run_target(&arguments),
         Command::CrossMemoryPeer(arguments) => cross_memory::run_peer(&arguments),
