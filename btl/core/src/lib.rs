@@ -13,4 +13,5 @@ pub mod limits;
 pub mod partners;
 pub mod path;
 pub mod ports;
+pub mod protocol;
 pub mod wire;
