@@ -186,6 +186,17 @@ struct Receive<R> {
 /// The one list that a receive is in.
 const RECEIVES: usize = 0;
 
+/// Where the receive for a message is.
+#[derive(Debug, Clone, Copy)]
+enum First {
+    /// The oldest of a queue.
+    InQueue {
+        kind: usize,
+        entry: usize,
+    },
+    InLastList(u32),
+}
+
 #[derive(Debug, Clone)]
 struct Message<M> {
     envelope: Envelope,
@@ -265,8 +276,14 @@ impl<R, M> Matching<R, M> {
     /// A message has arrived: takes out the first posted receive that matches. If there is none, the message is to be kept, by
     /// [`Matching::keep`], before anything else is posted.
     pub fn arrive(&mut self, envelope: Envelope) -> Option<R> {
-        let index = self.first_receive(envelope)?;
-        Some(self.remove_receive(index))
+        match self.first_receive(envelope)? {
+            First::InQueue { kind, entry } => {
+                self.kinds[kind].posted -= 1;
+                let index = self.receive_queues.pop(&mut self.receives, RECEIVES, entry);
+                Some(self.receives.remove(index).receive)
+            }
+            First::InLastList(index) => Some(self.remove_receive(index)),
+        }
     }
 
     /// Keeps a message for which [`Matching::arrive`] has found no receive.
@@ -357,23 +374,25 @@ impl<R, M> Matching<R, M> {
         self.kinds[kind].key(kind, pattern.source.unwrap_or(0), pattern.tag)
     }
 
-    fn first_receive(&self, envelope: Envelope) -> Option<u32> {
-        let (mut oldest, mut first) = (u64::MAX, NONE);
+    fn first_receive(&self, envelope: Envelope) -> Option<First> {
+        let (mut oldest, mut first) = (u64::MAX, None);
         for (number, kind) in self.kinds.iter().enumerate().filter(|(_, kind)| kind.posted > 0) {
-            let head = self.receive_queues.head(kind.key(number, envelope.source, envelope.tag));
-            if head != NONE && self.receives.stamp(head) < oldest {
-                (oldest, first) = (self.receives.stamp(head), head);
+            let key = kind.key(number, envelope.source, envelope.tag);
+            let Some(entry) = self.receive_queues.find(key) else { continue };
+            let stamp = self.receives.stamp(self.receive_queues.head(entry));
+            if stamp < oldest {
+                (oldest, first) = (stamp, Some(First::InQueue { kind: number, entry }));
             }
         }
         let mut index = self.others.head();
         while index != NONE && self.receives.stamp(index) < oldest {
             step();
             if self.receives.get(index).pattern.matches(envelope) {
-                return Some(index);
+                return Some(First::InLastList(index));
             }
             index = self.receives.next(RECEIVES, index);
         }
-        (first != NONE).then_some(first)
+        first
     }
 
     fn first_message(&self, pattern: Pattern) -> Option<u32> {
@@ -387,7 +406,8 @@ impl<R, M> Matching<R, M> {
             self.arrivals.head()
         } else {
             let wanted = Envelope { source: pattern.source.unwrap_or(0), tag: pattern.tag };
-            self.message_queues.head(message_key(list, wanted))
+            let entry = self.message_queues.find(message_key(list, wanted))?;
+            self.message_queues.head(entry)
         };
         self.list(head, list).find(|&index| pattern.matches(self.messages.get(index).envelope))
     }

@@ -2,7 +2,7 @@
 //! of Computer Programming", volume 3, section 6.4, algorithm R), so that no tombstones gather while keys come and go.
 //! It is at most half full, doubles when it would be fuller, and never shrinks. A key is there while its queue has members.
 
-use super::slab::{NONE, Queue, Slab};
+use super::slab::{Link, Queue, Slab};
 
 const ENTRIES_MIN: usize = 16;
 
@@ -59,9 +59,31 @@ impl Queues {
         self.entries.len()
     }
 
-    /// The oldest member of a queue, or [`NONE`].
-    pub(super) fn head(&self, key: Key) -> u32 {
-        if self.used == 0 { NONE } else { self.entries[self.position(key)].queue.head() }
+    /// The entry with this key; good until the table changes.
+    pub(super) fn find(&self, key: Key) -> Option<usize> {
+        if self.used == 0 {
+            return None;
+        }
+        let at = self.position(key);
+        (!self.entries[at].queue.is_empty()).then_some(at)
+    }
+
+    /// The oldest member of an entry's queue.
+    pub(super) fn head(&self, at: usize) -> u32 {
+        self.entries[at].queue.head()
+    }
+
+    /// Takes out the oldest member of an entry's queue.
+    pub(super) fn pop<T, const LISTS: usize>(
+        &mut self,
+        slab: &mut Slab<T, LISTS>,
+        list: usize,
+        at: usize,
+    ) -> u32 {
+        let index = self.head(at);
+        let link = slab.unlink(list, index);
+        self.close_up(at, link);
+        index
     }
 
     /// Puts a place at the end of the queue with this key.
@@ -96,9 +118,12 @@ impl Queues {
         if link.is_inside() {
             return;
         }
-        let at = self.position(key);
+        self.close_up(self.position(key), link);
+    }
+
+    fn close_up(&mut self, at: usize, left: Link) {
         let queue = &mut self.entries[at].queue;
-        queue.close_up(link);
+        queue.close_up(left);
         if queue.is_empty() {
             self.erase(at);
         }
