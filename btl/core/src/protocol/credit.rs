@@ -10,12 +10,12 @@
 //! ```
 //!
 //! Counters count all bytes since the connection began, modulo 2^32, and go over the wire as such, so any message can bring the
-//! newest one: `told` costs four bytes of a header and is never late twice. No difference exceeds the window, so wrapping does no harm.
-//! TCP acknowledges in this way; connections of fabrics count receives instead of bytes, because there each message takes a whole one.
+//! newest one, in four bytes of its header. No difference exceeds the window, so wrapping does no harm. TCP acknowledges in this way;
+//! a fabric's connections count receives instead, because there each message takes a whole one.
 //!
 //! Every message takes [`MESSAGE_OVERHEAD_BYTES`] besides its data, or a peer could fill memory with empty messages. No message may
-//! take more than half the window, and the receiver says on its own what it owes when that is half: so when all is received, there is
-//! room for any message, though the last bit of the window comes back with later traffic only.
+//! take more than half the window, and the receiver says on its own what it owes when that is more than half: so when all is received,
+//! there is room for any message, though the last bit of the window comes back with later traffic only.
 
 /// What a kept message takes besides its data: its place, its entries in the tables of [`super::matching`], its share of an allocation.
 pub const MESSAGE_OVERHEAD_BYTES: u32 = 256;
@@ -142,9 +142,10 @@ impl ReceiveWindow {
         self.owed_bytes()
     }
 
-    /// True when the peer should be told of its room even if there is nothing else to say.
+    /// True when the peer should be told of its room even if there is nothing else to say: what is left might not do for the
+    /// longest message.
     pub const fn owes_much(&self) -> bool {
-        self.owed_bytes() > 0 && self.owed_bytes() >= self.window_bytes.div_ceil(2)
+        self.owed_bytes() > self.window_bytes - self.window_bytes / 2
     }
 
     /// Gives back all that is owed: the counter that the next message is to bring to the peer.
@@ -324,6 +325,25 @@ mod tests {
         assert_eq!(window.arrived(0), Ok(()));
         assert_eq!((window.held_bytes(), window.consumed(OVERHEAD)), (3 * OVERHEAD, 2 * OVERHEAD));
         assert!(window.owes_much());
+    }
+
+    /// Half a window is owed in silence; a byte more, and the longest message might find no room.
+    #[test]
+    fn what_is_owed_is_told_before_anybody_waits() {
+        for window_bytes in [4 * OVERHEAD, 4 * OVERHEAD + 1] {
+            let half = window_bytes / 2;
+            for (owed, told) in [(window_bytes - half, false), (window_bytes - half + 1, true)] {
+                let (mut sender, mut receiver) =
+                    (SendWindow::new(window_bytes), ReceiveWindow::new(window_bytes));
+                for len_bytes in [0, owed - 2 * OVERHEAD] {
+                    sender.sent(len_bytes);
+                    assert_eq!(receiver.arrived(len_bytes), Ok(()));
+                    receiver.consumed(len_bytes);
+                }
+                assert_eq!((receiver.owed_bytes(), receiver.owes_much()), (owed, told));
+                assert_eq!(sender.may_send(half - OVERHEAD), !told);
+            }
+        }
     }
 
     #[test]
