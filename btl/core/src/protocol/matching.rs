@@ -32,7 +32,7 @@
 //! | arrival | at most 8 look-ups, one for each kind of pattern among the posted receives, however many there are; and a step for each older receive with a mask beyond the 4 that have a kind |
 //! | post, probe: exact, any source with a full mask, any tag or anything | one look-up |
 //! | post, probe: another mask | a step for each message kept, of the source if one is named |
-//! | `keep` | 3 look-ups; so has taking a message out, at most |
+//! | `keep` | 3 look-ups; to take a message out, up to 3 |
 //! | `cancel`, `take` | as taking out |
 //! | `source_failed` | a step for each place of a receive, and a sort of those that failed |
 //!
@@ -44,14 +44,15 @@
 //! receives; a kind beyond the first four takes another mask only while it has none; every list is in the order of stamps; a key has an
 //! entry while its queue has members.
 //!
-//! Prior art. Linear lists, as Open MPI's and MPICH's, cost a step for each receive before the right one. UCX (`ucp/tag/tag_match.inl`)
-//! has 1,021 lists by a hash of the tag and one of wildcards, with sequence numbers to tell which is older; a long list
-//! slows all tags that fall on it, and every wildcard every message. Flajslik, Dinan and Underwood ("Mitigating MPI Message Matching
-//! Misery", ISC 2016) have a hash table with time stamps; Zounmevo and Afsahi ("An Efficient MPI Message Queue Mechanism for Large-scale
-//! Jobs", ICPADS 2012) queues by rank; Bayatpour et al. ("Adaptive and Dynamic Design for MPI Tag Matching", CLUSTER 2016) change
-//! between such designs while the program runs. One look-up for each *kind* of wildcard is the tuple space search of packet filters
-//! (Srinivasan, Suri and Varghese, "Packet Classification Using Tuple Space Search", SIGCOMM 1999): an MPI program has few masks, such as
-//! "any tag of this communicator", and very many receives.
+//! Prior art. Open MPI's ob1 has a list of receives for each peer and one of any source, with numbers to tell which is older: a message
+//! costs a step for each receive of its peer before the right one. UCX (`ucp/tag/tag_match.inl`) has 1,021 lists by a hash of the tag
+//! and one of wildcards, numbered too: a long list slows all tags that fall on it, and each wildcard every message. Flajslik, Dinan and
+//! Underwood ("Mitigating MPI Message Matching Misery", ISC 2016) have a hash map whose entries carry their order; Zounmevo and Afsahi
+//! ("An Efficient MPI Message Queue Mechanism for Large-scale Jobs", ICPADS 2012) look at jobs so large that memory for each rank
+//! counts; Bayatpour et al. ("Adaptive and Dynamic Design for MPI Tag Matching", CLUSTER 2016) change between designs by bin and by
+//! rank while the program runs. One look-up for each *kind* of wildcard is the tuple space search of packet filters (Srinivasan, Suri and
+//! Varghese, "Packet Classification Using Tuple Space Search", SIGCOMM 1999): an MPI program has few masks, such as "any tag
+//! of this communicator", and may have very many receives.
 
 mod queues;
 mod slab;
