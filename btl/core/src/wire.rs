@@ -7,6 +7,7 @@ mod card;
 mod datagram;
 mod eager_slot;
 mod greeting;
+pub mod message;
 mod record;
 mod short_read;
 mod verbs_card;

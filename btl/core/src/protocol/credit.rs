@@ -66,6 +66,13 @@ impl SendWindow {
         Self { window_bytes, sent: 0, returned: 0 }
     }
 
+    /// The peer grants more, or as much.
+    pub const fn grow(&mut self, window_bytes: u32) {
+        if window_bytes > self.window_bytes {
+            self.window_bytes = window_bytes;
+        }
+    }
+
     /// The room that is not taken.
     pub const fn available_bytes(&self) -> u32 {
         self.window_bytes.saturating_sub(self.outstanding_bytes())
@@ -146,6 +153,11 @@ impl ReceiveWindow {
     /// longest message.
     pub const fn owes_much(&self) -> bool {
         self.owed_bytes() > self.window_bytes - self.window_bytes / 2
+    }
+
+    /// The counter that [`ReceiveWindow::pay`] would give.
+    pub const fn consumed_counter(&self) -> u32 {
+        self.consumed
     }
 
     /// Gives back all that is owed: the counter that the next message is to bring to the peer.

@@ -32,6 +32,11 @@ impl Sequence {
         Self { upcoming: 0 }
     }
 
+    /// The number that [`Sequence::number`] would give.
+    pub const fn upcoming(&self) -> u32 {
+        self.upcoming
+    }
+
     /// The sender's: the number of the message that is sent now.
     pub const fn number(&mut self) -> u32 {
         let number = self.upcoming;

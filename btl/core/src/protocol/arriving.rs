@@ -1,0 +1,239 @@
+//! Messages of peers: each is checked before anything is changed.
+
+use super::machine::{
+    Arrival, Kept, Protocol, Receive, ReceiveStage, RequestError, Send, SendStage, Transfer,
+};
+use super::matching::Envelope;
+use super::peer::Word;
+use super::requests::Handle;
+use super::violation::Violation;
+use crate::wire::message::{
+    ACTIVE_HEADER_BYTES, Announce, EAGER_HEADER_BYTES, Ended, Hello, Kind, Outcome, Piece, Ready,
+};
+
+impl<S, R, K> Protocol<S, R, K> {
+    /// A message has arrived from a peer that is known. `start` is its beginning, as long as the longest header or all of it; `len_bytes` is
+    /// its whole length.
+    ///
+    /// # Errors
+    /// When it makes no sense: then the peer is to be given up, with [`Protocol::peer_lost`].
+    #[inline]
+    pub fn arrived(
+        &mut self,
+        from: u32,
+        immediate: u32,
+        start: &[u8],
+        len_bytes: usize,
+    ) -> Result<Arrival, Violation> {
+        let Some((kind, number)) = Kind::of_immediate(immediate) else {
+            return Err(Violation::Kind(immediate & 15));
+        };
+        let Some(peer) = self.peers[from as usize].as_deref_mut() else { return Ok(Arrival::Nothing) };
+        peer.expected.check(number)?;
+        if kind != Kind::Hello && !peer.has_greeted {
+            return Err(Violation::Unexpected { kind, what: "before its greeting" });
+        }
+        if start.len() < kind.header_bytes() {
+            return Err(Violation::Length { kind, len_bytes });
+        }
+        if kind == Kind::Eager {
+            let Some((tag, _)) = start.split_first_chunk::<EAGER_HEADER_BYTES>() else {
+                return Err(Violation::Length { kind, len_bytes });
+            };
+            let tag = u64::from_le_bytes(*tag);
+            return self.eager_arrived(Envelope { source: from, tag }, len_bytes - EAGER_HEADER_BYTES);
+        }
+        self.other_arrived(from, kind, start, len_bytes)
+    }
+
+    #[inline]
+    fn eager_arrived(&mut self, envelope: Envelope, len_bytes: usize) -> Result<Arrival, Violation> {
+        let Some(peer) = self.peers[envelope.source as usize].as_deref_mut() else {
+            return Ok(Arrival::Nothing);
+        };
+        let counted = u32::try_from(len_bytes).unwrap_or(u32::MAX);
+        peer.receives.arrived(counted)?;
+        match self.matching.arrive(envelope) {
+            Some(receive) => {
+                peer.consumed(counted);
+                let len_bytes = self.deliver(receive, envelope, len_bytes as u64);
+                Ok(Arrival::Deliver { receive, offset: 0, len_bytes })
+            }
+            None => Ok(Arrival::Keep(envelope)),
+        }
+    }
+
+    /// Keeps the data of an [`Arrival::Keep`].
+    pub fn keep(&mut self, envelope: Envelope, len_bytes: usize, data: K) {
+        self.matching.keep(envelope, Kept::Data { data, len_bytes: len_bytes as u32 });
+    }
+
+    fn other_arrived(
+        &mut self,
+        from: u32,
+        kind: Kind,
+        start: &[u8],
+        len_bytes: usize,
+    ) -> Result<Arrival, Violation> {
+        let wrong_length = || Violation::Length { kind, len_bytes };
+        let has_data = matches!(kind, Kind::Piece | Kind::Active);
+        if !has_data && len_bytes != kind.header_bytes() {
+            return Err(wrong_length());
+        }
+        match kind {
+            Kind::Hello => self.greeted(from, header(start).ok_or_else(wrong_length)?)?,
+            Kind::Credit => {
+                let [a, b, c, d, ..] = *header::<8>(start).ok_or_else(wrong_length)?;
+                self.paid(from, u32::from_le_bytes([a, b, c, d]))?;
+            }
+            Kind::Announce => {
+                let announce = Announce::decode(header(start).ok_or_else(wrong_length)?);
+                self.paid(from, announce.counter)?;
+                self.announced(from, announce);
+            }
+            Kind::Read | Kind::Written => {
+                let ended = Ended::decode(header(start).ok_or_else(wrong_length)?);
+                let ended = ended.ok_or(Violation::Unexpected { kind, what: "with an unknown outcome" })?;
+                self.paid(from, ended.counter)?;
+                let request = Handle::from_wire(ended.request);
+                if kind == Kind::Read {
+                    self.was_read(from, request, ended.outcome)?;
+                } else {
+                    self.was_written(from, request, ended.outcome)?;
+                }
+            }
+            Kind::Ready => {
+                let ready = Ready::decode(header(start).ok_or_else(wrong_length)?);
+                self.paid(from, ready.counter)?;
+                self.ready(from, ready)?;
+            }
+            Kind::Piece => {
+                let piece = Piece::decode(header(start).ok_or_else(wrong_length)?);
+                return self.piece(from, piece, len_bytes - kind.header_bytes());
+            }
+            Kind::Active => {
+                let [a, b, c, d, ..] = *header::<ACTIVE_HEADER_BYTES>(start).ok_or_else(wrong_length)?;
+                return Ok(Arrival::Active { id: u32::from_le_bytes([a, b, c, d]) });
+            }
+            Kind::Eager => unreachable!("handled before"),
+        }
+        Ok(Arrival::Nothing)
+    }
+
+    fn greeted(&mut self, from: u32, bytes: &[u8; 48]) -> Result<(), Violation> {
+        let hello = Hello::decode(bytes)?;
+        if hello.rank != from || hello.job != self.hello.job {
+            return Err(Violation::OtherJob { rank: hello.rank, job: hello.job });
+        }
+        let Some(peer) = self.peer(from) else { return Ok(()) };
+        if peer.has_greeted {
+            return Err(Violation::Unexpected { kind: Kind::Hello, what: "twice" });
+        }
+        peer.has_greeted = true;
+        peer.sends.grow(hello.window_bytes);
+        Ok(())
+    }
+
+    fn paid(&mut self, from: u32, counter: u32) -> Result<(), Violation> {
+        if let Some(peer) = self.peer(from) {
+            peer.sends.returned(counter)?;
+        }
+        Ok(())
+    }
+
+    fn announced(&mut self, from: u32, announce: Announce) {
+        let envelope = Envelope { source: from, tag: announce.tag };
+        match self.matching.arrive(envelope) {
+            Some(receive) => self.begin(receive, from, announce),
+            None => {
+                self.matching.keep(envelope, Kept::Announced(announce));
+            }
+        }
+    }
+
+    /// The send that a peer speaks of, if it is one that the peer was told of.
+    fn announced_send(&mut self, from: u32, kind: Kind, handle: Handle) -> Result<&mut Send<S>, Violation> {
+        match self.sends.get_mut(handle) {
+            Some(send) if send.peer == from && send.stage == SendStage::Announced => Ok(send),
+            _ => Err(Violation::Unexpected { kind, what: "for a message that was not announced" }),
+        }
+    }
+
+    fn was_read(&mut self, from: u32, handle: Handle, outcome: Outcome) -> Result<(), Violation> {
+        let send = self.announced_send(from, Kind::Read, handle)?;
+        // A message that was too long for its receive was sent all the same; the receiver knows.
+        let failed = outcome == Outcome::Failed;
+        send.stage =
+            SendStage::Done(if failed { Err(RequestError::NotMoved { rank: from }) } else { Ok(()) });
+        Ok(())
+    }
+
+    fn ready(&mut self, from: u32, ready: Ready) -> Result<(), Violation> {
+        let handle = Handle::from_wire(ready.sender);
+        let send = self.announced_send(from, Kind::Ready, handle)?;
+        if send.len_bytes != ready.len_bytes {
+            return Err(Violation::Unexpected { kind: Kind::Ready, what: "for another length" });
+        }
+        let (receiver, len_bytes) = (Handle::from_wire(ready.receiver), ready.len_bytes);
+        match ready.memory {
+            Some(memory) => {
+                send.stage = SendStage::Writing { receiver };
+                self.transfers.push_back(Transfer::Write { send: handle, peer: from, memory, len_bytes });
+            }
+            None => {
+                send.stage = SendStage::InPieces { receiver, gone_bytes: 0 };
+                if let Some(peer) = self.peer(from) {
+                    peer.outbox.push_back(Word::Piece(handle));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The receive that a peer speaks of, if its message is of this peer.
+    fn receive_of(&mut self, from: u32, kind: Kind, handle: Handle) -> Result<&mut Receive<R>, Violation> {
+        match self.receives.get_mut(handle) {
+            Some(receive) if receive.message.source == from => Ok(receive),
+            _ => Err(Violation::Unexpected { kind, what: "for a receive that is not this peer's" }),
+        }
+    }
+
+    fn was_written(&mut self, from: u32, handle: Handle, outcome: Outcome) -> Result<(), Violation> {
+        let receive = self.receive_of(from, Kind::Written, handle)?;
+        if receive.stage != ReceiveStage::AwaitsWrite {
+            return Err(Violation::Unexpected {
+                kind: Kind::Written,
+                what: "for a receive that is not written to",
+            });
+        }
+        let message = receive.message;
+        let failed = outcome != Outcome::Done;
+        receive.stage =
+            ReceiveStage::Done(if failed { Err(RequestError::NotMoved { rank: from }) } else { Ok(message) });
+        Ok(())
+    }
+
+    fn piece(&mut self, from: u32, piece: Piece, len_bytes: usize) -> Result<Arrival, Violation> {
+        let handle = Handle::from_wire(piece.receiver);
+        let receive = self.receive_of(from, Kind::Piece, handle)?;
+        let unexpected = |what| Err(Violation::Unexpected { kind: Kind::Piece, what });
+        let ReceiveStage::AwaitsPieces { come_bytes } = receive.stage else {
+            return unexpected("for a receive that gets no pieces");
+        };
+        let (total, len) = (receive.message.len_bytes, len_bytes as u64);
+        if piece.offset != come_bytes || len == 0 || len > total - come_bytes {
+            return unexpected("that is not the next one");
+        }
+        let come_bytes = come_bytes + len;
+        receive.stage = if come_bytes == total {
+            ReceiveStage::Done(Ok(receive.message))
+        } else {
+            ReceiveStage::AwaitsPieces { come_bytes }
+        };
+        Ok(Arrival::Deliver { receive: handle, offset: piece.offset, len_bytes })
+    }
+}
+
+fn header<const N: usize>(start: &[u8]) -> Option<&[u8; N]> {
+    start.first_chunk()
+}

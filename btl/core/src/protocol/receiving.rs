@@ -1,0 +1,185 @@
+//! The receiver's side: receives that are posted, and how announced messages come to them.
+
+use super::machine::{Found, Kept, Protocol, Receive, ReceiveStage, Received, RequestError, Transfer};
+use super::matching::{Envelope, Match, Pattern};
+use super::peer::Word;
+use super::requests::Handle;
+use crate::wire::message::{Announce, Memory, Outcome};
+
+impl<S, R, K> Protocol<S, R, K> {
+    /// A receive is posted. If its message was kept it is returned, to be copied at once; then, or later, [`Protocol::receive_outcome`]
+    /// says how it has ended.
+    pub fn receive(&mut self, pattern: Pattern, capacity_bytes: u64, body: R) -> (Handle, Option<Found<K>>) {
+        let nothing = Received { source: 0, tag: 0, len_bytes: 0 };
+        let stage = match pattern.source {
+            Some(rank) if self.is_lost(rank) => ReceiveStage::Done(Err(RequestError::PeerLost { rank })),
+            // Set below.
+            _ => ReceiveStage::AwaitsWrite,
+        };
+        let handle = self.receives.insert(Receive { capacity_bytes, message: nothing, stage, body });
+        // What a lost peer has sent before can still be received.
+        match self.matching.probe(pattern) {
+            None if matches!(stage, ReceiveStage::Done(_)) => return (handle, None),
+            _ => {}
+        }
+        match self.matching.post(pattern, handle) {
+            Match::Waits(posted) => {
+                self.stage(handle, ReceiveStage::Posted(posted));
+                (handle, None)
+            }
+            Match::Matched { envelope, message: Kept::Data { data, len_bytes }, .. } => {
+                if let Some(peer) = self.peer(envelope.source) {
+                    peer.consumed(len_bytes);
+                }
+                let len_bytes = self.deliver(handle, envelope, len_bytes.into());
+                (handle, Some(Found { data, len_bytes }))
+            }
+            Match::Matched { envelope, message: Kept::Announced(announce), .. } => {
+                self.begin(handle, envelope.source, announce);
+                (handle, None)
+            }
+        }
+    }
+
+    pub(super) fn stage(&mut self, handle: Handle, stage: ReceiveStage) {
+        if let Some(receive) = self.receives.get_mut(handle) {
+            receive.stage = stage;
+        }
+    }
+
+    /// All data of a short message are there: the receive ends. Says how much of it fits.
+    pub(super) fn deliver(&mut self, handle: Handle, envelope: Envelope, len_bytes: u64) -> usize {
+        let Some(receive) = self.receives.get_mut(handle) else { return 0 };
+        let Envelope { source, tag } = envelope;
+        receive.message = Received { source, tag, len_bytes };
+        receive.stage = ReceiveStage::Done(fits(receive));
+        len_bytes.min(receive.capacity_bytes) as usize
+    }
+
+    /// An announced message has found its receive.
+    pub(super) fn begin(&mut self, handle: Handle, source: u32, announce: Announce) {
+        let Some(receive) = self.receives.get_mut(handle) else { return };
+        let Announce { tag, len_bytes, memory, sender, .. } = announce;
+        receive.message = Received { source, tag, len_bytes };
+        let sender = Handle::from_wire(sender);
+        let Some(peer) = self.peers[source as usize].as_deref_mut() else {
+            receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank: source }));
+            return;
+        };
+        if let Err(error) = fits(receive) {
+            receive.stage = ReceiveStage::Done(Err(error));
+            peer.outbox.push_back(Word::Read { sender, outcome: Outcome::Truncated });
+        } else if len_bytes == 0 {
+            receive.stage = ReceiveStage::Done(fits(receive));
+            peer.outbox.push_back(Word::Read { sender, outcome: Outcome::Done });
+        } else if let Some(memory) = memory {
+            if peer.limits.prefers_writing {
+                receive.stage = ReceiveStage::Exposing { sender };
+                self.transfers.push_back(Transfer::Expose { receive: handle, peer: source, len_bytes });
+            } else {
+                receive.stage = ReceiveStage::Reading { sender };
+                self.transfers.push_back(Transfer::Read { receive: handle, peer: source, memory, len_bytes });
+            }
+        } else {
+            receive.stage = ReceiveStage::AwaitsPieces { come_bytes: 0 };
+            peer.outbox.push_back(Word::Ready { sender, receiver: handle, memory: None, len_bytes });
+        }
+    }
+
+    /// The next transfer to start.
+    pub fn next_transfer(&mut self) -> Option<Transfer> {
+        self.transfers.pop_front()
+    }
+
+    /// A [`Transfer::Read`] has ended.
+    pub fn read_ended(&mut self, receive: Handle, is_done: bool) {
+        let Some(receive) = self.receives.get_mut(receive) else { return };
+        let ReceiveStage::Reading { sender } = receive.stage else { return };
+        let rank = receive.message.source;
+        let Some(peer) = self.peers[rank as usize].as_deref_mut() else {
+            receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank }));
+            return;
+        };
+        let (outcome, end) = if is_done {
+            (Outcome::Done, Ok(receive.message))
+        } else {
+            (Outcome::Failed, Err(RequestError::NotMoved { rank }))
+        };
+        receive.stage = ReceiveStage::Done(end);
+        peer.outbox.push_back(Word::Read { sender, outcome });
+    }
+
+    /// A [`Transfer::Read`] cannot be started, because the buffer cannot be registered: the message comes in pieces instead.
+    pub fn read_impossible(&mut self, receive: Handle) {
+        self.exposed_or_read(receive, None);
+    }
+
+    /// A [`Transfer::Expose`] has ended: the peer can write there; or nowhere, and then the message comes in pieces.
+    pub fn exposed(&mut self, receive: Handle, memory: Option<Memory>) {
+        self.exposed_or_read(receive, memory);
+    }
+
+    fn exposed_or_read(&mut self, handle: Handle, memory: Option<Memory>) {
+        let Some(receive) = self.receives.get_mut(handle) else { return };
+        let (ReceiveStage::Exposing { sender } | ReceiveStage::Reading { sender }) = receive.stage else {
+            return;
+        };
+        let Received { source, len_bytes, .. } = receive.message;
+        let Some(peer) = self.peers[source as usize].as_deref_mut() else {
+            receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank: source }));
+            return;
+        };
+        receive.stage = match memory {
+            Some(_) => ReceiveStage::AwaitsWrite,
+            None => ReceiveStage::AwaitsPieces { come_bytes: 0 },
+        };
+        peer.outbox.push_back(Word::Ready { sender, receiver: handle, memory, len_bytes });
+    }
+
+    /// Whether a receive has ended: then its buffer may be used again.
+    pub fn receive_outcome(&self, handle: Handle) -> Option<Result<Received, RequestError>> {
+        match self.receives.get(handle)?.stage {
+            ReceiveStage::Done(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// What was kept with a receive.
+    pub fn receive_body(&mut self, handle: Handle) -> Option<&mut R> {
+        self.receives.get_mut(handle).map(|receive| &mut receive.body)
+    }
+
+    /// Forgets a receive that has ended.
+    pub fn take_receive(&mut self, handle: Handle) -> Option<(R, Result<Received, RequestError>)> {
+        let outcome = self.receive_outcome(handle)?;
+        self.receives.remove(handle).map(|receive| (receive.body, outcome))
+    }
+
+    /// Takes back a receive that no message has found yet.
+    pub fn cancel(&mut self, handle: Handle) -> Option<R> {
+        let ReceiveStage::Posted(posted) = self.receives.get(handle)?.stage else { return None };
+        self.matching.cancel(posted)?;
+        self.receives.remove(handle).map(|receive| receive.body)
+    }
+
+    /// The first message that a receive would get, without receiving it.
+    pub fn probe(&self, pattern: Pattern) -> Option<Received> {
+        let (_, Envelope { source, tag }, kept) = self.matching.probe(pattern)?;
+        let len_bytes = match kept {
+            Kept::Data { len_bytes, .. } => u64::from(*len_bytes),
+            Kept::Announced(announce) => announce.len_bytes,
+        };
+        Some(Received { source, tag, len_bytes })
+    }
+}
+
+/// The message of a receive, or that it is too long.
+fn fits<R>(receive: &Receive<R>) -> Result<Received, RequestError> {
+    let Received { source: source_rank, tag, len_bytes } = receive.message;
+    let capacity_bytes = receive.capacity_bytes;
+    if len_bytes <= capacity_bytes {
+        Ok(receive.message)
+    } else {
+        Err(RequestError::Truncated { source_rank, tag, len_bytes, capacity_bytes })
+    }
+}
