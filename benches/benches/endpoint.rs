@@ -9,7 +9,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ironband::config::SingleCopy;
 use ironband::{
-    Access, CompletionStatus, Config, Device, Endpoint, Handler, Job, Payload, Posted, ReadHint,
+    Access, CompletionStatus, Config, Device, Handler, Job, Payload, Posted, QueuePair, ReadHint,
     RemoteMemory, Threads, WorkId,
 };
 use ironband_fabric::shm::Shm;
@@ -42,7 +42,7 @@ struct Seen {
 }
 
 impl Handler for Seen {
-    fn received(&self, _from: Endpoint, _imm: u32, payload: Payload) {
+    fn received(&self, _from: QueuePair, _imm: u32, payload: Payload) {
         let mut last = self.last.borrow_mut();
         last.resize(payload.len(), 0);
         // SAFETY: the payload is mapped during this call.
@@ -50,12 +50,12 @@ impl Handler for Seen {
         self.messages.set(self.messages.get() + 1);
     }
 
-    fn completed(&self, _endpoint: Endpoint, _id: WorkId, status: CompletionStatus) {
+    fn completed(&self, _endpoint: QueuePair, _id: WorkId, status: CompletionStatus) {
         assert_eq!(status, CompletionStatus::Success);
         self.ended.set(self.ended.get() + 1);
     }
 
-    fn disconnected(&self, _endpoint: Endpoint, reason: &str) {
+    fn disconnected(&self, _endpoint: QueuePair, reason: &str) {
         panic!("{reason}");
     }
 }
@@ -87,7 +87,7 @@ fn be_other(name: &str) {
 
 struct Other {
     device: Device<Shm>,
-    peer: Endpoint,
+    peer: QueuePair,
     remote: RemoteMemory,
     seen: Seen,
     process: Child,

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use clap::{Parser, ValueEnum};
-use ironband::{Config, Device, Endpoint, Handler, Job, Payload, Posted, Threads};
+use ironband::{Config, Device, Handler, Job, Payload, Posted, QueuePair, Threads};
 use ironband_fabric::shm::Shm;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -43,7 +43,7 @@ struct Arguments {
 struct Count(Cell<u32>);
 
 impl Handler for Count {
-    fn received(&self, _from: Endpoint, _imm: u32, payload: Payload) {
+    fn received(&self, _from: QueuePair, _imm: u32, payload: Payload) {
         self.0.set(self.0.get() + payload.len() as u32 / 8);
     }
 }
@@ -99,7 +99,7 @@ impl Drop for Other {
 }
 
 /// A device that is connected, in both directions, to a second process that does what `role` says.
-fn with_other(role: &str) -> (Device<Shm>, Endpoint, Other) {
+fn with_other(role: &str) -> (Device<Shm>, QueuePair, Other) {
     let device = open(0);
     let mut process = Command::new(std::env::current_exe().expect("this program"))
         .args([role, "1"])

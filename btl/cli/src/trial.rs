@@ -1,7 +1,7 @@
 //! Opens a device for a trial, as a rank of a job does, and sends one message through it. What a job will be given is
 //! so measured and never computed a second time.
 
-use ironband::{Config, Device, DeviceError, Endpoint, Handler, Job, Payload, Posted, Threads};
+use ironband::{Config, Device, DeviceError, Handler, Job, Payload, Posted, QueuePair, Threads};
 use ironband_core::wire::Card;
 use ironband_fabric::Fabric;
 use serde::Serialize;
@@ -94,7 +94,7 @@ fn segment_bytes<F: Fabric>(device: &Device<F>) -> Result<u64, Failure> {
 struct Arrival(Cell<bool>);
 
 impl Handler for Arrival {
-    fn received(&self, _from: Endpoint, _imm: u32, _payload: Payload) {
+    fn received(&self, _from: QueuePair, _imm: u32, _payload: Payload) {
         self.0.set(true);
     }
 }

@@ -29,9 +29,9 @@ pub enum Threads {
 
 /// A peer, as this device sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Endpoint(QueuePairNumber);
+pub struct QueuePair(QueuePairNumber);
 
-impl Endpoint {
+impl QueuePair {
     /// Dense from 0, for tables.
     #[inline]
     pub const fn index(self) -> usize {
@@ -43,20 +43,20 @@ impl Endpoint {
 /// that no second thread makes progress meanwhile; they may post and may call `progress` again.
 pub trait Handler {
     /// A message has arrived. The payload is valid during the call.
-    fn received(&self, from: Endpoint, imm: u32, payload: Payload);
+    fn received(&self, from: QueuePair, imm: u32, payload: Payload);
 
     /// A peer's put with notification has arrived.
-    fn written(&self, from: Endpoint, imm: u32, len_bytes: usize) {
+    fn written(&self, from: QueuePair, imm: u32, len_bytes: usize) {
         let _ = (from, imm, len_bytes);
     }
 
     /// A request that was [`Posted::Queued`] has ended.
-    fn completed(&self, endpoint: Endpoint, id: WorkId, status: CompletionStatus) {
+    fn completed(&self, endpoint: QueuePair, id: WorkId, status: CompletionStatus) {
         let _ = (endpoint, id, status);
     }
 
     /// A peer is lost; the reason is for a person.
-    fn disconnected(&self, endpoint: Endpoint, reason: &str) {
+    fn disconnected(&self, endpoint: QueuePair, reason: &str) {
         let _ = (endpoint, reason);
     }
 }
@@ -157,25 +157,25 @@ impl<F: Fabric> Device<F> {
     ///
     /// # Errors
     /// The reason, for a person.
-    pub fn connect(&self, address: &[u8]) -> Result<Endpoint, Unreachable> {
+    pub fn connect(&self, address: &[u8]) -> Result<QueuePair, Unreachable> {
         let mut guard = self.state.lock();
         let State { device, pd, cq } = &mut *guard;
-        device.create_qp(*pd, *cq, address).map(Endpoint)
+        device.create_qp(*pd, *cq, address).map(QueuePair)
     }
 
     /// Ends the connection; what was sent still arrives. Idempotent.
-    pub fn disconnect(&self, endpoint: Endpoint) {
+    pub fn disconnect(&self, endpoint: QueuePair) {
         self.state.lock().device.destroy_qp(endpoint.0);
     }
 
     /// Why an endpoint does not work any more; `None` while it does.
-    pub fn failure(&self, endpoint: Endpoint) -> Option<String> {
+    pub fn failure(&self, endpoint: QueuePair) -> Option<String> {
         self.state.lock().device.failure(endpoint.0).map(str::to_owned)
     }
 
     /// Sends `header` and `payload` as one message. Both are copied before the call returns.
     #[inline(always)]
-    pub fn send_short(&self, endpoint: Endpoint, imm: u32, header: &[u8], payload: &[u8]) -> Posted {
+    pub fn send_short(&self, endpoint: QueuePair, imm: u32, header: &[u8], payload: &[u8]) -> Posted {
         self.state.lock().device.post_send(endpoint.0, imm, header, payload)
     }
 
@@ -184,7 +184,7 @@ impl<F: Fabric> Device<F> {
     #[inline]
     pub fn send_announcing(
         &self,
-        endpoint: Endpoint,
+        endpoint: QueuePair,
         imm: u32,
         header: &[u8],
         payload: &[u8],
@@ -198,7 +198,7 @@ impl<F: Fabric> Device<F> {
     #[inline]
     pub fn send_bcopy(
         &self,
-        endpoint: Endpoint,
+        endpoint: QueuePair,
         imm: u32,
         header: &[u8],
         payload_bytes_max: usize,
@@ -214,7 +214,7 @@ impl<F: Fabric> Device<F> {
     /// `local_registration` is kept, and `local` is writable for `len_bytes` until the request has ended.
     pub unsafe fn get(
         &self,
-        endpoint: Endpoint,
+        endpoint: QueuePair,
         id: WorkId,
         local: *mut u8,
         local_registration: Option<&Registration<F>>,
@@ -234,7 +234,7 @@ impl<F: Fabric> Device<F> {
     /// `local_registration` is kept, and `local` is readable for `len_bytes` until the request has ended.
     pub unsafe fn put(
         &self,
-        endpoint: Endpoint,
+        endpoint: QueuePair,
         id: WorkId,
         local: *const u8,
         local_registration: Option<&Registration<F>>,
@@ -252,7 +252,7 @@ impl<F: Fabric> Device<F> {
     /// As [`Device::put`].
     pub unsafe fn put_notify(
         &self,
-        endpoint: Endpoint,
+        endpoint: QueuePair,
         id: WorkId,
         local: *const u8,
         local_registration: Option<&Registration<F>>,
@@ -273,7 +273,7 @@ impl<F: Fabric> Device<F> {
     /// `result` is writable and aligned for the width until the request has ended.
     pub unsafe fn atomic(
         &self,
-        endpoint: Endpoint,
+        endpoint: QueuePair,
         id: WorkId,
         result: *mut u8,
         remote: RemoteMemory,
@@ -378,7 +378,7 @@ impl<F: Fabric> Device<F> {
     #[inline(always)]
     fn dispatch(&self, handler: &impl Handler, completion: Completion) {
         if let Completion::Received { qp, imm, payload, token } = completion {
-            handler.received(Endpoint(qp), imm, payload);
+            handler.received(QueuePair(qp), imm, payload);
             self.state.lock().device.release(token);
             return;
         }
@@ -390,12 +390,12 @@ impl<F: Fabric> Device<F> {
         match completion {
             Completion::Received { .. } => unreachable!("handled by the caller"),
             Completion::WrittenWithImmediate { qp, imm, len_bytes } => {
-                handler.written(Endpoint(qp), imm, len_bytes)
+                handler.written(QueuePair(qp), imm, len_bytes)
             }
-            Completion::Done { qp, id, status, .. } => handler.completed(Endpoint(qp), id, status),
+            Completion::Done { qp, id, status, .. } => handler.completed(QueuePair(qp), id, status),
             Completion::Disconnected { qp } => {
-                let reason = self.failure(Endpoint(qp)).unwrap_or_default();
-                handler.disconnected(Endpoint(qp), &reason);
+                let reason = self.failure(QueuePair(qp)).unwrap_or_default();
+                handler.disconnected(QueuePair(qp), &reason);
             }
         }
     }

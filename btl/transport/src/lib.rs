@@ -5,13 +5,13 @@
 //! [`Fabric`](ironband_fabric::Fabric).
 //!
 //! ```
-//! use ironband::{Completion, Config, Device, Endpoint, Handler, Job, Payload, Posted, Threads, WorkId};
+//! use ironband::{Completion, Config, Device, QueuePair, Handler, Job, Payload, Posted, Threads, WorkId};
 //! use ironband_fabric::shm::Shm;
 //! use std::cell::Cell;
 //!
 //! struct Count(Cell<usize>);
 //! impl Handler for Count {
-//!     fn received(&self, _from: Endpoint, imm: u32, payload: Payload) {
+//!     fn received(&self, _from: QueuePair, imm: u32, payload: Payload) {
 //!         assert_eq!((imm, payload.len()), (7, 5));
 //!         self.0.set(self.0.get() + 1);
 //!     }
@@ -35,7 +35,7 @@ mod patience;
 pub mod rcache;
 mod registrations;
 
-pub use device::{Device, Endpoint, Handler, Threads};
+pub use device::{Device, Handler, QueuePair, Threads};
 pub use ironband_core::config::{self, Config};
 pub use ironband_core::partners;
 pub use ironband_fabric::{

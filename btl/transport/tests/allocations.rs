@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use ironband::{Config, Device, Endpoint, Handler, Job, Payload, Posted, Threads};
+use ironband::{Config, Device, Handler, Job, Payload, Posted, QueuePair, Threads};
 use ironband_fabric::shm::Shm;
 
 /// Counts what this thread asks of the allocator; the test harness has threads of its own.
@@ -46,14 +46,14 @@ static ALLOCATOR: Counting = Counting;
 /// Counts what arrives, and answers if it is asked to.
 struct Receiver<'a> {
     device: &'a Device<Shm>,
-    peer: Endpoint,
+    peer: QueuePair,
     answers: bool,
     messages: Cell<u64>,
     bytes: Cell<usize>,
 }
 
 impl Handler for Receiver<'_> {
-    fn received(&self, _from: Endpoint, imm: u32, payload: Payload) {
+    fn received(&self, _from: QueuePair, imm: u32, payload: Payload) {
         self.messages.set(self.messages.get() + 1);
         self.bytes.set(self.bytes.get() + payload.len());
         if self.answers && imm == 0 {

@@ -5,13 +5,13 @@
 //! made in release builds (`cargo test --release -p ironband --test no_locks`).
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-use ironband::{Config, Device, Endpoint, Handler, Job, Payload, Posted, Threads};
+use ironband::{Config, Device, Handler, Job, Payload, Posted, QueuePair, Threads};
 use ironband_fabric::shm::Shm;
 
 struct Ignore;
 
 impl Handler for Ignore {
-    fn received(&self, _from: Endpoint, _imm: u32, _payload: Payload) {}
+    fn received(&self, _from: QueuePair, _imm: u32, _payload: Payload) {}
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,7 @@ fn execute(work: impl FnOnce()) -> Option<Executed> {
 
 /// What one repetition of an operation executes: the difference between 70 and 20 of them, in each part. Start and end of
 /// the count drop out.
-fn per_fifty(threads: Threads, operation: fn(&Device<Shm>, Endpoint)) -> Option<Executed> {
+fn per_fifty(threads: Threads, operation: fn(&Device<Shm>, QueuePair)) -> Option<Executed> {
     let run = |count: u32| {
         let job = Job { local_ranks: 1, rank: 0 };
         let device = Device::<Shm>::open("memfd", &Config::default(), &job, threads);
@@ -118,16 +118,16 @@ fn per_fifty(threads: Threads, operation: fn(&Device<Shm>, Endpoint)) -> Option<
     })
 }
 
-fn send(device: &Device<Shm>, peer: Endpoint) {
+fn send(device: &Device<Shm>, peer: QueuePair) {
     assert!(device.send_short(peer, 0, b"", b"8 bytes.") == Posted::Complete);
 }
 
-fn send_and_receive(device: &Device<Shm>, peer: Endpoint) {
+fn send_and_receive(device: &Device<Shm>, peer: QueuePair) {
     send(device, peer);
     device.progress(&Ignore);
 }
 
-fn poll(device: &Device<Shm>, _peer: Endpoint) {
+fn poll(device: &Device<Shm>, _peer: QueuePair) {
     device.progress(&Ignore);
 }
 
@@ -137,7 +137,7 @@ fn the_single_threaded_path_takes_no_lock() {
         println!("skipped: no_locks: a debug build checks the promise of Threads::Single with an exchange");
         return;
     }
-    type Operation = fn(&Device<Shm>, Endpoint);
+    type Operation = fn(&Device<Shm>, QueuePair);
     let operations: [(&str, Operation); 3] =
         [("send", send), ("send and receive", send_and_receive), ("empty poll", poll)];
     for (name, operation) in operations {

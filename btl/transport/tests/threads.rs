@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ironband::{
-    Access, AtomicOp, AtomicWidth, CompletionStatus, Config, Device, Endpoint, Handler, Job, Payload, Posted,
-    ReadHint, RemoteMemory, Threads, WorkId,
+    Access, AtomicOp, AtomicWidth, CompletionStatus, Config, Device, Handler, Job, Payload, Posted,
+    QueuePair, ReadHint, RemoteMemory, Threads, WorkId,
 };
 use ironband_fabric::shm::Shm;
 
@@ -23,7 +23,7 @@ struct Seen {
 }
 
 impl Handler for Seen {
-    fn received(&self, _from: Endpoint, imm: u32, payload: Payload) {
+    fn received(&self, _from: QueuePair, imm: u32, payload: Payload) {
         assert!(!self.busy.swap(true, Ordering::Acquire), "two handlers of one device at the same time");
         let mut number = [0; 8];
         assert!(payload.len() >= 8);
@@ -36,12 +36,12 @@ impl Handler for Seen {
         self.busy.store(false, Ordering::Release);
     }
 
-    fn completed(&self, _endpoint: Endpoint, id: WorkId, status: CompletionStatus) {
+    fn completed(&self, _endpoint: QueuePair, id: WorkId, status: CompletionStatus) {
         assert_eq!(status, CompletionStatus::Success);
         self.ended[id.0 as usize].fetch_add(1, Ordering::Release);
     }
 
-    fn disconnected(&self, _endpoint: Endpoint, reason: &str) {
+    fn disconnected(&self, _endpoint: QueuePair, reason: &str) {
         panic!("{reason}");
     }
 }
@@ -53,7 +53,7 @@ fn length(number: u64) -> usize {
 /// One device and the way from it to the other.
 struct Side<'a> {
     device: &'a Device<Shm>,
-    peer: Endpoint,
+    peer: QueuePair,
     seen: &'a Seen,
     /// Patterned memory of the peer, and a counter in it.
     remote: RemoteMemory,

@@ -1,6 +1,6 @@
 //! What has come in, as the device's handler counts it.
 
-use ironband::{CompletionStatus, Endpoint, WorkId};
+use ironband::{CompletionStatus, QueuePair, WorkId};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
@@ -250,7 +250,7 @@ impl Inbox {
 
 impl Incoming for Inbox {
     #[inline(always)]
-    fn message(&self, _from: Endpoint, imm: u32, message: &Message) {
+    fn message(&self, _from: QueuePair, imm: u32, message: &Message) {
         let kind = Kind::of(imm);
         if kind != Some(Kind::Data) {
             return self.other(kind, imm);
@@ -267,7 +267,7 @@ impl Incoming for Inbox {
     }
 
     #[inline]
-    fn written(&self, _from: Endpoint, imm: u32, len_bytes: usize) {
+    fn written(&self, _from: QueuePair, imm: u32, len_bytes: usize) {
         if Kind::of(imm) != Some(Kind::Data) || len_bytes != self.size_bytes.get() {
             let wanted = self.size_bytes.get();
             return self.fail(format!("a write of {len_bytes} bytes arrived instead of {wanted} ({imm:#x})"));
@@ -290,7 +290,7 @@ impl Incoming for Inbox {
         }
     }
 
-    fn disconnected(&self, _from: Endpoint, reason: &str) {
+    fn disconnected(&self, _from: QueuePair, reason: &str) {
         self.fail(reason.to_owned());
     }
 }

@@ -1,7 +1,7 @@
 //! One side of the measurement: its device and memory, what has come in, and the peer. Both sides wait and send by this.
 
 use anyhow::{bail, ensure};
-use ironband::{Endpoint, Posted, ReadHint, RemoteMemory, WorkId};
+use ironband::{Posted, QueuePair, ReadHint, RemoteMemory, WorkId};
 use ironband_fabric::Fabric;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub(super) struct Link<F: Fabric> {
     pub(super) plan: Plan,
     pub(super) conversation: Conversation,
     pub(super) timeout: Duration,
-    pub(super) peer: Endpoint,
+    pub(super) peer: QueuePair,
     /// The peer's memory, for this side to read and to write.
     pub(super) peer_source: RemoteMemory,
     pub(super) peer_target: RemoteMemory,

@@ -156,7 +156,7 @@ fn prepare<F: Fabric>(
     device: Device<F>,
     peer: &Hello,
     plan: &Plan,
-) -> anyhow::Result<(Windows<F>, ironband::Endpoint)> {
+) -> anyhow::Result<(Windows<F>, ironband::QueuePair)> {
     let Hello { host, fabric, .. } = peer;
     ensure!(
         fabric == F::NAME,

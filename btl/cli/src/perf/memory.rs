@@ -1,7 +1,7 @@
 //! Memory that the fabric and the peer use while it is measured: the only place of `perf` that touches it by pointer.
 
 use ironband::{
-    Access, AtomicOp, AtomicWidth, CompletionStatus, Device, Endpoint, Handler, Payload, Posted, ReadHint,
+    Access, AtomicOp, AtomicWidth, CompletionStatus, Device, Handler, Payload, Posted, QueuePair, ReadHint,
     Registration, RemoteMemory, WorkId,
 };
 use ironband_fabric::Fabric;
@@ -125,7 +125,7 @@ impl<F: Fabric> Windows<F> {
     /// Writes the first bytes of the source to the peer's memory; the peer is told if there is an `imm`.
     pub(super) fn put(
         &self,
-        to: Endpoint,
+        to: QueuePair,
         id: WorkId,
         remote: RemoteMemory,
         len_bytes: usize,
@@ -144,7 +144,7 @@ impl<F: Fabric> Windows<F> {
     /// Reads the peer's memory into the first bytes of the target.
     pub(super) fn get(
         &self,
-        from: Endpoint,
+        from: QueuePair,
         id: WorkId,
         remote: RemoteMemory,
         len_bytes: usize,
@@ -157,7 +157,7 @@ impl<F: Fabric> Windows<F> {
     }
 
     /// Adds 1 to a word of the peer.
-    pub(super) fn fetch_add(&self, to: Endpoint, id: WorkId, remote: RemoteMemory) -> Posted {
+    pub(super) fn fetch_add(&self, to: QueuePair, id: WorkId, remote: RemoteMemory) -> Posted {
         let result = self.results.start.as_ptr();
         // SAFETY: aligned, and alive until the device is gone.
         unsafe { self.device.atomic(to, id, result, remote, AtomicOp::FetchAdd(1), AtomicWidth::Eight) }
@@ -183,31 +183,31 @@ impl Message {
 
 /// A handler that gets messages it cannot keep. See [`Handler`].
 pub(super) trait Incoming {
-    fn message(&self, from: Endpoint, imm: u32, message: &Message);
-    fn written(&self, from: Endpoint, imm: u32, len_bytes: usize);
+    fn message(&self, from: QueuePair, imm: u32, message: &Message);
+    fn written(&self, from: QueuePair, imm: u32, len_bytes: usize);
     fn completed(&self, id: WorkId, status: CompletionStatus);
-    fn disconnected(&self, from: Endpoint, reason: &str);
+    fn disconnected(&self, from: QueuePair, reason: &str);
 }
 
 struct Dispatch<'a, I>(&'a I);
 
 impl<I: Incoming> Handler for Dispatch<'_, I> {
     #[inline(always)]
-    fn received(&self, from: Endpoint, imm: u32, payload: Payload) {
+    fn received(&self, from: QueuePair, imm: u32, payload: Payload) {
         self.0.message(from, imm, &Message(payload));
     }
 
     #[inline(always)]
-    fn written(&self, from: Endpoint, imm: u32, len_bytes: usize) {
+    fn written(&self, from: QueuePair, imm: u32, len_bytes: usize) {
         self.0.written(from, imm, len_bytes);
     }
 
     #[inline(always)]
-    fn completed(&self, _endpoint: Endpoint, id: WorkId, status: CompletionStatus) {
+    fn completed(&self, _endpoint: QueuePair, id: WorkId, status: CompletionStatus) {
         self.0.completed(id, status);
     }
 
-    fn disconnected(&self, endpoint: Endpoint, reason: &str) {
+    fn disconnected(&self, endpoint: QueuePair, reason: &str) {
         self.0.disconnected(endpoint, reason);
     }
 }

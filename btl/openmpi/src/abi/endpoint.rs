@@ -29,7 +29,7 @@ const LEAVE_SECONDS: u64 = 10;
 /// is called twice for some peers.
 pub(super) struct Endpoint {
     /// The transport's name for the peer.
-    pub(super) transport: ironband::Endpoint,
+    pub(super) transport: ironband::QueuePair,
     /// Fragments that found no room. While there are any, later sends go behind them.
     pub(super) sends: Backlog<QueuedFragment>,
     /// Numbers of the transfers (in the module's table) that found no room.
@@ -52,7 +52,7 @@ pub(super) struct QueuedFragment(pub(super) NonNull<Fragment>);
 unsafe impl Send for QueuedFragment {}
 
 impl Endpoint {
-    fn new(threads: Threads, transport: ironband::Endpoint, proc: *mut Proc, name: (u32, u32)) -> Self {
+    fn new(threads: Threads, transport: ironband::QueuePair, proc: *mut Proc, name: (u32, u32)) -> Self {
         Self {
             transport,
             sends: Backlog::new(threads),
@@ -121,7 +121,7 @@ impl Peers {
     }
 
     /// The endpoint that the transport knows by this name.
-    pub(super) fn find(&self, transport: ironband::Endpoint) -> Option<NonNull<Endpoint>> {
+    pub(super) fn find(&self, transport: ironband::QueuePair) -> Option<NonNull<Endpoint>> {
         // SAFETY: never freed before this table.
         self.all.iter().copied().rev().find(|endpoint| unsafe { endpoint.as_ref() }.transport == transport)
     }

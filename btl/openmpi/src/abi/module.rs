@@ -220,7 +220,7 @@ impl<F: Fabric> Module<F> {
     /// The transport has lost a peer. That matters as long as this process has to do with it.
     #[cold]
     #[inline(never)]
-    pub(super) fn disconnected(&self, from: ironband::Endpoint, reason: &str) {
+    pub(super) fn disconnected(&self, from: ironband::QueuePair, reason: &str) {
         // SAFETY: endpoints live as long as the module.
         let peer = self.with_peers(|peers| peers.find(from)).map(|peer| unsafe { peer.as_ref() });
         match peer {
@@ -233,7 +233,7 @@ impl<F: Fabric> Module<F> {
     }
 
     /// The peer behind a name of the transport's, in words.
-    pub(super) fn peer_of(&self, from: ironband::Endpoint) -> String {
+    pub(super) fn peer_of(&self, from: ironband::QueuePair) -> String {
         // SAFETY: endpoints live as long as the module.
         self.with_peers(|peers| peers.find(from))
             .map_or_else(|| "a process not known yet".to_owned(), |peer| unsafe { peer.as_ref() }.peer())

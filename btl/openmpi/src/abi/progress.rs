@@ -19,7 +19,7 @@ pub(super) struct Receiver<'a, F: Fabric> {
 
 impl<F: Fabric> Handler for Receiver<'_, F> {
     #[inline]
-    fn received(&self, from: ironband::Endpoint, tag: u32, payload: Payload) {
+    fn received(&self, from: ironband::QueuePair, tag: u32, payload: Payload) {
         if self.module.is_closing() {
             return; // The upper layer is gone, and its callback with it.
         }
@@ -29,17 +29,17 @@ impl<F: Fabric> Handler for Receiver<'_, F> {
         }
     }
 
-    fn written(&self, _from: ironband::Endpoint, _imm: u32, _len_bytes: usize) {
+    fn written(&self, _from: ironband::QueuePair, _imm: u32, _len_bytes: usize) {
         // This component posts no writes with immediate data.
     }
 
-    fn completed(&self, _with: ironband::Endpoint, id: WorkId, status: CompletionStatus) {
+    fn completed(&self, _with: ironband::QueuePair, id: WorkId, status: CompletionStatus) {
         // Numbers of transfers are 32 bits long, so this is exact.
         // SAFETY: the transport holds nothing while it calls.
         unsafe { rdma::complete(self.module, self.table, id.0 as u32, status) };
     }
 
-    fn disconnected(&self, from: ironband::Endpoint, reason: &str) {
+    fn disconnected(&self, from: ironband::QueuePair, reason: &str) {
         if self.module.is_closing() {
             return; // A peer that is further with its MPI_Finalize than this process.
         }
@@ -49,7 +49,7 @@ impl<F: Fabric> Handler for Receiver<'_, F> {
 
 #[cold]
 #[inline(never)]
-fn no_such_tag<F: Fabric>(module: &Module<F>, from: ironband::Endpoint, tag: u32) {
+fn no_such_tag<F: Fabric>(module: &Module<F>, from: ironband::QueuePair, tag: u32) {
     let peer = module.peer_of(from);
     runtime::fatal(&format!(
         "a message from {peer} has the tag {tag}, which nothing in this process listens to"
