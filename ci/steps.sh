@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the scripts of this folder share: where things are, headings with the time, and `step`, which runs one command
-# with its output in a log. Sourced, never run.
+# What the scripts of this folder share: where things are, packages, headings with the time, and `step`, which runs one
+# command with its output in a log. Sourced, never run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
@@ -25,6 +25,62 @@ heading() {
 die() {
     printf 'error: %s\n' "$*" >&2
     exit 1
+}
+
+# Where what is made once and used by every checkout lies: outside the tree.
+user_cache() { # WHAT
+    printf '%s\n' "${XDG_CACHE_HOME:-$HOME/.cache}/ironband-$1"
+}
+
+# ---- packages --------------------------------------------------------------------------------------------------------
+
+missing_packages() {
+    local package
+    for package in "$@"; do
+        # `Status-Status` is "installed" only for what is really there; "config-files" is a package that was removed.
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || printf '%s\n' "$package"
+    done
+}
+
+install_packages() {
+    local missing as_root=()
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+        printf 'This is not Debian or Ubuntu. Install what your system calls these packages:\n' >&2
+        printf '    %s\n' "$@" >&2
+        die "and run this again with IRONBAND_SKIP_PACKAGES=1"
+    fi
+    mapfile -t missing < <(missing_packages "$@")
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    printf 'installing: %s\n' "${missing[*]}"
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null ||
+            die "not root and no sudo; ask the administrator for: apt-get install ${missing[*]}"
+        as_root=(sudo)
+    fi
+    apt() {
+        # The log is only of interest when it fails. sudo asks for a password on the terminal, not on stdin.
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" \
+            >"$logs/setup.log" 2>&1 </dev/null || {
+            cat "$logs/setup.log" >&2
+            die "apt-get $1 failed; to do it by hand: apt-get update && apt-get install ${missing[*]}"
+        }
+    }
+    mkdir -p "$logs"
+    apt update
+    apt install --no-install-recommends "${missing[@]}"
+}
+
+# Downloads packages into $1 and unpacks them there; installs nothing.
+unpack() { # FOLDER PACKAGE...
+    local folder=$1
+    shift
+    mkdir -p "$folder/deb"
+    (cd "$folder/deb" && apt-get -q download "$@" >"$folder/download.log" 2>&1) || {
+        cat "$folder/download.log" >&2
+        die "apt-get download failed for: $*; try: apt-get update"
+    }
+    for package in "$folder"/deb/*.deb; do dpkg-deb -x "$package" "$folder"; done
+    rm -rf "$folder/deb"
 }
 
 # ---- steps: each runs on after a failure; `summary` closes -----------------------------------------------------------
