@@ -42,8 +42,23 @@ missing_packages() {
     done
 }
 
+# apt-get as root. Its log is only of interest when it fails. sudo asks for a password on the terminal, not on stdin.
+apt_get() {
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || die "not root and no sudo; ask the administrator for: apt-get $*"
+        as_root=(sudo)
+    fi
+    mkdir -p "$logs"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" \
+        >"$logs/setup.log" 2>&1 </dev/null || {
+        cat "$logs/setup.log" >&2
+        die "apt-get $1 failed; to do it by hand: apt-get update && apt-get $*"
+    }
+}
+
 install_packages() {
-    local missing as_root=()
+    local missing
     if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
         printf 'This is not Debian or Ubuntu. Install what your system calls these packages:\n' >&2
         printf '    %s\n' "$@" >&2
@@ -52,22 +67,8 @@ install_packages() {
     mapfile -t missing < <(missing_packages "$@")
     [ "${#missing[@]}" -gt 0 ] || return 0
     printf 'installing: %s\n' "${missing[*]}"
-    if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null ||
-            die "not root and no sudo; ask the administrator for: apt-get install ${missing[*]}"
-        as_root=(sudo)
-    fi
-    apt() {
-        # The log is only of interest when it fails. sudo asks for a password on the terminal, not on stdin.
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" \
-            >"$logs/setup.log" 2>&1 </dev/null || {
-            cat "$logs/setup.log" >&2
-            die "apt-get $1 failed; to do it by hand: apt-get update && apt-get install ${missing[*]}"
-        }
-    }
-    mkdir -p "$logs"
-    apt update
-    apt install --no-install-recommends "${missing[@]}"
+    apt_get update
+    apt_get install --no-install-recommends "${missing[@]}"
 }
 
 # Downloads packages into $1 and unpacks them there; installs nothing.
