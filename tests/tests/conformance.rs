@@ -1,12 +1,20 @@
 //! The conformance suite of every fabric; see `ironband_tests::conformance`.
 
 use ironband_fabric::shm::Shm;
+use ironband_fabric::sim::Sim;
 use ironband_tests::conformance;
 
 conformance!(shm: Shm, "memfd", and shm {
     segments_are_private, nothing_is_left, wrong_key, hostile_peer, out_of_memory,
     sleepers_wake_at_once,
 });
+
+// Calm and strict; then late, in pieces and out of order, as each kind of adapter.
+conformance!(sim: Sim, "seed=7");
+conformance!(sim_late: Sim, "seed=8,faults=late");
+conformance!(sim_infiniband: Sim, "seed=9,like=infiniband,faults=late");
+conformance!(sim_iwarp: Sim, "seed=10,like=iwarp,faults=late");
+conformance!(sim_two_sided: Sim, "seed=11,like=two-sided,faults=late");
 
 #[cfg(feature = "verbs")]
 conformance!(verbs: ironband_tests::conformance::verbs::Chosen, "testbed", and verbs { hot_peers_write_to_rings, memory_per_peer, send_buffers_come_back, silent_peer_is_nudged, taken_ports_are_passed_over, thousand_connections, unreachable_is_named });

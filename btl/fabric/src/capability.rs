@@ -43,6 +43,8 @@ pub struct Capabilities {
     pub write_with_immediate: bool,
     /// Peers on other nodes can be reached.
     pub between_nodes: bool,
+    /// Peers in other processes can be reached. Without, the device is a simulation.
+    pub between_processes: bool,
     /// What the device moves at best, in megabits per second, where it says so.
     pub megabits: Option<u32>,
     /// RDMA takes local memory only if it is registered, for the time of the request if need be. Without, registration of

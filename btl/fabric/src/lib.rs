@@ -1,7 +1,8 @@
 //! The verbs-shaped fabric: what every kind of device offers to the layers above, in the words of the
 //! verbs specification (InfiniBand Architecture Specification, volume 1, chapters 10 and 11).
 //!
-//! A [`Fabric`] is a family of devices (`shm` now; real ibverbs and a simulator use the same trait). It opens a
+//! A [`Fabric`] is a family of devices: `shm` (memory that processes of a node share), `verbs` (real adapters) and `sim` (a seeded
+//! simulation inside one process, for tests). It opens a
 //! [`Device`], which owns its protection domains, memory regions, completion queues and queue pairs and hands out
 //! small `Copy` handles to them. Everything is dispatched statically; nothing on a data path is `dyn`.
 //!
@@ -32,6 +33,8 @@ mod work;
 
 #[cfg(not(loom))]
 pub mod shm;
+#[cfg(not(loom))]
+pub mod sim;
 #[cfg(all(feature = "verbs", not(loom)))]
 pub mod verbs;
 /// The part of shared memory that loom checks: its atomics are not the processor's, so nothing is mapped.

@@ -14,7 +14,7 @@ use ironband_fabric::{
 
 use super::memory::first_difference;
 use super::node::{Event, Node, assert_intact, wait_for};
-use super::{Setup, patience, resolve};
+use super::{Setup, Skip, need_processes, patience, resolve};
 
 const MARK: &str = "agent: ";
 const SWITCH: &str = "IRONBAND_CONFORMANCE_AGENT";
@@ -145,19 +145,26 @@ pub struct Duo<F: Fabric> {
 
 impl<F: Fabric> Duo<F> {
     /// Starts the agent and exchanges addresses.
-    pub fn start(setup: &Setup) -> Self {
+    ///
+    /// # Errors
+    /// When the device reaches no other process.
+    pub fn start(setup: &Setup) -> Result<Self, Skip> {
         let mut node = Node::open(setup, 0);
+        need_processes(node.capabilities())?;
         let mut agent = Agent::start(setup, 1);
         let address = from_hex(&agent.ask("address"));
         let qp = node.connect(&address);
         let back = agent.ask(&format!("connect {}", to_hex(&node.address())));
-        Self { node, agent, qp, back: back.parse().expect("a number") }
+        Ok(Self { node, agent, qp, back: back.parse().expect("a number") })
     }
 
     /// As [`Duo::start`], with messages exchanged.
+    ///
+    /// # Errors
+    /// As [`Duo::start`].
     #[track_caller]
-    pub fn connected(setup: &Setup) -> Self {
-        let mut duo = Self::start(setup);
+    pub fn connected(setup: &Setup) -> Result<Self, Skip> {
+        let mut duo = Self::start(setup)?;
         duo.send(1, 5);
         assert_eq!(duo.ask("expect 1"), "received");
         let order = format!("send {} 1 5", duo.back);
@@ -167,7 +174,7 @@ impl<F: Fabric> Duo<F> {
             duo.node.take_arrival()
         });
         assert_intact(&event);
-        duo
+        Ok(duo)
     }
 
     /// Tells the agent something and polls the device here until it answers.

@@ -9,7 +9,7 @@ use ironband_fabric::{
 
 use super::agent::{Agent, from_hex, to_hex};
 use super::node::{Node, Pair, wait_for};
-use super::{Outcome, Setup, need};
+use super::{Outcome, Setup, need, need_processes};
 
 const NONE: &str = "the device has no atomics";
 
@@ -141,6 +141,7 @@ pub fn contention<F: Fabric>(setup: &Setup) -> Outcome {
     const OWN: u64 = 500;
     let mut node = Node::<F>::open(setup, 0);
     need(node.capabilities().atomics != AtomicScope::None, NONE)?;
+    need_processes(node.capabilities())?;
     let global = node.capabilities().atomics == AtomicScope::Global;
     let own_address = node.address();
     let to_self = node.capabilities().loopback.then(|| node.connect(&own_address));

@@ -9,7 +9,7 @@ use ironband_fabric::{
 
 use super::agent::{Agent, Duo, from_hex};
 use super::node::{Event, Node, Pair, wait_for};
-use super::{Outcome, Setup, need, slowness};
+use super::{Outcome, Setup, need, need_processes, slowness};
 
 /// Within this time a peer's death is noticed.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ fn assert_lost<F: Fabric>(duo: &mut Duo<F>, pid: u32) {
 /// A peer is killed while requests wait for it.
 pub fn killed_with_requests<F: Fabric>(setup: &Setup) -> Outcome {
     for setup in [setup.with_single_copy(SingleCopy::Ring), setup.clone()] {
-        let mut duo = Duo::<F>::connected(&setup);
+        let mut duo = Duo::<F>::connected(&setup)?;
         let atomics = duo.node.capabilities().atomics != AtomicScope::None;
         let (_, remote) = duo.remote_buffer(400_000, 1);
         assert_eq!(duo.ask("stall"), "stalled");
@@ -73,7 +73,7 @@ pub fn killed_with_requests<F: Fabric>(setup: &Setup) -> Outcome {
 
 /// A peer is killed that has not read its messages.
 pub fn killed_with_full_ring<F: Fabric>(setup: &Setup) -> Outcome {
-    let mut duo = Duo::<F>::connected(setup);
+    let mut duo = Duo::<F>::connected(setup)?;
     assert_eq!(duo.ask("stall"), "stalled");
     while duo.node.send(duo.qp, 0, 4000) == Posted::Complete {}
     let pid = duo.agent.pid();
@@ -89,7 +89,7 @@ pub fn killed_while_copying<F: Fabric>(setup: &Setup) -> Outcome {
         // Every other time the copies alone must lead to the discovery: the peer copies by itself for a moment, then it is
         // stopped, so that all that is left to wait for is the piece that it was at.
         let quiet = round % 2 == 1;
-        let mut duo = Duo::<F>::connected(setup);
+        let mut duo = Duo::<F>::connected(setup)?;
         let (_, remote) = duo.remote_buffer(LEN, 1);
         let sink = duo.node.buffer(LEN, 2, Access::LOCAL);
         let mut pending = Vec::new();
@@ -137,6 +137,7 @@ fn impatient(setup: &Setup) -> Setup {
 pub fn never_polls<F: Fabric>(setup: &Setup) -> Outcome {
     let setup = impatient(setup);
     let mut node = Node::<F>::open(&setup, 0);
+    need_processes(node.capabilities())?;
     let mut agent = Agent::start(&setup, 1);
     assert_eq!(agent.ask("stall"), "stalled");
     let address = from_hex(&agent.ask("address"));
@@ -162,7 +163,7 @@ pub fn never_polls<F: Fabric>(setup: &Setup) -> Outcome {
 /// A process that ended before it was connected to.
 pub fn ended_before_connect<F: Fabric>(setup: &Setup) -> Outcome {
     for polled_before in [false, true] {
-        let mut duo = if polled_before { Duo::<F>::connected(setup) } else { Duo::start(setup) };
+        let mut duo = if polled_before { Duo::<F>::connected(setup)? } else { Duo::start(setup)? };
         let pid = duo.agent.pid();
         duo.agent.kill();
         wait_for("the failure", || {
@@ -178,6 +179,7 @@ pub fn ended_before_connect<F: Fabric>(setup: &Setup) -> Outcome {
 /// One peer of three dies; the connections to the others carry on as if nothing had happened.
 pub fn others_go_on<F: Fabric>(setup: &Setup) -> Outcome {
     let mut pair = Pair::<F>::connected(setup);
+    need_processes(pair.a.capabilities())?;
     let mut agent = Agent::start(setup, 1);
     let address = from_hex(&agent.ask("address"));
     let lost = pair.a.connect(&address);
@@ -202,6 +204,7 @@ pub fn others_go_on<F: Fabric>(setup: &Setup) -> Outcome {
 /// is not disturbed.
 pub fn accepts_too_late<F: Fabric>(setup: &Setup) -> Outcome {
     let mut node = Node::<F>::open(setup, 0);
+    need_processes(node.capabilities())?;
     need(node.capabilities().loopback, "the case needs loopback")?;
     need(node.capabilities().connects_alone, "connecting needs the peer to poll")?;
     let mut sleeper = Agent::start(setup, 1);

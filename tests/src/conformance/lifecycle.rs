@@ -7,7 +7,7 @@ use ironband_fabric::{
 
 use super::agent::Agent;
 use super::node::{Event, Node, Pair, assert_intact};
-use super::{Outcome, Setup};
+use super::{Outcome, Setup, need_processes};
 
 /// The same address gives the same queue pair, before and after the connection stands, and whoever came first.
 pub fn create_is_idempotent<F: Fabric>(setup: &Setup) -> Outcome {
@@ -220,11 +220,8 @@ pub fn garbage_address<F: Fabric>(setup: &Setup) -> Outcome {
 }
 
 /// Devices that are opened, used and closed again leave no descriptor and no mapping behind.
-#[expect(
-    clippy::extra_unused_type_parameters,
-    reason = "the agent opens the devices; every case has the same form"
-)]
 pub fn descriptors<F: Fabric>(setup: &Setup) -> Outcome {
+    need_processes(Node::<F>::open(setup, 0).capabilities())?;
     let mut agent = Agent::start(setup, 1);
     let left = agent.ask("churn 20");
     let numbers: Vec<u64> = left.split(' ').map(|n| n.parse().expect("two numbers")).collect();

@@ -124,7 +124,7 @@ pub fn loopback<F: Fabric>(setup: &Setup) -> Outcome {
 
 /// Thousands of messages of mixed lengths in both directions between two processes.
 pub fn two_processes<F: Fabric>(setup: &Setup) -> Outcome {
-    let mut duo = Duo::<F>::connected(setup);
+    let mut duo = Duo::<F>::connected(setup)?;
     const COUNT: u32 = 5000;
     let order = format!("send {} {COUNT} 9000", duo.back);
     duo.agent.tell(&order);

@@ -4,7 +4,7 @@
 //! fabric. Most cases drive two devices in one process, where each step can be told; the others start the test program a
 //! second time ([`agent`]) so that real process boundaries are crossed.
 //!
-//! What a device says it cannot do ([`Capabilities`](ironband_fabric::Capabilities)) is printed as `skipped: NAME: why`,
+//! What a device says it cannot do ([`Capabilities`]) is printed as `skipped: NAME: why`,
 //! which is how `ci/test` counts it; it never passes in silence.
 
 pub mod agent;
@@ -26,7 +26,7 @@ pub mod verbs;
 use std::time::Duration;
 
 use ironband_core::config::{Config, SingleCopy};
-use ironband_fabric::Fabric;
+use ironband_fabric::{Capabilities, Fabric};
 
 /// How many times slower than a real one this machine is, for time limits: the testbed's guest, whose processor is emulated,
 /// says so in `TESTBED_SLOWNESS`.
@@ -95,6 +95,11 @@ pub type Outcome = Result<(), Skip>;
 /// Skips the rest of a case unless the device can do something.
 pub fn need(condition: bool, otherwise: &str) -> Outcome {
     if condition { Ok(()) } else { Err(Skip(otherwise.to_owned())) }
+}
+
+/// Skips the rest of a case that starts a second process, unless the device reaches other processes.
+pub fn need_processes(capabilities: &Capabilities) -> Outcome {
+    need(capabilities.between_processes, "the device is a simulation, and the case needs a second process")
 }
 
 /// Runs one case and reports it if it was skipped.

@@ -193,7 +193,7 @@ pub fn many_at_once<F: Fabric>(setup: &Setup) -> Outcome {
 /// Reads and writes between two processes, both reading from each other at the same time.
 pub fn across_processes<F: Fabric>(setup: &Setup) -> Outcome {
     for setup in setup.all_single_copies() {
-        let mut duo = Duo::<F>::connected(&setup);
+        let mut duo = Duo::<F>::connected(&setup)?;
         let own = duo.node.buffer(4 << 20, 9, Access::ALL);
         let own_remote = duo.node.remote(own, 0);
         // The longest is divided between both processes: the end of it comes from the other one.
@@ -242,7 +242,7 @@ pub fn across_processes<F: Fabric>(setup: &Setup) -> Outcome {
 /// A long read that both processes wait for may be copied by both, a part each. It ends when both parts are there.
 pub fn shared_between_both<F: Fabric>(setup: &Setup) -> Outcome {
     const LEN: usize = 4 << 20;
-    let mut duo = Duo::<F>::connected(&setup.with_single_copy(SingleCopy::Cma));
+    let mut duo = Duo::<F>::connected(&setup.with_single_copy(SingleCopy::Cma))?;
     let (_, remote) = duo.remote_buffer(LEN, 7);
     let sink = duo.node.buffer(LEN, 0, Access::LOCAL);
     let (nothing, expected) = (vec![0; LEN], patterned(7, LEN));
@@ -269,7 +269,7 @@ pub fn shared_between_both<F: Fabric>(setup: &Setup) -> Outcome {
 
 /// One-sided means that the owner of the memory need not poll.
 pub fn owner_away<F: Fabric>(setup: &Setup) -> Outcome {
-    let mut duo = Duo::<F>::connected(setup);
+    let mut duo = Duo::<F>::connected(setup)?;
     need(duo.node.capabilities().one_sided, "the device's RDMA needs the target to poll")?;
     if let Some(notice) = duo.node.device().take_notice() {
         return Err(Skip(format!("not to this peer: {notice}")));
@@ -513,7 +513,7 @@ pub fn refused_in_part<F: Fabric>(setup: &Setup) -> Outcome {
 /// Memory that is gone is an error of that request, not a fault of the process.
 pub fn unmapped<F: Fabric>(setup: &Setup) -> Outcome {
     for setup in setup.all_single_copies() {
-        let mut duo = Duo::<F>::connected(&setup);
+        let mut duo = Duo::<F>::connected(&setup)?;
         need(duo.node.capabilities().survives_refusal, REFUSAL)?;
         let own = duo.node.buffer(300_000, 2, Access::LOCAL);
         let mut id = 0;

@@ -35,7 +35,7 @@ pub fn segments_are_private<F: Fabric>(setup: &Setup) -> Outcome {
 
 /// Neither side of a connection has a file that could stay: all that is shared is anonymous, and it is gone with SIGKILL.
 pub fn nothing_is_left<F: Fabric>(setup: &Setup) -> Outcome {
-    let mut duo = Duo::<F>::connected(setup);
+    let mut duo = Duo::<F>::connected(setup)?;
     for pid in [std::process::id(), duo.agent.pid()] {
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
         let shared: Vec<&str> = maps.lines().filter(|line| line.contains(" rw-s ")).collect();

@@ -37,6 +37,7 @@ pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
         write_with_immediate: true,
         loopback: true,
         between_nodes: false,
+        between_processes: true,
         megabits: None,
         registers_local_memory: false,
         one_sided: config.single_copy != SingleCopy::Ring,

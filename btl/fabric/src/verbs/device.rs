@@ -274,6 +274,7 @@ impl VerbsDevice {
                 atomics: scope,
                 write_with_immediate: true,
                 between_nodes: true,
+                between_processes: true,
                 megabits: port::megabits(&root, &port_name),
                 registers_local_memory: true,
                 loopback: true,
