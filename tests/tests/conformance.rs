@@ -10,7 +10,11 @@ conformance!(shm: Shm, "memfd", and shm {
 });
 
 // Calm and strict; then late, in pieces and out of order, as each kind of adapter.
-conformance!(sim: Sim, "seed=7");
+conformance!(sim: Sim, "seed=7", and sim {
+    names, promises_hold_in_all_weathers, same_seed_same_run, busy_at_random, held_messages_fill_the_window, reads_are_torn,
+    writes_land_in_pieces, breaks_leave_no_gap, flushed_may_be_done, refusals, refused_for_a_while, killed,
+    atomics_beside_the_processor, violations, thousands_of_devices,
+});
 conformance!(sim_late: Sim, "seed=8,faults=late");
 conformance!(sim_infiniband: Sim, "seed=9,like=infiniband,faults=late");
 conformance!(sim_iwarp: Sim, "seed=10,like=iwarp,faults=late");

@@ -20,6 +20,7 @@ pub mod node;
 pub mod ordering;
 pub mod rdma;
 pub mod shm;
+pub mod sim;
 #[cfg(feature = "verbs")]
 pub mod verbs;
 

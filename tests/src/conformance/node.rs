@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ironband_fabric::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError, Fabric,
-    Job, Posted, QueuePairNumber, ReadHint, ReceiveToken, RemoteMemory, WorkId,
+    Job, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteMemory, WorkId,
 };
 
 use super::memory::{Pages, first_difference, patterned};
@@ -137,15 +137,30 @@ impl<F: Fabric> Node<F> {
     }
 
     /// Makes and registers a buffer with a pattern in it; returns its number.
+    ///
+    /// # Panics
+    /// When it cannot be registered.
     pub fn buffer(&mut self, len_bytes: usize, seed: u32, access: Access) -> usize {
+        self.try_buffer(len_bytes, seed, access).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`Node::buffer`].
+    ///
+    /// # Errors
+    /// When it cannot be registered.
+    pub fn try_buffer(
+        &mut self,
+        len_bytes: usize,
+        seed: u32,
+        access: Access,
+    ) -> Result<usize, RegisterError> {
         let pages = Pages::new(len_bytes);
         pages.fill(seed);
         // SAFETY: the pages stay mapped until the buffer is deregistered or the device is gone.
-        let region = unsafe { self.device.register(self.pd, pages.at(0), len_bytes, access) };
-        let region = region.unwrap_or_else(|error| panic!("{error}"));
+        let region = unsafe { self.device.register(self.pd, pages.at(0), len_bytes, access) }?;
         let key = self.device.remote_key(&region);
         self.buffers.push(Buffer { region: Some(region), key, pages: Some(pages) });
-        self.buffers.len() - 1
+        Ok(self.buffers.len() - 1)
     }
 
     /// The memory of a buffer.
@@ -252,6 +267,23 @@ impl<F: Fabric> Node<F> {
                 len_bytes,
                 hint,
             )
+        }
+    }
+
+    /// RDMA read to memory that is not in the buffer whose registration is named: a program that does something wrong.
+    pub fn read_to_elsewhere(
+        &mut self,
+        qp: QueuePairNumber,
+        id: u64,
+        buffer: usize,
+        local: &mut [u8],
+        remote: RemoteMemory,
+    ) -> Posted {
+        let region = self.buffers[buffer].region.as_ref();
+        let (start, len_bytes) = (local.as_mut_ptr(), local.len());
+        // SAFETY: writable memory; the case keeps it until the request has ended.
+        unsafe {
+            self.device.post_read(qp, WorkId(id), start, region, remote, len_bytes, ReadHint::OwnerMayBeAway)
         }
     }
 

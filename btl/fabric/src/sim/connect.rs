@@ -227,12 +227,16 @@ impl State {
     pub(super) fn die(&mut self, device: u32, closed: bool) {
         let Some(mut adapter) = self.places[device as usize].adapter.take() else { return };
         for ready in adapter.ready.drain(..) {
-            // Whoever asked for a connection and was not answered.
-            if let Ready::Answer(handle) = ready
-                && let Some(link) = self.links.get_mut(handle)
-            {
-                link.ends[0].reason = Reason::Ended;
-                self.events.push(self.now_ns + self.options.latency_ns, Event::Noticed(handle, 0));
+            match ready {
+                // Whoever asked for a connection and was not answered.
+                Ready::Answer(handle) => {
+                    if let Some(link) = self.links.get_mut(handle) {
+                        link.ends[0].reason = Reason::Ended;
+                        self.events.push(self.now_ns + self.options.latency_ns, Event::Noticed(handle, 0));
+                    }
+                }
+                Ready::Serve(request) => self.forget_left_behind(request),
+                _ => {}
             }
         }
         self.note(|_| format!("device {device} {}", if closed { "is closed" } else { "is killed" }));
@@ -241,6 +245,10 @@ impl State {
             let end = pair.end as usize;
             let notice_ns = self.crossing(self.options.faults.notice_delay_ns);
             self.forget_messages(handle, end);
+            if !closed {
+                self.leave_landed_writes(handle, end);
+            }
+            let unwritten_ns = self.first_unwritten_ns(handle, end);
             let loopback = self.links.get(handle).is_some_and(Link::is_loopback);
             if self.detach(handle, end, false, loopback) {
                 continue;
@@ -250,11 +258,14 @@ impl State {
             if std::mem::replace(&mut link.broken, true) {
                 continue;
             }
+            // What was posted behind a write that will not be done does not arrive either.
+            let behind_ns = unwritten_ns.unwrap_or(u64::MAX);
             link.ends[1 - end].reason = Reason::Ended;
             let lane = &mut link.lanes[end];
             let notice_ns = if closed { notice_ns.max(lane.last_ns) } else { notice_ns };
             let span_ns = notice_ns - self.now_ns;
-            lane.cut_ns = if closed { u64::MAX } else { self.now_ns + self.random.below(span_ns + 1) };
+            let cut_ns = if closed { u64::MAX } else { self.now_ns + self.random.below(span_ns + 1) };
+            lane.cut_ns = cut_ns.min(behind_ns);
             self.events.push(notice_ns, Event::Noticed(handle, 1 - end as u8));
         }
     }

@@ -18,6 +18,13 @@ pub(super) fn copy(from: *const u8, to: *mut u8, len_bytes: usize) {
     unsafe { std::ptr::copy(from, to, len_bytes) };
 }
 
+/// A copy of a poster's memory, for what goes on after its request has ended.
+pub(super) fn snapshot(from: *const u8, len_bytes: usize) -> Box<[u8]> {
+    let mut bytes = vec![0; len_bytes];
+    copy(from, bytes.as_mut_ptr(), len_bytes);
+    bytes.into_boxed_slice()
+}
+
 /// Runs an atomic on registered memory, which `requests.rs` has found to be aligned; returns the old value.
 pub(super) fn run_atomic(target: *mut u8, op: AtomicOp, width: AtomicWidth) -> u64 {
     let (code, operand, compare) = atomics::wire_form(op);

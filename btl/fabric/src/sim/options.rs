@@ -39,6 +39,8 @@ pub struct Faults {
     pub completion_delay_ns: Span,
     /// Chance that a post is `Busy` though there is room.
     pub busy: u32,
+    /// Chance that an RDMA operation or atomic with nothing before it is done in its post, which then is `Complete`.
+    pub at_once: u32,
     /// Chance that a peer refuses an RDMA operation or atomic that is right.
     pub refusal: u32,
     /// Chance for each post that is accepted that the connection breaks soon after.
@@ -64,6 +66,7 @@ impl Faults {
         pieces_max: 1,
         completion_delay_ns: Span::ZERO,
         busy: 0,
+        at_once: 0,
         refusal: 0,
         failure: 0,
         failure_after_ns: Span::ZERO,
@@ -83,6 +86,7 @@ impl Faults {
             completion_delay_ns: Span::up_to(50_000),
             notice_delay_ns: Span::up_to(100_000),
             connect_delay_ns: Span::up_to(100_000),
+            at_once: 100_000,
             ..Self::NONE
         }
     }

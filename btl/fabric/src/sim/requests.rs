@@ -63,7 +63,19 @@ pub(super) struct Request {
     moved: u32,
     /// The target still has to do with it.
     at_target: bool,
+    /// The target's device, and its end of the connection.
+    target: u32,
+    target_qp: u32,
+    /// It was in time; from then on it is done whatever becomes of the connection, because what is behind it arrives.
+    landed: bool,
+    /// When all of it has to have moved.
+    landed_ns: u64,
+    /// The data of a write that is under way and has ended for its poster, as flushed.
+    left_behind: Option<Box<[u8]>>,
+    /// What its poster is told if it is told of an end.
     status: CompletionStatus,
+    /// Nothing more of it will be done: it was refused, or the connection had failed when it was to land.
+    given_up: bool,
     /// What an atomic has found.
     old: u64,
 }
@@ -76,7 +88,8 @@ impl State {
             Err(posted) => return posted,
         };
         let Some(link) = self.links.get_mut(handle) else { return Posted::Failed };
-        let (lane, target) = (&mut link.lanes[end], link.ends[1 - end].device);
+        let (broken, target, target_qp) = (link.broken, link.ends[1 - end].device, link.ends[1 - end].qp);
+        let lane = &mut link.lanes[end];
         let notifies = matches!(work.kind, Kind::Write { imm: Some(_) });
         if lane.requests.len() >= self.options.outstanding_max as usize || notifies && !lane.window.has_room()
         {
@@ -89,6 +102,7 @@ impl State {
             lane.window.take();
         }
         let place = lane.requests.len() as u32;
+        let first = place == 0 && lane.parcels.is_empty() && !broken && self.options.one_sided;
         let request = self.requests.insert(Request {
             work,
             link: handle,
@@ -97,7 +111,13 @@ impl State {
             pieces: 1,
             moved: 0,
             at_target: true,
+            target,
+            target_qp,
+            landed: false,
+            landed_ns: 0,
+            left_behind: None,
             status: CompletionStatus::Flushed,
+            given_up: false,
             old: 0,
         });
         lane.requests.push(request);
@@ -111,11 +131,34 @@ impl State {
         if misaligned {
             self.release_target(request);
             self.tell(request, CompletionStatus::RemoteAccess);
-        } else {
+        } else if first && self.random.chance(self.options.faults.at_once) && self.execute_at_once(request) {
+            return Posted::Complete;
+        } else if self.requests.get(request).is_some_and(|it| !it.landed) {
             self.schedule(request, handle, end, work);
             self.may_break(handle);
         }
         Posted::Queued
+    }
+
+    /// Does a request in its post, with nothing before it; true if that was all. What is refused, and an atomic that takes its time,
+    /// ends with a completion.
+    fn execute_at_once(&mut self, request: Handle) -> bool {
+        let Some(target) = self.target_of(request) else { return false };
+        if let Some(found) = self.requests.get_mut(request) {
+            found.landed = true;
+        }
+        if let Some(written) = self.execute(request) {
+            self.complete(target, written);
+        }
+        let Some(found) = self.requests.get(request).filter(|it| it.status == CompletionStatus::Success)
+        else {
+            return false;
+        };
+        if let Kind::Atomic { width, .. } = found.work.kind {
+            memory::store(found.work.local as *mut u8, width, found.old);
+        }
+        self.end_request(request, None);
+        true
     }
 
     /// Notes which regions a request uses.
@@ -175,12 +218,18 @@ impl State {
                 self.events.push(time_ns, Event::Piece(request));
             }
         }
+        if let Some(request) = self.requests.get_mut(request) {
+            request.landed_ns = landed_ns;
+        }
         self.events.push(landed_ns, Event::Landed(request));
     }
 
     /// The target's device, if the request reaches it now.
     fn target_of(&self, request: Handle) -> Option<u32> {
         let found = self.requests.get(request)?;
+        if found.landed {
+            return self.places[found.target as usize].adapter.is_some().then_some(found.target);
+        }
         let link = self.links.get(found.link)?;
         let (lane, target) = (&link.lanes[found.end as usize], link.ends[1 - found.end as usize]);
         (target.attached && self.now_ns <= lane.cut_ns).then_some(target.device)
@@ -216,7 +265,16 @@ impl State {
 
     /// All of a request has to have moved now; if the adapter cannot do it alone, when the target polls.
     pub(super) fn landed(&mut self, request: Handle) {
-        let Some(target) = self.target_of(request) else { return };
+        let Some(target) = self.target_of(request) else {
+            if let Some(found) = self.requests.get_mut(request) {
+                found.given_up = true;
+            }
+            self.forget_left_behind(request);
+            return;
+        };
+        if let Some(found) = self.requests.get_mut(request) {
+            found.landed = true;
+        }
         if !self.options.one_sided {
             self.complete(target, Ready::Serve(request));
         } else if let Some(written) = self.execute(request) {
@@ -231,10 +289,10 @@ impl State {
         self.statistics.faults += u64::from(fault);
         let Some(memory) = self.target_memory(request, target).filter(|_| !fault) else {
             self.refuse(request);
+            self.forget_left_behind(request);
             return None;
         };
         let found = self.requests.get_mut(request)?;
-        let (handle, end) = (found.link, found.end);
         if let Kind::Atomic { op, width } = found.work.kind {
             self.run_atomic(request, target, memory, op, width);
             return None;
@@ -244,14 +302,21 @@ impl State {
                 self.statistics.rdma_bytes += found.move_piece(piece, memory);
             }
         }
-        let Kind::Write { imm } = found.work.kind else {
-            self.done_at_target(request);
-            return None;
-        };
-        let len_bytes = found.work.len_bytes;
+        let (kind, qp, len_bytes) = (found.work.kind, found.target_qp, found.work.len_bytes);
+        let credit = Credit { link: found.link, sender: found.end };
         self.done_at_target(request);
-        let qp = self.links.get(handle)?.ends[1 - end as usize].qp;
-        imm.map(|imm| Ready::Written { qp, imm, len_bytes, credit: Credit { link: handle, sender: end } })
+        self.forget_left_behind(request);
+        match kind {
+            Kind::Write { imm: Some(imm) } => Some(Ready::Written { qp, imm, len_bytes, credit }),
+            _ => None,
+        }
+    }
+
+    /// Nobody waits for the end of a write that was left behind.
+    pub(super) fn forget_left_behind(&mut self, request: Handle) {
+        if self.requests.get(request).is_some_and(|found| found.left_behind.is_some()) {
+            self.requests.remove(request);
+        }
     }
 
     fn run_atomic(
@@ -265,7 +330,7 @@ impl State {
         let delay = self.options.faults.rdma_delay_ns;
         let excludes_processor = self.options.atomics == AtomicScope::Global || delay.max == 0;
         let Some(adapter) = self.places[target as usize].adapter.as_deref_mut() else { return };
-        if excludes_processor {
+        if excludes_processor && !adapter.atomic_under_way {
             let old = memory::run_atomic(memory, op, width);
             if let Some(found) = self.requests.get_mut(request) {
                 found.old = old;
@@ -329,6 +394,7 @@ impl State {
         self.statistics.refusals += 1;
         self.release_target(request);
         let Some(found) = self.requests.get_mut(request) else { return };
+        found.given_up = true;
         let (handle, end, kind, id) = (found.link, found.end as usize, found.work.kind, found.work.id.0);
         self.note(|_| format!("{:?} {id} is refused", kind.operation()));
         if self.options.survives_refusal {
@@ -362,34 +428,69 @@ impl State {
         self.end_request(request, Some(status));
     }
 
-    /// Takes a request away. With a status, its poster finds a completion; one that was not told of its success, because
-    /// the connection has failed, is told that it was flushed.
+    /// Ends a request. With a status, its poster finds a completion; one that was not told of its success, because the
+    /// connection has failed, is told that it was flushed. The data of a write that is under way goes on without it: what was
+    /// posted behind it may arrive.
     pub(super) fn end_request(&mut self, request: Handle, status: Option<CompletionStatus>) {
         self.release_target(request);
-        let Some(ended) = self.requests.remove(request) else { return };
-        let Some(link) = self.links.get_mut(ended.link) else { return };
-        let own = link.ends[ended.end as usize];
-        let list = &mut link.lanes[ended.end as usize].requests;
+        let Some(found) = self.requests.get_mut(request) else { return };
+        let (work, link, end, place) = (found.work, found.link, found.end as usize, found.place);
+        let refused = found.status == CompletionStatus::RemoteAccess;
+        let is_write = matches!(work.kind, Kind::Write { .. });
+        let undone = found.status == CompletionStatus::Flushed && !found.given_up;
+        // One that waits for the target's processor waits for nothing when that is dead.
+        let comes = !found.landed || self.places[found.target as usize].adapter.is_some();
+        let goes_on = is_write && undone && comes && status == Some(CompletionStatus::Flushed);
+        if goes_on || found.left_behind.is_some() {
+            let copy = || memory::snapshot(work.local as *const u8, work.len_bytes);
+            found.left_behind.get_or_insert_with(copy);
+        } else {
+            self.requests.remove(request);
+        }
+        let Some(link) = self.links.get_mut(link) else { return };
+        let own = link.ends[end];
+        let list = &mut link.lanes[end].requests;
         // The list is empty when all of it ends.
-        if list.get(ended.place as usize) == Some(&request) {
-            list.swap_remove(ended.place as usize);
-            if let Some(&filler) = list.get(ended.place as usize)
-                && let Some(filler) = self.requests.get_mut(filler)
-            {
-                filler.place = ended.place;
+        if list.get(place as usize) == Some(&request) {
+            list.swap_remove(place as usize);
+            if let Some(filler) = list.get(place as usize).and_then(|filler| self.requests.get_mut(*filler)) {
+                filler.place = place;
             }
         }
         let Some(adapter) = self.adapter(own.device) else { return };
         adapter.requests -= 1;
-        if let Some(key) = ended.work.local_key {
+        if let Some(key) = work.local_key {
             adapter.regions.unhold(key, User::Owner);
         }
         let Some(status) = status else { return };
-        let refused = ended.status == CompletionStatus::RemoteAccess;
         let status = if refused { CompletionStatus::RemoteAccess } else { status };
-        let (id, operation) = (ended.work.id, ended.work.kind.operation());
+        let (id, operation) = (work.id, work.kind.operation());
         self.note(|_| format!("{operation:?} {} of device {} ends: {status:?}", id.0, own.device));
         self.complete(own.device, Ready::Done { qp: own.qp, id, operation, status });
+    }
+
+    /// A killed process's writes that have reached their target, and wait for its processor, are done. Its memory is looked at for the
+    /// last time.
+    pub(super) fn leave_landed_writes(&mut self, handle: Handle, end: usize) {
+        let Some(link) = self.links.get(handle) else { return };
+        for request in &link.lanes[end].requests {
+            if let Some(found) = self.requests.get_mut(*request)
+                && found.landed
+                && found.at_target
+                && self.places[found.target as usize].adapter.is_some()
+                && matches!(found.work.kind, Kind::Write { .. })
+            {
+                let work = found.work;
+                found.left_behind = Some(memory::snapshot(work.local as *const u8, work.len_bytes));
+            }
+        }
+    }
+
+    /// Just before the first write of this end lands that is still under way.
+    pub(super) fn first_unwritten_ns(&self, handle: Handle, end: usize) -> Option<u64> {
+        let own = self.links.get(handle)?.lanes[end].requests.iter().filter_map(|it| self.requests.get(*it));
+        let writes = own.filter(|it| matches!(it.work.kind, Kind::Write { .. }) && !it.landed);
+        writes.map(|it| it.landed_ns.saturating_sub(1)).min()
     }
 
     /// The target need not keep its region for this request any more.
@@ -415,9 +516,10 @@ impl Request {
             |piece: u32| (self.work.len_bytes as u128 * u128::from(piece) / u128::from(self.pieces)) as usize;
         let (from, to) = (edge(piece), edge(piece + 1));
         let (local, target) = ((self.work.local as *mut u8).wrapping_add(from), target.wrapping_add(from));
-        match self.work.kind {
-            Kind::Read => memory::copy(target, local, to - from),
-            _ => memory::copy(local, target, to - from),
+        match (self.work.kind, &self.left_behind) {
+            (Kind::Read, _) => memory::copy(target, local, to - from),
+            (_, Some(bytes)) => memory::copy(bytes[from..].as_ptr(), target, to - from),
+            (_, None) => memory::copy(local, target, to - from),
         }
         (to - from) as u64
     }
