@@ -6,13 +6,13 @@ mod program;
 use std::collections::BTreeSet;
 
 use ironband_core::config::Config;
-use ironband_fabric::sim::{Faults, Sim, SimDevice, Span, Statistics, World};
+use ironband_fabric::sim::{Faults, SimDevice, Span, Statistics, World};
 use ironband_fabric::{
     Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Device, DeviceError, Fabric, Job, Posted,
     ReadHint, RegisterError,
 };
 
-use self::program::Program;
+use self::program::{Ending, Program};
 use super::node::{Event, Node, Pair, wait_for};
 use super::{Outcome, Setup};
 
@@ -89,7 +89,8 @@ fn run_program<F: Fabric<Device = SimDevice>>(
     let mut program = Program::<F>::start(&setup, seed);
     let _confession =
         Confession(program.world().clone(), format!("seed {seed} {:?}", LIKE[kind % LIKE.len()]));
-    program.run(faults, 3_000, seed % 3 == 0);
+    let endings = [Ending::Lives, Ending::Killed, Ending::Closed];
+    program.run(faults, 3_000, endings[seed as usize / 3 % 3]);
     program.finish();
     let tally = program.tally.clone();
     let world = program.close();
@@ -543,7 +544,7 @@ pub fn thousands_of_devices<F: Fabric<Device = SimDevice>>(setup: &Setup) -> Out
     let config = Config::default();
     let name = named(setup, "seed=7,faults=late".to_owned()).device;
     let mut devices: Vec<SimDevice> = (0..DEVICES as u32)
-        .map(|rank| Sim::open(name, &config, &Job { local_ranks: DEVICES as u32, rank }).expect("a name"))
+        .map(|rank| F::open(name, &config, &Job { local_ranks: DEVICES as u32, rank }).expect("a name"))
         .collect();
     let addresses: Vec<Vec<u8>> = devices.iter().map(|device| device.address().to_vec()).collect();
     let world = devices[0].world().clone();

@@ -235,7 +235,7 @@ impl State {
                         self.events.push(self.now_ns + self.options.latency_ns, Event::Noticed(handle, 0));
                     }
                 }
-                Ready::Serve(request) => self.forget_left_behind(request),
+                Ready::Serve(request) => self.forget_ended(request),
                 _ => {}
             }
         }
@@ -245,9 +245,6 @@ impl State {
             let end = pair.end as usize;
             let notice_ns = self.crossing(self.options.faults.notice_delay_ns);
             self.forget_messages(handle, end);
-            if !closed {
-                self.leave_landed_writes(handle, end);
-            }
             let unwritten_ns = self.first_unwritten_ns(handle, end);
             let loopback = self.links.get(handle).is_some_and(Link::is_loopback);
             if self.detach(handle, end, false, loopback) {

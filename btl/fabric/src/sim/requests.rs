@@ -70,8 +70,10 @@ pub(super) struct Request {
     landed: bool,
     /// When all of it has to have moved.
     landed_ns: u64,
-    /// The data of a write that is under way and has ended for its poster, as flushed.
-    left_behind: Option<Box<[u8]>>,
+    /// The data of a write, when it does not come from its poster's memory any more.
+    data: Option<Box<[u8]>>,
+    /// It has ended for its poster, and its data goes on.
+    ended: bool,
     /// What its poster is told if it is told of an end.
     status: CompletionStatus,
     /// Nothing more of it will be done: it was refused, or the connection had failed when it was to land.
@@ -115,7 +117,8 @@ impl State {
             target_qp,
             landed: false,
             landed_ns: 0,
-            left_behind: None,
+            data: None,
+            ended: false,
             status: CompletionStatus::Flushed,
             given_up: false,
             old: 0,
@@ -269,13 +272,17 @@ impl State {
             if let Some(found) = self.requests.get_mut(request) {
                 found.given_up = true;
             }
-            self.forget_left_behind(request);
+            self.forget_ended(request);
             return;
         };
-        if let Some(found) = self.requests.get_mut(request) {
-            found.landed = true;
-        }
+        let Some(found) = self.requests.get_mut(request) else { return };
+        found.landed = true;
         if !self.options.one_sided {
+            // The data of a write has come, and waits with it.
+            if let (Kind::Write { .. }, work) = (found.work.kind, found.work) {
+                let copy = || memory::snapshot(work.local as *const u8, work.len_bytes);
+                found.data.get_or_insert_with(copy);
+            }
             self.complete(target, Ready::Serve(request));
         } else if let Some(written) = self.execute(request) {
             self.complete(target, written);
@@ -289,7 +296,7 @@ impl State {
         self.statistics.faults += u64::from(fault);
         let Some(memory) = self.target_memory(request, target).filter(|_| !fault) else {
             self.refuse(request);
-            self.forget_left_behind(request);
+            self.forget_ended(request);
             return None;
         };
         let found = self.requests.get_mut(request)?;
@@ -305,16 +312,16 @@ impl State {
         let (kind, qp, len_bytes) = (found.work.kind, found.target_qp, found.work.len_bytes);
         let credit = Credit { link: found.link, sender: found.end };
         self.done_at_target(request);
-        self.forget_left_behind(request);
+        self.forget_ended(request);
         match kind {
             Kind::Write { imm: Some(imm) } => Some(Ready::Written { qp, imm, len_bytes, credit }),
             _ => None,
         }
     }
 
-    /// Nobody waits for the end of a write that was left behind.
-    pub(super) fn forget_left_behind(&mut self, request: Handle) {
-        if self.requests.get(request).is_some_and(|found| found.left_behind.is_some()) {
+    /// Nobody waits for the end of a write that has ended for its poster.
+    pub(super) fn forget_ended(&mut self, request: Handle) {
+        if self.requests.get(request).is_some_and(|found| found.ended) {
             self.requests.remove(request);
         }
     }
@@ -438,12 +445,13 @@ impl State {
         let refused = found.status == CompletionStatus::RemoteAccess;
         let is_write = matches!(work.kind, Kind::Write { .. });
         let undone = found.status == CompletionStatus::Flushed && !found.given_up;
+        let lands = found.landed || status == Some(CompletionStatus::Flushed);
         // One that waits for the target's processor waits for nothing when that is dead.
-        let comes = !found.landed || self.places[found.target as usize].adapter.is_some();
-        let goes_on = is_write && undone && comes && status == Some(CompletionStatus::Flushed);
-        if goes_on || found.left_behind.is_some() {
+        let served = !found.landed || self.places[found.target as usize].adapter.is_some();
+        if is_write && undone && lands && served {
+            found.ended = true;
             let copy = || memory::snapshot(work.local as *const u8, work.len_bytes);
-            found.left_behind.get_or_insert_with(copy);
+            found.data.get_or_insert_with(copy);
         } else {
             self.requests.remove(request);
         }
@@ -467,23 +475,6 @@ impl State {
         let (id, operation) = (work.id, work.kind.operation());
         self.note(|_| format!("{operation:?} {} of device {} ends: {status:?}", id.0, own.device));
         self.complete(own.device, Ready::Done { qp: own.qp, id, operation, status });
-    }
-
-    /// A killed process's writes that have reached their target, and wait for its processor, are done. Its memory is looked at for the
-    /// last time.
-    pub(super) fn leave_landed_writes(&mut self, handle: Handle, end: usize) {
-        let Some(link) = self.links.get(handle) else { return };
-        for request in &link.lanes[end].requests {
-            if let Some(found) = self.requests.get_mut(*request)
-                && found.landed
-                && found.at_target
-                && self.places[found.target as usize].adapter.is_some()
-                && matches!(found.work.kind, Kind::Write { .. })
-            {
-                let work = found.work;
-                found.left_behind = Some(memory::snapshot(work.local as *const u8, work.len_bytes));
-            }
-        }
     }
 
     /// Just before the first write of this end lands that is still under way.
@@ -516,7 +507,7 @@ impl Request {
             |piece: u32| (self.work.len_bytes as u128 * u128::from(piece) / u128::from(self.pieces)) as usize;
         let (from, to) = (edge(piece), edge(piece + 1));
         let (local, target) = ((self.work.local as *mut u8).wrapping_add(from), target.wrapping_add(from));
-        match (self.work.kind, &self.left_behind) {
+        match (self.work.kind, &self.data) {
             (Kind::Read, _) => memory::copy(target, local, to - from),
             (_, Some(bytes)) => memory::copy(bytes[from..].as_ptr(), target, to - from),
             (_, None) => memory::copy(local, target, to - from),

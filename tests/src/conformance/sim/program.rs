@@ -36,6 +36,14 @@ enum Deed {
     Add,
 }
 
+/// What becomes of the last member half-way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Lives,
+    Killed,
+    Closed,
+}
+
 /// What one member knows of another.
 #[derive(Debug, Default, Clone, Copy)]
 struct Peer {
@@ -46,6 +54,8 @@ struct Peer {
     /// The same of the peer's, as they have arrived.
     their_life: u32,
     received: u32,
+    /// How often this one has left a connection that worked: what was on its way to it is lost.
+    left: u32,
 }
 
 struct Member<F: Fabric> {
@@ -138,34 +148,48 @@ impl<F: Fabric<Device = SimDevice>> Program<F> {
     }
 
     /// Some steps in this weather; in the middle one member may die.
-    pub(super) fn run(&mut self, faults: Faults, steps: u32, dies: bool) {
+    pub(super) fn run(&mut self, faults: Faults, steps: u32, ending: Ending) {
         self.world.set_faults(faults);
         self.faults = faults;
         for step in 0..steps {
-            if dies && step == steps / 2 {
-                self.kill(DEVICES - 1);
+            if step == steps / 2 {
+                self.end(DEVICES - 1, ending);
             }
             let who = self.below(DEVICES);
             if self.members[who].is_none() {
                 continue;
             }
-            match self.below(10) {
-                0..5 => self.poll(who),
-                5 => {
-                    let Some(member) = &mut self.members[who] else { continue };
-                    let count = member.held.len();
-                    if count > 0 {
-                        let which = self.below(count);
-                        let Some(member) = &mut self.members[who] else { continue };
-                        let held = member.held.swap_remove(which);
-                        member.node.release(held);
-                    }
-                }
+            match self.below(200) {
+                0..100 => self.poll(who),
+                100..120 => self.release(who),
+                199 => self.leave(who),
                 deed => {
                     let to = self.below(DEVICES);
-                    self.post(who, to, deed);
+                    self.post(who, to, 6 + deed % 4);
                 }
             }
+        }
+    }
+
+    fn release(&mut self, who: usize) {
+        let count = self.members[who].as_ref().map_or(0, |member| member.held.len());
+        if count == 0 {
+            return;
+        }
+        let which = self.below(count);
+        let Some(member) = &mut self.members[who] else { return };
+        let held = member.held.swap_remove(which);
+        member.node.release(held);
+    }
+
+    /// Ends a queue pair that works.
+    fn leave(&mut self, who: usize) {
+        let to = self.below(DEVICES);
+        let Some(member) = &mut self.members[who] else { return };
+        let peer = &mut member.peers[to];
+        if let Some(qp) = peer.qp.take() {
+            peer.left += 1;
+            member.node.device().destroy_qp(qp);
         }
     }
 
@@ -212,18 +236,27 @@ impl<F: Fabric<Device = SimDevice>> Program<F> {
         self.world
     }
 
-    /// The death of one, and its memory goes at once.
-    fn kill(&mut self, who: usize) {
+    /// The end of one, and its memory goes at once.
+    fn end(&mut self, who: usize, ending: Ending) {
         let Some(member) = &mut self.members[who] else { return };
-        self.world.kill(member.node.device().number());
-        assert!(member.node.poll().is_none(), "the dead say nothing");
+        match ending {
+            Ending::Lives => return,
+            Ending::Killed => {
+                self.world.kill(member.node.device().number());
+                assert!(member.node.poll().is_none(), "the dead say nothing");
+            }
+            // As `Node` is dropped: first the device, then its memory.
+            Ending::Closed => {}
+        }
         for (_, (peer, deed)) in member.under_way.drain() {
             if matches!(deed, Deed::Add) {
                 self.perhaps_added[peer] += 1;
             }
         }
-        for buffer in [member.source, member.window, member.counter] {
-            member.node.unmap(buffer);
+        if ending == Ending::Killed {
+            for buffer in [member.source, member.window, member.counter] {
+                member.node.unmap(buffer);
+            }
         }
         for held in member.held.drain(..) {
             member.node.release(held);
@@ -356,6 +389,9 @@ impl<F: Fabric<Device = SimDevice>> Program<F> {
             (peer.their_life, peer.received) = (life, 0);
         }
         assert!(number >= peer.received, "from {from} to {who}, life {life}: {number} was overtaken");
+        if number > peer.received && peer.left > 0 {
+            (peer.left, peer.received) = (peer.left - 1, number);
+        }
         self.skipped.extend((peer.received..number).map(|number| (from, who, life << 20 | number)));
         peer.received = number + 1;
         self.tally.arrived += 1;
