@@ -39,6 +39,8 @@ struct Cost {
     devices: Vec<SimDevice>,
     qps: Vec<(usize, QueuePairNumber)>,
     device_bytes: usize,
+    /// Of one that nothing was posted on.
+    queue_pair_bytes: usize,
     connection_bytes: usize,
 }
 
@@ -58,6 +60,8 @@ fn world(count: usize) -> Cost {
         }
     }
     drop(addresses);
+    let created = BYTES.load(Ordering::Relaxed) - qps.capacity() * size_of_val(&qps[0]);
+    let queue_pair_bytes = (created - opened) / (count * PEERS);
     let mut unconnected = qps.clone();
     while !unconnected.is_empty() {
         unconnected.retain(|(rank, qp)| devices[*rank].post_send(*qp, 0, &[], &[]) == Posted::Busy);
@@ -67,7 +71,7 @@ fn world(count: usize) -> Cost {
     let connected = BYTES.load(Ordering::Relaxed) - qps.capacity() * size_of_val(&qps[0]);
     let device_bytes = (opened - before) / count;
     let connection_bytes = (connected - opened) / (count * PEERS);
-    Cost { world, devices, qps, device_bytes, connection_bytes }
+    Cost { world, devices, qps, device_bytes, queue_pair_bytes, connection_bytes }
 }
 
 /// Lets everything happen; returns how many completions there were.
@@ -91,7 +95,7 @@ fn run(world: &World, devices: &mut [SimDevice]) -> u32 {
 fn a_device_a_connection_and_a_step_cost_little_however_many_there_are() {
     let mut steps = Vec::new();
     for count in [64, 4_096, 16_384] {
-        let Cost { world, mut devices, qps, device_bytes, connection_bytes } = world(count);
+        let Cost { world, mut devices, qps, device_bytes, queue_pair_bytes, connection_bytes } = world(count);
         // Many under way at once: the event queue is long.
         let before = world.statistics().events;
         let start = Instant::now();
@@ -107,10 +111,11 @@ fn a_device_a_connection_and_a_step_cost_little_however_many_there_are() {
         let step_ns = start.elapsed().as_nanos() as u64 / events;
         assert_eq!(arrived as usize, rounds * qps.len());
         println!(
-            "{count} devices of {device_bytes} bytes, {} connections of {connection_bytes} bytes, {step_ns} ns a step with its post and poll",
+            "{count} devices of {device_bytes} bytes, {queue_pair_bytes} bytes a queue pair, {} connections of {connection_bytes} bytes, {step_ns} ns a step with its post and poll",
             qps.len()
         );
         assert!(device_bytes <= 1024, "a device takes {device_bytes} bytes");
+        assert!(queue_pair_bytes <= 192, "an unconnected queue pair takes {queue_pair_bytes} bytes");
         assert!(connection_bytes <= 1536, "a connection takes {connection_bytes} bytes, both ends included");
         steps.push(step_ns);
     }

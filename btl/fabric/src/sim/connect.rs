@@ -252,17 +252,18 @@ impl State {
             }
             let Some(link) = self.links.get_mut(handle) else { continue };
             link.lanes[1 - end].cut_ns = self.now_ns;
+            // What was posted behind a write that will not be done does not arrive either.
+            let lane = &mut link.lanes[end];
+            lane.cut_ns = lane.cut_ns.min(unwritten_ns.unwrap_or(u64::MAX));
             if std::mem::replace(&mut link.broken, true) {
                 continue;
             }
-            // What was posted behind a write that will not be done does not arrive either.
-            let behind_ns = unwritten_ns.unwrap_or(u64::MAX);
             link.ends[1 - end].reason = Reason::Ended;
             let lane = &mut link.lanes[end];
             let notice_ns = if closed { notice_ns.max(lane.last_ns) } else { notice_ns };
             let span_ns = notice_ns - self.now_ns;
             let cut_ns = if closed { u64::MAX } else { self.now_ns + self.random.below(span_ns + 1) };
-            lane.cut_ns = cut_ns.min(behind_ns);
+            lane.cut_ns = lane.cut_ns.min(cut_ns);
             self.events.push(notice_ns, Event::Noticed(handle, 1 - end as u8));
         }
     }

@@ -249,8 +249,12 @@ impl<F: Fabric<Device = SimDevice>> Program<F> {
             Ending::Closed => {}
         }
         for (_, (peer, deed)) in member.under_way.drain() {
-            if matches!(deed, Deed::Add) {
-                self.perhaps_added[peer] += 1;
+            match deed {
+                Deed::Add => self.perhaps_added[peer] += 1,
+                Deed::Write { imm: Some(imm), .. } if self.faults.refusal > 0 => {
+                    self.excused.insert((who, peer, imm));
+                }
+                _ => {}
             }
         }
         if ending == Ending::Killed {
