@@ -13,7 +13,7 @@ conformance!(shm: Shm, "memfd", and shm {
 conformance!(sim: Sim, "seed=7", and sim {
     names, promises_hold_in_all_weathers, same_seed_same_run, busy_at_random, held_messages_fill_the_window, reads_are_torn,
     writes_land_in_pieces, breaks_leave_no_gap, flushed_may_be_done, refusals, refused_for_a_while, killed,
-    atomics_beside_the_processor, violations, thousands_of_devices,
+    atomics_beside_the_processor, violations, reads_find_what_was_written, some_orders_are_the_seeds, queues_are_bounded, done_in_the_post, died_before_the_answer, thousands_of_devices,
 });
 conformance!(sim_late: Sim, "seed=8,faults=late");
 conformance!(sim_infiniband: Sim, "seed=9,like=infiniband,faults=late");

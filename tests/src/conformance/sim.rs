@@ -1,7 +1,13 @@
 //! What only the simulation promises: each fault is what it says, nothing of a run depends on anything but the seed, what a program
 //! does wrong is written down, and thousands of devices are no trouble.
 
+mod order;
 mod program;
+
+pub use order::{
+    died_before_the_answer, done_in_the_post, queues_are_bounded, reads_find_what_was_written,
+    some_orders_are_the_seeds,
+};
 
 use std::collections::BTreeSet;
 

@@ -251,7 +251,6 @@ impl State {
                 continue;
             }
             let Some(link) = self.links.get_mut(handle) else { continue };
-            link.lanes[1 - end].cut_ns = self.now_ns;
             // What was posted behind a write that will not be done does not arrive either.
             let lane = &mut link.lanes[end];
             lane.cut_ns = lane.cut_ns.min(unwritten_ns.unwrap_or(u64::MAX));
