@@ -10,7 +10,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use ironband::config::SingleCopy;
 use ironband::{
     Access, CompletionStatus, Config, Device, Handler, Job, Payload, Posted, QueuePair, ReadHint,
-    RemoteMemory, Threads, WorkId,
+    RemoteAddress, Threads, WorkId,
 };
 use ironband_fabric::shm::Shm;
 
@@ -88,7 +88,7 @@ fn be_other(name: &str) {
 struct Other {
     device: Device<Shm>,
     peer: QueuePair,
-    remote: RemoteMemory,
+    remote: RemoteAddress,
     seen: Seen,
     process: Child,
     _input: ChildStdin,
@@ -111,7 +111,7 @@ impl Other {
         let byte = |at: usize| u8::from_str_radix(&words[0][at..at + 2], 16).expect("hexadecimal digits");
         let address: Vec<u8> = (0..words[0].len()).step_by(2).map(byte).collect();
         let number = |at: usize| words[at].parse::<u64>().expect("a number");
-        let remote = RemoteMemory { address: number(1), key: number(2) };
+        let remote = RemoteAddress { address: number(1), key: number(2) };
         input.write_all(device.address()).expect("the other process reads its input");
         let peer = device.connect(&address).unwrap_or_else(|reason| panic!("{reason}"));
         Self { device, peer, remote, seen: Seen::default(), process, _input: input }

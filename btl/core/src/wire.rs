@@ -8,6 +8,7 @@ mod datagram;
 mod eager_slot;
 mod greeting;
 pub mod message;
+mod process_card;
 mod record;
 mod short_read;
 mod verbs_card;
@@ -24,6 +25,7 @@ pub use eager_slot::{
 pub use greeting::{
     ANSWER_BYTES, Answer, GREETING_BYTES, Greeting, LANDING_BYTES, Landing, REFUSAL_BYTES, Refusal,
 };
+pub use process_card::{addresses_of, encode_process_card};
 pub use record::{
     AheadOffer, AtomicCode, AtomicReply, AtomicRequest, INLINE_RECORD_BYTES, PullRequest, PushAck,
     PushHeader, RecordKind, ShareRequest, WireStatus,

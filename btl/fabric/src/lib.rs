@@ -48,7 +48,7 @@ pub use capability::{AtomicScope, Capabilities, Limits};
 pub use error::{DeviceError, RegisterError, Unreachable};
 pub use work::{
     Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber,
-    ReadHint, ReceiveToken, RemoteMemory, SendFill, WorkId,
+    ReadHint, ReceiveToken, RemoteAddress, SendFill, WorkId,
 };
 
 use ironband_core::config::Config;
@@ -234,7 +234,7 @@ pub trait Device: Sized {
         id: WorkId,
         local: *mut u8,
         local_region: Option<&Self::MemoryRegion>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         hint: ReadHint,
     ) -> Posted;
@@ -251,7 +251,7 @@ pub trait Device: Sized {
         id: WorkId,
         local: *const u8,
         local_region: Option<&Self::MemoryRegion>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         imm: Option<u32>,
     ) -> Posted;
@@ -266,7 +266,7 @@ pub trait Device: Sized {
         qp: QueuePairNumber,
         id: WorkId,
         result: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         op: AtomicOp,
         width: AtomicWidth,
     ) -> Posted;

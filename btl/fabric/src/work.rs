@@ -52,7 +52,7 @@ impl Access {
 
 /// An address in the peer's memory, with the key that allows its use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RemoteMemory {
+pub struct RemoteAddress {
     /// Virtual address in the peer.
     pub address: u64,
     /// What [`crate::Device::remote_key`] gave in the peer.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ironband_core::config::Config;
 use ironband_fabric::shm::Shm;
 use ironband_fabric::{
-    Access, Completion, CompletionStatus, Device, Fabric, Job, Posted, ReadHint, RemoteMemory, WorkId,
+    Access, Completion, CompletionStatus, Device, Fabric, Job, Posted, ReadHint, RemoteAddress, WorkId,
 };
 
 #[test]
@@ -18,7 +18,7 @@ fn an_owner_that_computes_is_not_waited_for() {
     // SAFETY: `source` lives until the end of the test.
     let region =
         unsafe { owner.register((), source.as_mut_ptr(), source.len(), Access::ALL) }.expect("region");
-    let remote = RemoteMemory { address: source.as_ptr() as u64, key: owner.remote_key(&region) };
+    let remote = RemoteAddress { address: source.as_ptr() as u64, key: owner.remote_key(&region) };
     let qp = reader.create_qp((), (), owner.address()).expect("reachable");
 
     // More reads than it takes to try every path; the owner is not polled once.

@@ -10,7 +10,6 @@
 //! differs between the series (chosen by the build script). The other modules are plain data and decisions.
 
 mod abi;
-mod card;
 mod parameters;
 mod slots;
 

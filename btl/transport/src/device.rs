@@ -5,8 +5,8 @@ use std::ptr::NonNull;
 use ironband_core::config::{Config, SingleCopy};
 use ironband_fabric::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device as _, DeviceError,
-    Fabric, Job, Payload, Posted, QueuePairNumber, Reach, ReadHint, RegisterError, RemoteMemory, Unreachable,
-    WorkId,
+    Fabric, Job, Payload, Posted, QueuePairNumber, Reach, ReadHint, RegisterError, RemoteAddress,
+    Unreachable, WorkId,
 };
 
 use crate::lock::MaybeLock;
@@ -218,7 +218,7 @@ impl<F: Fabric> Device<F> {
         id: WorkId,
         local: *mut u8,
         local_registration: Option<&Registration<F>>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         hint: ReadHint,
     ) -> Posted {
@@ -238,7 +238,7 @@ impl<F: Fabric> Device<F> {
         id: WorkId,
         local: *const u8,
         local_registration: Option<&Registration<F>>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
     ) -> Posted {
         let region = local_registration.map(Registration::region);
@@ -256,7 +256,7 @@ impl<F: Fabric> Device<F> {
         id: WorkId,
         local: *const u8,
         local_registration: Option<&Registration<F>>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         imm: u32,
     ) -> Posted {
@@ -276,7 +276,7 @@ impl<F: Fabric> Device<F> {
         endpoint: QueuePair,
         id: WorkId,
         result: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         op: AtomicOp,
         width: AtomicWidth,
     ) -> Posted {

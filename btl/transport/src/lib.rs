@@ -29,18 +29,27 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(not(loom))]
+mod context;
 mod device;
 mod lock;
 mod patience;
 pub mod rcache;
 mod registrations;
 
+#[cfg(not(loom))]
+pub use context::{
+    ACTIVE_IDS_OWN, Buffer, BufferMut, Context, Endpoint, Error, Exposed, MemoryKey, Pattern, ReceiveRequest,
+    RemoteMemory, SendRequest, simulated,
+};
 pub use device::{Device, Handler, QueuePair, Threads};
 pub use ironband_core::config::{self, Config};
 pub use ironband_core::partners;
+pub use ironband_core::protocol::Received;
+pub use ironband_core::wire::{addresses_of, encode_process_card};
 pub use ironband_fabric::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, CompletionStatus, DeviceError, Job,
-    Limits, Payload, Posted, ReadHint, RegisterError, RemoteMemory, Unreachable, WorkId,
+    Limits, Payload, Posted, ReadHint, RegisterError, RemoteAddress, Unreachable, WorkId,
 };
 pub use rcache::unmap_events;
 pub use registrations::Registration;

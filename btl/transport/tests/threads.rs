@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ironband::{
     Access, AtomicOp, AtomicWidth, CompletionStatus, Config, Device, Handler, Job, Payload, Posted,
-    QueuePair, ReadHint, RemoteMemory, Threads, WorkId,
+    QueuePair, ReadHint, RemoteAddress, Threads, WorkId,
 };
 use ironband_fabric::shm::Shm;
 
@@ -56,8 +56,8 @@ struct Side<'a> {
     peer: QueuePair,
     seen: &'a Seen,
     /// Patterned memory of the peer, and a counter in it.
-    remote: RemoteMemory,
-    counter: RemoteMemory,
+    remote: RemoteAddress,
+    counter: RemoteAddress,
 }
 
 impl Side<'_> {
@@ -126,7 +126,7 @@ fn four_threads_on_each_of_two_devices() {
         let mut offer = |start: *mut u8, len_bytes: usize| {
             // SAFETY: memory and counters live until the devices have been used for the last time.
             let region = unsafe { device.register(start, len_bytes, Access::ALL) }.expect("room");
-            let remote = RemoteMemory { address: start as u64, key: region.key() };
+            let remote = RemoteAddress { address: start as u64, key: region.key() };
             registrations.push((index, region));
             remote
         };

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use ironband_core::config::{Config, PARAMETERS};
 use ironband_fabric::{
-    Access, AtomicOp, AtomicWidth, Device, Fabric, Posted, QueuePairNumber, ReadHint, RemoteMemory,
+    Access, AtomicOp, AtomicWidth, Device, Fabric, Posted, QueuePairNumber, ReadHint, RemoteAddress,
 };
 
 use super::memory::first_difference;
@@ -189,10 +189,10 @@ impl<F: Fabric> Duo<F> {
 
     /// Makes a buffer in the agent; returns its number there and how to reach it.
     #[track_caller]
-    pub fn remote_buffer(&mut self, len_bytes: usize, seed: u32) -> (u32, RemoteMemory) {
+    pub fn remote_buffer(&mut self, len_bytes: usize, seed: u32) -> (u32, RemoteAddress) {
         let answer = self.ask(&format!("buffer {len_bytes} {seed}"));
         let numbers: Vec<u64> = answer.split(' ').map(|n| n.parse().expect("numbers")).collect();
-        (numbers[0] as u32, RemoteMemory { address: numbers[1], key: numbers[2] })
+        (numbers[0] as u32, RemoteAddress { address: numbers[1], key: numbers[2] })
     }
 
     /// Repeats a post until it is accepted.
@@ -323,11 +323,11 @@ impl<F: Fabric> Server<F> {
             }
             "count" => self.received.to_string(),
             "add" => {
-                self.add(qp(), RemoteMemory { address: number(1), key: number(2) }, number(3), number(4))
+                self.add(qp(), RemoteAddress { address: number(1), key: number(2) }, number(3), number(4))
             }
             "read" => self.read(
                 qp(),
-                RemoteMemory { address: number(1), key: number(2) },
+                RemoteAddress { address: number(1), key: number(2) },
                 number(3) as usize,
                 number(4),
             ),
@@ -349,7 +349,7 @@ impl<F: Fabric> Server<F> {
             "churn" => self.churn(number(0)),
             "starve" => super::shm::starve::<F>(&self.setup, words[0]),
             "scribble" => {
-                let attacked = RemoteMemory { address: number(1), key: number(2) };
+                let attacked = RemoteAddress { address: number(1), key: number(2) };
                 super::shm::scribble::<F>(&self.setup, &from_hex(words[0]), attacked, number(3))
             }
             other => panic!("the agent does not know how to {other}"),
@@ -377,7 +377,7 @@ impl<F: Fabric> Server<F> {
     }
 
     /// Fetch-adds of 1, as many at once as the device takes.
-    fn add(&mut self, qp: QueuePairNumber, remote: RemoteMemory, times: u64, width: u64) -> String {
+    fn add(&mut self, qp: QueuePairNumber, remote: RemoteAddress, times: u64, width: u64) -> String {
         let width = if width == 4 { AtomicWidth::Four } else { AtomicWidth::Eight };
         let mut pending = 0;
         for id in 0..times {
@@ -395,7 +395,7 @@ impl<F: Fabric> Server<F> {
     }
 
     /// Reads peer memory again and again and compares it with the pattern of seed 9.
-    fn read(&mut self, qp: QueuePairNumber, remote: RemoteMemory, len_bytes: usize, times: u64) -> String {
+    fn read(&mut self, qp: QueuePairNumber, remote: RemoteAddress, len_bytes: usize, times: u64) -> String {
         for id in 0..times {
             let buffer = self.node.buffer(len_bytes, 0, Access::LOCAL);
             let posted = self.until_accepted(|node| {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ironband_fabric::{
     Access, AtomicOp, AtomicScope, AtomicWidth, CompletionStatus, Fabric, Posted, QueuePairNumber,
-    RemoteMemory,
+    RemoteAddress,
 };
 
 use super::agent::{Agent, from_hex, to_hex};
@@ -115,11 +115,11 @@ pub fn refused<F: Fabric>(setup: &Setup) -> Outcome {
     let before = pair.b.pages(target).load(0, 64);
     let good = pair.b.remote(target, 0);
     let cases = [
-        RemoteMemory { key: good.key + 0x1000, ..good },
-        RemoteMemory { address: good.address + 64, ..good },
-        RemoteMemory { address: good.address - 8, ..good },
-        RemoteMemory { address: u64::MAX - 7, ..good },
-        RemoteMemory { address: 0, ..good },
+        RemoteAddress { key: good.key + 0x1000, ..good },
+        RemoteAddress { address: good.address + 64, ..good },
+        RemoteAddress { address: good.address - 8, ..good },
+        RemoteAddress { address: u64::MAX - 7, ..good },
+        RemoteAddress { address: 0, ..good },
         pair.b.remote(plain, 0),
     ];
     for remote in cases {
@@ -185,7 +185,7 @@ fn add_to_self<F: Fabric>(
     node: &mut Node<F>,
     to_self: QueuePairNumber,
     id: u64,
-    remote: RemoteMemory,
+    remote: RemoteAddress,
     width: u64,
     waiting: &mut bool,
 ) -> bool {

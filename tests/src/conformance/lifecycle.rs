@@ -2,7 +2,7 @@
 
 use ironband_fabric::{
     Access, AtomicOp, AtomicScope, AtomicWidth, CompletionStatus, Device, Fabric, Posted, QueuePairNumber,
-    ReadHint, RemoteMemory,
+    ReadHint, RemoteAddress,
 };
 
 use super::agent::Agent;
@@ -147,7 +147,7 @@ pub fn destroy_with_requests<F: Fabric>(setup: &Setup) -> Outcome {
         let remote = pair.b.remote(target, 0);
         for turns in [0, 1, 3, 50] {
             let mut queued = Vec::new();
-            let word = RemoteMemory { address: remote.address + 8, ..remote };
+            let word = RemoteAddress { address: remote.address + 8, ..remote };
             let posts = [
                 pair.post(|p| p.a.read(p.ab, 0, (sink, 0), remote, 500_000, ReadHint::OwnerIsWaiting)),
                 pair.post(|p| p.a.write(p.ab, 1, (sink, 0), remote, 500_000, None)),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ironband_fabric::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError, Fabric,
-    Job, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteMemory, WorkId,
+    Job, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteAddress, WorkId,
 };
 
 use super::memory::{Pages, first_difference, patterned};
@@ -172,10 +172,10 @@ impl<F: Fabric> Node<F> {
     }
 
     /// What a peer needs to reach an offset of a buffer.
-    pub fn remote(&self, buffer: usize, offset: usize) -> RemoteMemory {
+    pub fn remote(&self, buffer: usize, offset: usize) -> RemoteAddress {
         let entry = &self.buffers[buffer];
         let address = entry.pages.as_ref().map_or(0, |pages| pages.at(offset) as u64);
-        RemoteMemory { address, key: entry.key }
+        RemoteAddress { address, key: entry.key }
     }
 
     /// Ends a buffer's registration.
@@ -250,7 +250,7 @@ impl<F: Fabric> Node<F> {
         qp: QueuePairNumber,
         id: u64,
         (buffer, offset): (usize, usize),
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         hint: ReadHint,
     ) -> Posted {
@@ -277,7 +277,7 @@ impl<F: Fabric> Node<F> {
         id: u64,
         buffer: usize,
         local: &mut [u8],
-        remote: RemoteMemory,
+        remote: RemoteAddress,
     ) -> Posted {
         let region = self.buffers[buffer].region.as_ref();
         let (start, len_bytes) = (local.as_mut_ptr(), local.len());
@@ -293,7 +293,7 @@ impl<F: Fabric> Node<F> {
         qp: QueuePairNumber,
         id: u64,
         (buffer, offset): (usize, usize),
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         imm: Option<u32>,
     ) -> Posted {
@@ -318,7 +318,7 @@ impl<F: Fabric> Node<F> {
         &mut self,
         qp: QueuePairNumber,
         id: u64,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         op: AtomicOp,
         width: AtomicWidth,
     ) -> Posted {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ironband_core::config::SingleCopy;
-use ironband_fabric::{Access, CompletionStatus, Device, Fabric, Posted, ReadHint, RemoteMemory};
+use ironband_fabric::{Access, CompletionStatus, Device, Fabric, Posted, ReadHint, RemoteAddress};
 
 use super::agent::Duo;
 use super::memory::{first_difference, patterned};
@@ -319,12 +319,12 @@ pub fn refused<F: Fabric>(setup: &Setup) -> Outcome {
     pair.b.deregister(ended);
     let at = |pair: &Pair<F>, buffer, offset: i64| {
         let remote = pair.b.remote(buffer, 0);
-        RemoteMemory { address: remote.address.wrapping_add_signed(offset), ..remote }
+        RemoteAddress { address: remote.address.wrapping_add_signed(offset), ..remote }
     };
     let good = pair.b.remote(all, 0);
-    let wrong_key = RemoteMemory { key: good.key ^ 0x0100_0000_0000, ..good };
-    let no_such_key = RemoteMemory { key: u64::MAX, ..good };
-    let wrapping = RemoteMemory { address: u64::MAX - 10, ..good };
+    let wrong_key = RemoteAddress { key: good.key ^ 0x0100_0000_0000, ..good };
+    let no_such_key = RemoteAddress { key: u64::MAX, ..good };
+    let wrapping = RemoteAddress { address: u64::MAX - 10, ..good };
     let reads = [
         (wrong_key, "another key"),
         (no_such_key, "no such key"),
@@ -380,7 +380,7 @@ pub fn refused_and_reconnected<F: Fabric>(setup: &Setup) -> Outcome {
     let named = pair.a.capabilities().names_refusal;
     let wanted = if named { CompletionStatus::RemoteAccess } else { CompletionStatus::Flushed };
     let good = pair.b.remote(all, 0);
-    let behind = RemoteMemory { address: good.address + 1, ..good };
+    let behind = RemoteAddress { address: good.address + 1, ..good };
     let cases = [
         (behind, "behind the region"),
         (pair.b.remote(local, 0), "local only"),
@@ -469,7 +469,7 @@ pub fn refused_when_short<F: Fabric>(setup: &Setup) -> Outcome {
             let own = pair.a.buffer(LEN, 2, Access::LOCAL);
             let start = if remote_read { LEN - len_bytes + 1 } else { 0 };
             let start_of = pair.b.remote(target, 0);
-            let remote = RemoteMemory { address: start_of.address + start as u64, ..start_of };
+            let remote = RemoteAddress { address: start_of.address + start as u64, ..start_of };
             let status =
                 pair.finish(3, |pair| pair.a.read(pair.ab, 3, (own, 0), remote, len_bytes, HINTS[0]));
             let refused = matches!(status, CompletionStatus::RemoteAccess | CompletionStatus::Flushed);
@@ -500,7 +500,7 @@ pub fn refused_in_part<F: Fabric>(setup: &Setup) -> Outcome {
     let own = pair.a.buffer(LEN, 2, Access::LOCAL);
     for shift in [-200_000_i64, 200_000] {
         let remote = pair.b.remote(target, 0);
-        let remote = RemoteMemory { address: remote.address.wrapping_add_signed(shift), ..remote };
+        let remote = RemoteAddress { address: remote.address.wrapping_add_signed(shift), ..remote };
         let status = pair.finish(1, |pair| pair.a.write(pair.ab, 1, (own, 0), remote, LEN, Some(1)));
         assert_eq!(status, CompletionStatus::RemoteAccess, "moved by {shift}");
         assert!(pair.b.take_arrival().is_none(), "notified of a write that was refused");

@@ -4,7 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use ironband_core::wire::{AtomicRequest, Card, PullRequest, PushHeader, RecordKind, ShareRequest};
-use ironband_fabric::{Access, Device, Fabric, Posted, RemoteMemory};
+use ironband_fabric::{Access, Device, Fabric, Posted, RemoteAddress};
 
 use super::agent::{Agent, Duo, from_hex, to_hex};
 use super::memory::{Foreign, first_difference, limit};
@@ -240,7 +240,7 @@ impl Random {
 }
 
 /// In the agent: the attack.
-pub fn scribble<F: Fabric>(setup: &Setup, victim: &[u8], offered: RemoteMemory, rounds: u64) -> String {
+pub fn scribble<F: Fabric>(setup: &Setup, victim: &[u8], offered: RemoteAddress, rounds: u64) -> String {
     for round in 0..rounds {
         let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (round + 1));
         let mut node = Node::<F>::open(setup, 50);
@@ -296,7 +296,7 @@ fn anywhere(random: &mut Random, memory: &Foreign, range: std::ops::Range<usize>
 }
 
 /// Records in the right places, of every kind, with bodies that are nearly right.
-fn records(random: &mut Random, own: &Foreign, sent: u32, offered: RemoteMemory) {
+fn records(random: &mut Random, own: &Foreign, sent: u32, offered: RemoteAddress) {
     for position in sent..sent + 30 {
         let slot = at::SLOTS + position as usize % at::SLOT_COUNT * at::SLOT_BYTES;
         let kind = random.below(17) as u64;
@@ -317,7 +317,7 @@ fn records(random: &mut Random, own: &Foreign, sent: u32, offered: RemoteMemory)
     }
 }
 
-fn body(random: &mut Random, kind: u8, offered: RemoteMemory) -> Vec<u8> {
+fn body(random: &mut Random, kind: u8, offered: RemoteAddress) -> Vec<u8> {
     let address = match random.below(4) {
         0 => random.number(),
         1 => offered.address.wrapping_add(random.number()),

@@ -1,7 +1,7 @@
 //! One side of the measurement: its device and memory, what has come in, and the peer. Both sides wait and send by this.
 
 use anyhow::{bail, ensure};
-use ironband::{Posted, QueuePair, ReadHint, RemoteMemory, WorkId};
+use ironband::{Posted, QueuePair, ReadHint, RemoteAddress, WorkId};
 use ironband_fabric::Fabric;
 use std::time::{Duration, Instant};
 
@@ -32,21 +32,21 @@ pub(super) struct Link<F: Fabric> {
     pub(super) timeout: Duration,
     pub(super) peer: QueuePair,
     /// The peer's memory, for this side to read and to write.
-    pub(super) peer_source: RemoteMemory,
-    pub(super) peer_target: RemoteMemory,
+    pub(super) peer_source: RemoteAddress,
+    pub(super) peer_target: RemoteAddress,
     /// Spoils a byte of what is sent, to see that checks find it.
     pub(super) corrupt: bool,
 }
 
 /// Checks what the peer says of its memory.
-pub(super) fn remote(area: Area, plan: &Plan) -> anyhow::Result<RemoteMemory> {
+pub(super) fn remote(area: Area, plan: &Plan) -> anyhow::Result<RemoteAddress> {
     let wanted = plan.size_bytes_max as u64;
     ensure!(
         area.len_bytes >= wanted,
         "the peer offers {} bytes of memory, and {wanted} are wanted",
         area.len_bytes
     );
-    Ok(RemoteMemory { address: area.address, key: area.key })
+    Ok(RemoteAddress { address: area.address, key: area.key })
 }
 
 impl<F: Fabric> Link<F> {

@@ -2,7 +2,7 @@
 
 use ironband::{
     Access, AtomicOp, AtomicWidth, CompletionStatus, Device, Handler, Payload, Posted, QueuePair, ReadHint,
-    Registration, RemoteMemory, WorkId,
+    Registration, RemoteAddress, WorkId,
 };
 use ironband_fabric::Fabric;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -127,7 +127,7 @@ impl<F: Fabric> Windows<F> {
         &self,
         to: QueuePair,
         id: WorkId,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         imm: Option<u32>,
     ) -> Posted {
@@ -146,7 +146,7 @@ impl<F: Fabric> Windows<F> {
         &self,
         from: QueuePair,
         id: WorkId,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         hint: ReadHint,
     ) -> Posted {
@@ -157,7 +157,7 @@ impl<F: Fabric> Windows<F> {
     }
 
     /// Adds 1 to a word of the peer.
-    pub(super) fn fetch_add(&self, to: QueuePair, id: WorkId, remote: RemoteMemory) -> Posted {
+    pub(super) fn fetch_add(&self, to: QueuePair, id: WorkId, remote: RemoteAddress) -> Posted {
         let result = self.results.start.as_ptr();
         // SAFETY: aligned, and alive until the device is gone.
         unsafe { self.device.atomic(to, id, result, remote, AtomicOp::FetchAdd(1), AtomicWidth::Eight) }

@@ -16,5 +16,5 @@ mod violation;
 
 pub use machine::{Arrival, Counts, Found, Post, Protocol, Received, RequestError, Transfer};
 pub use peer::{INITIAL_WINDOW_BYTES, PeerLimits};
-pub use requests::Handle;
+pub use requests::{Handle, Requests};
 pub use violation::Violation;

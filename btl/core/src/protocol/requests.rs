@@ -38,17 +38,25 @@ struct Place<T> {
 
 /// Requests of one kind. Places are used again, the last one freed first, and never given back.
 #[derive(Debug, Clone)]
-pub(crate) struct Requests<T> {
+pub struct Requests<T> {
     places: Vec<Place<T>>,
     free: Vec<u32>,
 }
 
+impl<T> Default for Requests<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Requests<T> {
-    pub(crate) const fn new() -> Self {
+    /// No requests.
+    pub const fn new() -> Self {
         Self { places: Vec::new(), free: Vec::new() }
     }
 
-    pub(crate) fn insert(&mut self, value: T) -> Handle {
+    /// Gives a request a place.
+    pub fn insert(&mut self, value: T) -> Handle {
         let Some(index) = self.free.pop() else {
             let index = u32::try_from(self.places.len()).expect("memory ends before four billion requests");
             self.places.push(Place { generation: 1, value: Some(value) });
@@ -62,17 +70,20 @@ impl<T> Requests<T> {
         Handle::new(index, place.generation)
     }
 
-    pub(crate) fn get(&self, handle: Handle) -> Option<&T> {
+    /// The request with this handle.
+    pub fn get(&self, handle: Handle) -> Option<&T> {
         let place = self.places.get(handle.index())?;
         if place.generation == handle.generation() { place.value.as_ref() } else { None }
     }
 
-    pub(crate) fn get_mut(&mut self, handle: Handle) -> Option<&mut T> {
+    /// As [`Requests::get`].
+    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut T> {
         let place = self.places.get_mut(handle.index())?;
         if place.generation == handle.generation() { place.value.as_mut() } else { None }
     }
 
-    pub(crate) fn remove(&mut self, handle: Handle) -> Option<T> {
+    /// Takes a request out.
+    pub fn remove(&mut self, handle: Handle) -> Option<T> {
         let place = self.places.get_mut(handle.index())?;
         if place.generation != handle.generation() {
             return None;
@@ -82,15 +93,22 @@ impl<T> Requests<T> {
         Some(value)
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut T)> {
+    /// All requests.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut T)> {
         self.places.iter_mut().enumerate().filter_map(|(index, place)| {
             let handle = Handle::new(index as u32, place.generation);
             Some((handle, place.value.as_mut()?))
         })
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many there are.
+    pub fn len(&self) -> usize {
         self.places.len() - self.free.len()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 

@@ -20,7 +20,7 @@ use super::transfer::{AheadState, Job, JobKind, Jobs, Task, Tasks, Timed, Watche
 use super::{DEVICE, OUTSTANDING_MAX};
 use crate::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError,
-    Operation, Payload, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteMemory,
+    Operation, Payload, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteAddress,
     SendFill, Unreachable, WorkId,
 };
 use crate::{atomics, host};
@@ -582,7 +582,7 @@ impl Device for ShmDevice {
         id: WorkId,
         local: *mut u8,
         _local_region: Option<&MemoryRegion>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         hint: ReadHint,
     ) -> Posted {
@@ -625,7 +625,7 @@ impl Device for ShmDevice {
         id: WorkId,
         local: *const u8,
         _local_region: Option<&MemoryRegion>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         imm: Option<u32>,
     ) -> Posted {
@@ -660,7 +660,7 @@ impl Device for ShmDevice {
         qp: QueuePairNumber,
         id: WorkId,
         result: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         op: AtomicOp,
         width: AtomicWidth,
     ) -> Posted {

@@ -10,7 +10,7 @@ use super::queue_pair::CrossMemory;
 use super::transfer::AheadState;
 use crate::{
     Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Device, Job, Posted, QueuePairNumber,
-    ReadHint, RemoteMemory, WorkId,
+    ReadHint, RemoteAddress, WorkId,
 };
 
 fn open(rank: u32) -> ShmDevice {
@@ -45,10 +45,10 @@ fn until<T>(mut step: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn remote(device: &mut ShmDevice, memory: &mut [u8]) -> RemoteMemory {
+fn remote(device: &mut ShmDevice, memory: &mut [u8]) -> RemoteAddress {
     // SAFETY: the tests keep the memory as long as the device.
     let region = unsafe { device.register((), memory.as_mut_ptr(), memory.len(), Access::ALL) };
-    RemoteMemory { address: memory.as_ptr() as u64, key: region.expect("room").key }
+    RemoteAddress { address: memory.as_ptr() as u64, key: region.expect("room").key }
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_post_that_fails_has_no_completion() {
     tx.reserve();
     tx.unreserve();
     let mut old = 0_u64;
-    let (result, remote) = (std::ptr::from_mut(&mut old).cast(), RemoteMemory { address: 0, key: 0 });
+    let (result, remote) = (std::ptr::from_mut(&mut old).cast(), RemoteAddress { address: 0, key: 0 });
     // SAFETY: `old` lives until the end of the test.
     let posted =
         unsafe { asker.post_atomic(qp, WorkId(3), result, remote, AtomicOp::Swap(1), AtomicWidth::Eight) };
@@ -270,7 +270,7 @@ fn what_was_sent_before_a_failure_arrives_intact_or_not_at_all() {
 fn announce(
     (owner, to_reader): (&mut ShmDevice, QueuePairNumber),
     (reader, to_owner): (&mut ShmDevice, QueuePairNumber),
-    (remote, sink): (RemoteMemory, &mut [u8]),
+    (remote, sink): (RemoteAddress, &mut [u8]),
     at_once: bool,
 ) -> bool {
     assert_eq!(owner.post_send_announcing(to_reader, 0, b"announced", b"", remote.key), Posted::Complete);

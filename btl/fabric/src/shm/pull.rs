@@ -22,7 +22,7 @@ use super::transfer::{
     pull_chunk_bytes, split_ticket_word, ticket_word,
 };
 use crate::extent::Want;
-use crate::{CompletionStatus, Operation, Posted, QueuePairNumber, ReadHint, RemoteMemory, WorkId};
+use crate::{CompletionStatus, Operation, Posted, QueuePairNumber, ReadHint, RemoteAddress, WorkId};
 
 /// Longest transfer for which a copy through the ring is tried when the kernel could copy: beyond, a trial costs too much.
 const PULL_TRIAL_BYTES_MAX: usize = 4 << 20;
@@ -47,7 +47,7 @@ impl ShmDevice {
         qp: QueuePairNumber,
         id: WorkId,
         local: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
     ) -> Posted {
         // Where the kernel copies, an owner that computes need not be waited for.
@@ -85,7 +85,7 @@ impl ShmDevice {
     fn pull_request(
         &self,
         job: u32,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         ticket: Option<(usize, u16)>,
     ) -> PullRequest {
@@ -312,7 +312,7 @@ impl ShmDevice {
         qp: QueuePairNumber,
         id: WorkId,
         local: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         path: Path,
     ) -> Option<Posted> {

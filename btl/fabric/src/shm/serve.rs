@@ -21,7 +21,7 @@ use super::transfer::{
 };
 use crate::atomics;
 use crate::extent::Want;
-use crate::{Completion, CompletionStatus, Operation, Posted, QueuePairNumber, RemoteMemory, WorkId};
+use crate::{Completion, CompletionStatus, Operation, Posted, QueuePairNumber, RemoteAddress, WorkId};
 
 /// Transfers that a peer may have this process work on at once.
 const PEER_TASKS_MAX: usize = 4 * super::OUTSTANDING_MAX;
@@ -286,7 +286,7 @@ impl ShmDevice {
         qp: QueuePairNumber,
         id: WorkId,
         local: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
     ) -> Option<Posted> {
         let start = Instant::now();
@@ -330,7 +330,7 @@ impl ShmDevice {
         qp: QueuePairNumber,
         id: WorkId,
         local: *const u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         notify: Option<u32>,
     ) -> Posted {

@@ -12,7 +12,7 @@ use ironband_core::limits::SHARED_COPIES_MAX;
 use ironband_core::path::Path;
 
 use super::layout::Ticket;
-use crate::{AtomicWidth, QueuePairNumber, RemoteMemory, WorkId};
+use crate::{AtomicWidth, QueuePairNumber, RemoteAddress, WorkId};
 
 /// What a job waits for.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ pub(crate) enum AheadState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AwaitedOffer {
     pub(crate) job: u32,
-    pub(crate) remote: RemoteMemory,
+    pub(crate) remote: RemoteAddress,
     pub(crate) len_bytes: usize,
 }
 

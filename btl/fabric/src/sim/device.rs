@@ -15,7 +15,7 @@ use super::state::{Credit, Ready};
 use super::world::World;
 use crate::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, Device, DeviceError, Job, Payload,
-    Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteMemory, SendFill,
+    Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteAddress, SendFill,
     Unreachable, WorkId,
 };
 
@@ -280,7 +280,7 @@ impl Device for SimDevice {
         id: WorkId,
         local: *mut u8,
         local_region: Option<&MemoryRegion>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         _hint: ReadHint,
     ) -> Posted {
@@ -294,7 +294,7 @@ impl Device for SimDevice {
         id: WorkId,
         local: *const u8,
         local_region: Option<&MemoryRegion>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         imm: Option<u32>,
     ) -> Posted {
@@ -311,7 +311,7 @@ impl Device for SimDevice {
         qp: QueuePairNumber,
         id: WorkId,
         result: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         op: AtomicOp,
         width: AtomicWidth,
     ) -> Posted {

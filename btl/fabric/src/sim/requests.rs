@@ -7,7 +7,7 @@ use super::memory;
 use super::regions::User;
 use super::state::{Credit, Event, Ready, State};
 use crate::extent::Want;
-use crate::{AtomicOp, AtomicScope, AtomicWidth, CompletionStatus, Operation, Posted, RemoteMemory, WorkId};
+use crate::{AtomicOp, AtomicScope, AtomicWidth, CompletionStatus, Operation, Posted, RemoteAddress, WorkId};
 
 /// A request has a bit for each of its pieces.
 const PIECES_MAX: u32 = 32;
@@ -46,7 +46,7 @@ pub(super) struct Work {
     pub(super) local: usize,
     /// Key of the region that it lies in.
     pub(super) local_key: Option<u64>,
-    pub(super) remote: RemoteMemory,
+    pub(super) remote: RemoteAddress,
     pub(super) len_bytes: usize,
 }
 

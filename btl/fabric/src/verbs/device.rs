@@ -30,8 +30,8 @@ use super::works::OUTSTANDING_MAX;
 use crate::host;
 use crate::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, Device, DeviceError, Job, Limits,
-    Operation, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteMemory, SendFill,
-    Unreachable, WorkId,
+    Operation, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteAddress,
+    SendFill, Unreachable, WorkId,
 };
 
 /// Wanted of the adapter; it says what it gives.
@@ -587,7 +587,7 @@ impl Device for VerbsDevice {
         id: WorkId,
         local: *mut u8,
         local_region: Option<&MemoryRegion>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         _hint: ReadHint,
     ) -> Posted {
@@ -601,7 +601,7 @@ impl Device for VerbsDevice {
         id: WorkId,
         local: *const u8,
         local_region: Option<&MemoryRegion>,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         imm: Option<u32>,
     ) -> Posted {
@@ -615,7 +615,7 @@ impl Device for VerbsDevice {
         qp: QueuePairNumber,
         id: WorkId,
         result: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         op: AtomicOp,
         width: AtomicWidth,
     ) -> Posted {

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use super::device::VerbsDevice;
 use crate::extent::Want;
 use crate::{
-    Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber, ReceiveToken, RemoteMemory,
+    Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber, ReceiveToken, RemoteAddress,
     SendFill, WorkId,
 };
 
@@ -94,7 +94,7 @@ impl VerbsDevice {
         qp: QueuePairNumber,
         id: WorkId,
         local: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         (operation, imm): (Operation, Option<u32>),
     ) -> Posted {

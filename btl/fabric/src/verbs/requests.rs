@@ -13,7 +13,7 @@ use crate::atomics;
 use crate::extent::Want;
 use crate::{
     Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Operation, Posted, QueuePairNumber,
-    RemoteMemory, WorkId,
+    RemoteAddress, WorkId,
 };
 
 /// One request of this process.
@@ -58,7 +58,7 @@ pub(super) struct Atomic {
     result: *mut u8,
     width: AtomicWidth,
     op: AtomicOp,
-    remote: RemoteMemory,
+    remote: RemoteAddress,
     /// Of the adapter's own atomics: where the old value arrives. `None`: the peer's processor does it.
     bounce: Option<u32>,
     /// For operations that the adapter lacks: what the last compare-and-swap expected.
@@ -150,7 +150,7 @@ impl VerbsDevice {
         qp: QueuePairNumber,
         id: WorkId,
         (local, region): (*mut u8, Option<&MemoryRegion>),
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         (operation, imm): (Operation, Option<u32>),
     ) -> Posted {
@@ -389,7 +389,7 @@ impl VerbsDevice {
         qp: QueuePairNumber,
         id: WorkId,
         result: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         (op, width): (AtomicOp, AtomicWidth),
     ) -> Posted {
         if let Err(posted) = self.make_ready(qp) {
@@ -434,7 +434,7 @@ impl VerbsDevice {
         }
         let (code, operand, compare) = atomics::wire_form(op);
         let (code, width) = (code as u16, width.bytes() as u16);
-        let RemoteMemory { address, key } = remote;
+        let RemoteAddress { address, key } = remote;
         let body = AtomicRequest { job: number, code, width, address, key, operand, compare }.encode();
         let posted = self.transmit(qp, MessageKind::AtomicRequest, 0, &body, &[]);
         if posted == Posted::Complete {
@@ -581,7 +581,7 @@ impl VerbsDevice {
         qp: QueuePairNumber,
         id: WorkId,
         result: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         (op, width): (AtomicOp, AtomicWidth),
     ) -> Posted {
         let target = self.regions.check(remote.key, remote.address, width.bytes() as u64, Want::Atomic);

@@ -11,7 +11,7 @@ use super::device::VerbsDevice;
 use super::requests::Request;
 use super::works::OUTSTANDING_MAX;
 use crate::extent::Want;
-use crate::{CompletionStatus, Operation, Posted, QueuePairNumber, RemoteMemory, WorkId};
+use crate::{CompletionStatus, Operation, Posted, QueuePairNumber, RemoteAddress, WorkId};
 
 /// What Soft-iWARP calls its maker (`SIW_VENDOR_ID`: "bmt").
 pub(super) const SOFT_IWARP_VENDOR: u32 = 0x0062_6d74;
@@ -38,7 +38,7 @@ impl VerbsDevice {
         qp: QueuePairNumber,
         id: WorkId,
         local: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
     ) -> Posted {
         if !self.has_request_room(qp, true) {
@@ -52,7 +52,7 @@ impl VerbsDevice {
         let short = ShortRead { local, len_bytes: len_bytes as u16 };
         let request = Request { short: Some(short), ..Request::new(qp, qpn, id, Operation::Read) };
         let job = self.requests.insert(request);
-        let RemoteMemory { address, key } = remote;
+        let RemoteAddress { address, key } = remote;
         let body = ReadRequest { job, len_bytes: short.len_bytes, address, key }.encode();
         let posted = self.transmit(qp, MessageKind::ReadRequest, 0, &body, &[]);
         if posted == Posted::Complete {

@@ -16,7 +16,6 @@ use super::series::{
     component_table, memory_hooks, modex_put,
 };
 use super::{runtime, variables};
-use crate::card;
 
 /// The component's table, as Open MPI sees it.
 #[repr(transparent)]
@@ -101,7 +100,7 @@ unsafe extern "C" fn init(
             return null_mut();
         }
         let addresses = opened.addresses.iter().map(|(fabric, address)| (*fabric, address.as_slice()));
-        if let Err(code) = modex_put(table(), &card::encode(addresses)) {
+        if let Err(code) = modex_put(table(), &ironband::encode_process_card(addresses)) {
             runtime::say(&format!(
                 "the launcher does not take this process's address (code {code}); not used"
             ));

@@ -19,7 +19,6 @@ use super::series::{
     ModuleTable, OPAL_ERROR, OPAL_SUCCESS, OpaqueEndpoint, Proc, ProcessName, is_on_this_node, modex_get,
     opal_bitmap_set_bit, opal_bitmap_t, opal_proc_local_get,
 };
-use crate::card;
 
 /// How long `del_procs` waits until what is queued to a peer has left. The peer has to take it, and it is about to
 /// delete us as well; so this only ends when it has died or hangs.
@@ -204,7 +203,7 @@ unsafe fn reach<F: Fabric>(module: &Module<F>, proc: *mut Proc) -> Option<&Endpo
             return None;
         }
     };
-    let connected = card::addresses(&card, F::NAME).and_then(|addresses| {
+    let connected = ironband::addresses_of(&card, F::NAME).and_then(|addresses| {
         let address = partner(module, &addresses)?;
         module.device().connect(address).map_err(|unreachable| unreachable.to_string())
     });

@@ -10,7 +10,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use ironband::{AtomicOp, AtomicWidth, CompletionStatus, Posted, ReadHint, RemoteMemory, WorkId};
+use ironband::{AtomicOp, AtomicWidth, CompletionStatus, Posted, ReadHint, RemoteAddress, WorkId};
 use ironband_fabric::Fabric;
 
 use super::endpoint::Endpoint;
@@ -58,19 +58,19 @@ enum Request {
     Get {
         local: *mut u8,
         handle: *const OpaqueHandle,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
         hint: ReadHint,
     },
     Put {
         local: *const u8,
         handle: *const OpaqueHandle,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         len_bytes: usize,
     },
     Atomic {
         result: *mut u8,
-        remote: RemoteMemory,
+        remote: RemoteAddress,
         op: AtomicOp,
         width: AtomicWidth,
     },
@@ -85,7 +85,7 @@ impl Request {
         }
     }
 
-    const fn remote(&self) -> RemoteMemory {
+    const fn remote(&self) -> RemoteAddress {
         match self {
             Self::Get { remote, .. } | Self::Put { remote, .. } | Self::Atomic { remote, .. } => *remote,
         }
@@ -263,7 +263,7 @@ pub(super) unsafe extern "C" fn get<F: Fabric>(
         let (module, peer, key) = unsafe {
             (Module::<F>::from_c(table), Endpoint::from_c(endpoint), RemoteKey::from_c(remote_handle))
         };
-        let remote = RemoteMemory { address: remote_address, key: key.key };
+        let remote = RemoteAddress { address: remote_address, key: key.key };
         let transfer = Transfer {
             request: Request::Get {
                 local: local_address.cast(),
@@ -301,7 +301,7 @@ pub(super) unsafe extern "C" fn put<F: Fabric>(
         let (module, peer, key) = unsafe {
             (Module::<F>::from_c(table), Endpoint::from_c(endpoint), RemoteKey::from_c(remote_handle))
         };
-        let remote = RemoteMemory { address: remote_address, key: key.key };
+        let remote = RemoteAddress { address: remote_address, key: key.key };
         let transfer = Transfer {
             request: Request::Put { local: local_address.cast(), handle: local_handle, remote, len_bytes },
             window: key.is_window(),
@@ -374,7 +374,7 @@ unsafe fn atomic<F: Fabric>(
     let transfer = Transfer {
         request: Request::Atomic {
             result,
-            remote: RemoteMemory { address: call.remote_address, key: key.key },
+            remote: RemoteAddress { address: call.remote_address, key: key.key },
             op,
             width,
         },

@@ -142,7 +142,7 @@ pub fn queues_are_bounded<F: Fabric<Device = SimDevice>>(_setup: &Setup) -> Outc
     // SAFETY: `words` lives until the end, and nobody else uses it.
     let region = unsafe { peer.register((), words.as_mut_ptr().cast(), 16, Access::ALL) }.expect("room");
     let remote =
-        ironband_fabric::RemoteMemory { address: words.as_ptr() as u64, key: peer.remote_key(&region) };
+        ironband_fabric::RemoteAddress { address: words.as_ptr() as u64, key: peer.remote_key(&region) };
     let mut results = [0_u64; 3];
     let mut posted = Vec::new();
     for (id, result) in results.iter_mut().enumerate() {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use ironband_fabric::sim::{Faults, SimDevice, World};
 use ironband_fabric::{
     Access, AtomicOp, AtomicWidth, CompletionStatus, Device, Fabric, Posted, QueuePairNumber, ReadHint,
-    RemoteMemory,
+    RemoteAddress,
 };
 
 use super::super::Setup;
@@ -64,9 +64,9 @@ struct Member<F: Fabric> {
     window: usize,
     /// The word that everyone adds to.
     counter: usize,
-    remote_source: RemoteMemory,
-    remote_counter: RemoteMemory,
-    remote_window: RemoteMemory,
+    remote_source: RemoteAddress,
+    remote_counter: RemoteAddress,
+    remote_window: RemoteAddress,
     peers: [Peer; DEVICES],
     /// Slots of this one's window that nobody uses. One whose write has not succeeded is never used again: it may land late.
     free_slots: Vec<usize>,
@@ -311,7 +311,7 @@ impl<F: Fabric<Device = SimDevice>> Program<F> {
             (8, Some(slot)) => {
                 counts = imm_too;
                 let Ok(from) = member.node.try_buffer(SLOT_BYTES, slot as u32, Access::LOCAL) else { return };
-                let remote = RemoteMemory { address: window.address + (slot * SLOT_BYTES) as u64, ..window };
+                let remote = RemoteAddress { address: window.address + (slot * SLOT_BYTES) as u64, ..window };
                 let posted = member.node.write(qp, id, (from, 0), remote, SLOT_BYTES, imm_too.then_some(imm));
                 (posted, Some(Deed::Write { slot, from, imm: imm_too.then_some(imm) }))
             }

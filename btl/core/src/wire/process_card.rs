@@ -1,4 +1,5 @@
-//! What one process publishes through the launcher's key-value exchange (the modex), so that others can reach it.
+//! What one process publishes through the launcher's key-value exchange (the modex), so that others can reach it: the addresses of
+//! all its devices.
 //!
 //! ```text
 //!  0         1         2              then, for each device:
@@ -13,7 +14,10 @@
 const VERSION: u8 = 1;
 
 /// Writes the card of a process whose devices have these fabrics and addresses.
-pub(crate) fn encode<'a>(devices: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
+///
+/// # Panics
+/// When a name or an address has more than 255 bytes, which none has ([`crate::limits::ADDRESS_BYTES_MAX`]).
+pub fn encode_process_card<'a>(devices: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
     let mut bytes = vec![VERSION, 0];
     for (fabric, address) in devices {
         for field in [fabric.as_bytes(), address] {
@@ -30,7 +34,7 @@ pub(crate) fn encode<'a>(devices: impl Iterator<Item = (&'a str, &'a [u8])>) -> 
 ///
 /// # Errors
 /// One clause that says what is wrong with the card.
-pub(crate) fn addresses<'a>(card: &'a [u8], fabric: &str) -> Result<Vec<&'a [u8]>, String> {
+pub fn addresses_of<'a>(card: &'a [u8], fabric: &str) -> Result<Vec<&'a [u8]>, String> {
     let [version, devices, rest @ ..] = card else {
         return Err(format!("its address card is cut short ({} bytes)", card.len()));
     };
@@ -62,25 +66,26 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let card = encode([("shm", &b"ab"[..])].into_iter());
+        let card = encode_process_card([("shm", &b"ab"[..])].into_iter());
         assert_eq!(card, [1, 1, 3, b's', b'h', b'm', 2, b'a', b'b']);
     }
 
     #[test]
     fn every_device_of_a_fabric_is_found_and_others_are_skipped() {
         let long = [7; 200];
-        let card = encode([("shm", &b"one"[..]), ("verbs", &long[..]), ("shm", &b""[..])].into_iter());
-        assert_eq!(addresses(&card, "shm"), Ok(vec![&b"one"[..], &b""[..]]));
-        assert_eq!(addresses(&card, "verbs"), Ok(vec![&long[..]]));
-        assert_eq!(addresses(&card, "sim"), Ok(vec![]));
+        let card =
+            encode_process_card([("shm", &b"one"[..]), ("verbs", &long[..]), ("shm", &b""[..])].into_iter());
+        assert_eq!(addresses_of(&card, "shm"), Ok(vec![&b"one"[..], &b""[..]]));
+        assert_eq!(addresses_of(&card, "verbs"), Ok(vec![&long[..]]));
+        assert_eq!(addresses_of(&card, "sim"), Ok(vec![]));
     }
 
     #[test]
     fn a_damaged_card_is_an_error_at_every_length() {
-        let card = encode([("shm", &b"address"[..]), ("verbs", &b"x"[..])].into_iter());
+        let card = encode_process_card([("shm", &b"address"[..]), ("verbs", &b"x"[..])].into_iter());
         for len in 0..card.len() {
-            assert!(addresses(&card[..len], "shm").is_err(), "{len} bytes were accepted");
+            assert!(addresses_of(&card[..len], "shm").is_err(), "{len} bytes were accepted");
         }
-        assert!(addresses(&[9, 0], "shm").expect_err("another version").contains("version 9"));
+        assert!(addresses_of(&[9, 0], "shm").expect_err("another version").contains("version 9"));
     }
 }

@@ -1,0 +1,121 @@
+//! The buffers of requests under way. Whoever makes a request promises that its buffer stays; here, and nowhere else in the
+//! context, it is touched.
+
+use std::any::Any;
+use std::ptr;
+
+use ironband_fabric::Payload;
+
+use super::devices::Registered;
+
+/// What a send keeps.
+pub(super) struct Outgoing {
+    start: *const u8,
+    len_bytes: usize,
+    pub(super) registration: Option<Registered>,
+    /// The buffer itself, when nobody else keeps it any more.
+    pub(super) owner: Option<Box<dyn Any>>,
+}
+
+impl Outgoing {
+    /// # Safety
+    /// The memory stays readable, and nobody writes to it, until the send has ended and was taken out.
+    pub(super) const unsafe fn new(start: *const u8, len_bytes: usize) -> Self {
+        Self { start, len_bytes, registration: None, owner: None }
+    }
+
+    pub(super) const fn start(&self) -> *const u8 {
+        self.start
+    }
+
+    pub(super) const fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    /// A part of the message; empty where it has none.
+    pub(super) fn part(&self, offset: u64, len_bytes: usize) -> &[u8] {
+        if self.len_bytes == 0 {
+            return &[];
+        }
+        // SAFETY: the whole is readable and constant, as promised to `new`.
+        let whole = unsafe { std::slice::from_raw_parts(self.start, self.len_bytes) };
+        usize::try_from(offset)
+            .ok()
+            .and_then(|offset| whole.get(offset..)?.get(..len_bytes))
+            .unwrap_or_default()
+    }
+}
+
+/// What a receive keeps.
+pub(super) struct Incoming {
+    start: *mut u8,
+    len_bytes: usize,
+    pub(super) registration: Option<Registered>,
+    /// The buffer itself, when nobody else keeps it any more.
+    pub(super) owner: Option<Box<dyn Any>>,
+}
+
+impl Incoming {
+    /// # Safety
+    /// The memory stays writable, and nobody else touches it, until the receive has ended and was taken out.
+    pub(super) const unsafe fn new(start: *mut u8, len_bytes: usize) -> Self {
+        Self { start, len_bytes, registration: None, owner: None }
+    }
+
+    pub(super) const fn start(&self) -> *mut u8 {
+        self.start
+    }
+
+    pub(super) const fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    /// True if so much fits from this offset on.
+    fn fits(&self, offset: u64, len_bytes: usize) -> bool {
+        usize::try_from(offset)
+            .ok()
+            .and_then(|offset| offset.checked_add(len_bytes))
+            .is_some_and(|end| end <= self.len_bytes)
+    }
+
+    /// Copies a part of a payload to the buffer.
+    ///
+    /// # Panics
+    /// When it does not fit: the protocol has checked that it does.
+    #[inline]
+    pub(super) fn fill(&self, offset: u64, payload: Payload, skip: usize, len_bytes: usize) {
+        assert!(self.fits(offset, len_bytes) && skip + len_bytes <= payload.len(), "checked by the protocol");
+        // SAFETY: both ends were checked above; the buffer is ours to write, as promised to `new`, and the payload is mapped until
+        // its token is released. They do not overlap: a payload lies in the fabric's own memory.
+        unsafe {
+            ptr::copy_nonoverlapping(payload.as_ptr().add(skip), self.start.add(offset as usize), len_bytes);
+        }
+    }
+
+    /// As [`Incoming::fill`], from the start on, from bytes that were kept.
+    pub(super) fn fill_from(&self, bytes: &[u8]) {
+        assert!(self.fits(0, bytes.len()), "checked by the protocol");
+        // SAFETY: as in `fill`.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start, bytes.len()) };
+    }
+}
+
+/// Copies the beginning of a payload, as much as both have.
+#[inline]
+pub(super) fn copy_start(payload: Payload, to: &mut [u8]) {
+    let len_bytes = payload.len().min(to.len());
+    // SAFETY: the payload is mapped until its token is released, after this call, and peers may write it: it is copied raw.
+    unsafe { ptr::copy_nonoverlapping(payload.as_ptr(), to.as_mut_ptr(), len_bytes) };
+}
+
+/// Replaces `to` by what is behind the first `skip` bytes of a payload.
+pub(super) fn copy_rest(payload: Payload, skip: usize, to: &mut Vec<u8>) {
+    let len_bytes = payload.len().saturating_sub(skip);
+    to.clear();
+    to.reserve(len_bytes);
+    // SAFETY: as in `copy_start`; there is room for so much, which is initialised by the copy.
+    unsafe {
+        ptr::copy_nonoverlapping(payload.as_ptr().add(payload.len() - len_bytes), to.as_mut_ptr(), len_bytes);
+        to.set_len(len_bytes);
+    }
+}

@@ -1,0 +1,153 @@
+//! What comes from the devices: messages of peers, ends of requests, lost connections.
+
+use ironband_core::protocol::{Arrival, Handle};
+use ironband_core::wire::message::{ACTIVE_HEADER_BYTES, EAGER_HEADER_BYTES, HEADER_BYTES_MAX, Hello, Kind};
+use ironband_fabric::{CompletionStatus, Payload, WorkId};
+
+use super::Context;
+use super::body::{copy_rest, copy_start};
+use super::state::{InFlight, Link, limits_of};
+use crate::device::{Handler, QueuePair};
+
+/// The ears of a context at one of its devices.
+pub(super) struct Ears<'c> {
+    pub(super) context: &'c Context,
+    pub(super) device: usize,
+}
+
+impl Handler for Ears<'_> {
+    #[inline]
+    fn received(&self, from: QueuePair, imm: u32, payload: Payload) {
+        self.context.hear(Link { device: self.device, qp: from }, imm, payload);
+    }
+
+    fn completed(&self, _endpoint: QueuePair, id: WorkId, status: CompletionStatus) {
+        self.context.ended(Handle::from_wire(id.0), status);
+    }
+
+    fn disconnected(&self, from: QueuePair, reason: &str) {
+        let mut state = self.context.state.borrow_mut();
+        if let Some(rank) = state.rank_of(self.device, from) {
+            state.lose(rank, reason.to_owned());
+        }
+    }
+}
+
+impl Context {
+    #[inline]
+    fn hear(&self, from: Link, imm: u32, payload: Payload) {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let Some(rank) = state.rank_of(from.device, from.qp) else {
+            drop(guard);
+            return self.hear_stranger(from, imm, payload);
+        };
+        let mut start = [0; HEADER_BYTES_MAX];
+        // Most are eager: their header is short.
+        let header_bytes =
+            Kind::of_immediate(imm).map_or(0, |(kind, _)| kind.header_bytes()).min(payload.len());
+        copy_start(payload, &mut start[..header_bytes]);
+        match state.protocol.arrived(rank, imm, &start[..header_bytes], payload.len()) {
+            Ok(Arrival::Nothing) => {}
+            Ok(Arrival::Deliver { receive, offset, len_bytes }) => {
+                if let Some(body) = state.protocol.receive_body(receive) {
+                    body.fill(offset, payload, header_bytes, len_bytes);
+                }
+            }
+            Ok(Arrival::Keep(envelope)) => {
+                let mut kept = state.buffer();
+                copy_rest(payload, EAGER_HEADER_BYTES, &mut kept);
+                state.protocol.keep(envelope, kept.len(), kept);
+            }
+            Ok(Arrival::Active { id }) => {
+                let mut data = state.buffer();
+                copy_rest(payload, ACTIVE_HEADER_BYTES, &mut data);
+                drop(guard);
+                return self.active(rank, id, data);
+            }
+            Err(violation) => {
+                let reason = format!("it does not keep to the protocol: {violation}");
+                self.give_up(state, rank, reason);
+            }
+        }
+        state.talk(rank);
+    }
+
+    /// The first message over a connection that the peer has made.
+    #[cold]
+    fn hear_stranger(&self, from: Link, imm: u32, payload: Payload) {
+        let mut start = [0; 48];
+        copy_start(payload, &mut start);
+        let hello = match Kind::of_immediate(imm) {
+            Some((Kind::Hello, 0)) if payload.len() == start.len() => {
+                Hello::decode(&start).map_err(|error| error.to_string())
+            }
+            _ => Err("the first message over a connection is no greeting".to_owned()),
+        };
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let device = &self.devices[from.device];
+        let is_welcome = |hello: &Hello| {
+            hello.job == self.job
+                && hello.rank < self.size()
+                && state.link(hello.rank).is_none()
+                && !state.protocol.is_lost(hello.rank)
+        };
+        match hello {
+            Ok(hello) if is_welcome(&hello) => {
+                state.bind(hello.rank, from, limits_of(device));
+                drop(guard);
+                self.hear(from, imm, payload);
+            }
+            // Another job's, another release's, or somebody else's: not our business.
+            Ok(hello) => {
+                tracing::warn!(
+                    rank = hello.rank,
+                    "a greeting from a process that is not expected; its connection is ended"
+                );
+                device.disconnect(from.qp);
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "a connection is ended");
+                device.disconnect(from.qp);
+            }
+        }
+    }
+
+    fn active(&self, source: u32, id: u32, data: Vec<u8>) {
+        let handler = self.handlers.borrow().get(&id).cloned();
+        match handler {
+            Some(handler) => handler(self, source, &data),
+            None => {
+                let reason =
+                    format!("it has sent an active message for the handler {id}, which there is not");
+                self.give_up(&mut self.state.borrow_mut(), source, reason);
+            }
+        }
+        self.state.borrow_mut().give_back(data);
+    }
+
+    /// A request of a device has ended.
+    fn ended(&self, id: Handle, status: CompletionStatus) {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let is_done = status == CompletionStatus::Success;
+        match state.in_flight.remove(id) {
+            Some(InFlight::Read { receive, peer }) => {
+                state.protocol.read_ended(receive, is_done);
+                state.talk(peer);
+            }
+            Some(InFlight::Write { send, peer }) => {
+                state.protocol.write_ended(send, is_done);
+                state.talk(peer);
+            }
+            Some(InFlight::Access { access }) => {
+                if let Some(access) = state.accesses.get_mut(access) {
+                    access.status = Some(status);
+                }
+            }
+            None => debug_assert!(false, "a request ends that there is not"),
+        }
+        self.say_news(state);
+    }
+}

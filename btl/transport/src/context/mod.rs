@@ -1,0 +1,334 @@
+//! The Rust API: processes of a job that send each other messages and reach into each other's memory, over whichever device there
+//! is, under whichever launcher.
+//!
+//! [`Context`] is a process's place in its job. It is used by one thread, has no threads of its own, and nothing moves unless
+//! something of it is called: a blocking call, a wait, or [`Context::progress`].
+
+mod body;
+mod buffer;
+mod devices;
+mod endpoint;
+mod error;
+mod incoming;
+mod memory;
+mod open;
+mod posting;
+mod request;
+mod roll_call;
+mod state;
+
+pub use buffer::{Buffer, BufferMut};
+pub use endpoint::Endpoint;
+pub use error::Error;
+pub use memory::{Exposed, MemoryKey, RemoteMemory};
+pub use open::simulated;
+pub use request::{ReceiveRequest, SendRequest};
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+pub use ironband_core::protocol::matching::Pattern;
+use ironband_core::protocol::{Handle, Received, RequestError};
+use ironband_core::wire::message::Memory;
+use ironband_fabric::{Access, Posted};
+
+use body::{Incoming, Outgoing};
+use devices::{AnyDevice, Registered};
+use incoming::Ears;
+use open::Directory;
+use roll_call::RollCall;
+use state::{Link, State};
+
+type ActiveHandler = Rc<dyn Fn(&Context, u32, &[u8])>;
+
+/// Active messages with these numbers and above are ours.
+pub const ACTIVE_IDS_OWN: u32 = 0xffff_ff00;
+
+/// This process's place in its job.
+///
+/// ```
+/// use ironband::{Context, Pattern};
+///
+/// let context = Context::open()?;
+/// let next = context.endpoint((context.rank() + 1) % context.size())?;
+/// let request = context.start_receive(Pattern::any_source(7), vec![0; 5])?;
+/// next.send(7, b"hello")?;
+/// let (bytes, received) = request.wait()?;
+/// assert_eq!((&bytes[..], received.len_bytes), (&b"hello"[..], 5));
+/// context.close()?;
+/// # Ok::<(), ironband::Error>(())
+/// ```
+pub struct Context {
+    // Dropped in this order: what is registered before the devices that registered it.
+    state: RefCell<State>,
+    devices: Vec<AnyDevice>,
+    directory: RefCell<Directory>,
+    handlers: RefCell<BTreeMap<u32, ActiveHandler>>,
+    roll_call: RefCell<RollCall>,
+    rank: u32,
+    size: u32,
+    /// The same in all processes of the job.
+    job: u64,
+}
+
+impl Context {
+    /// The number of this process, below [`Context::size`].
+    pub const fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    /// The number of processes of the job, at least 1.
+    pub const fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// What was opened, and what was chosen and why: one line for each device.
+    pub fn report(&self) -> Vec<String> {
+        self.devices.iter().map(AnyDevice::report).collect()
+    }
+
+    /// The process of this rank. Cheap; the connection is made when it is first used.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRank`].
+    pub fn endpoint(&self, rank: u32) -> Result<Endpoint<'_>, Error> {
+        self.check_rank(rank)?;
+        Ok(Endpoint::new(self, rank))
+    }
+
+    fn check_rank(&self, rank: u32) -> Result<(), Error> {
+        if rank < self.size { Ok(()) } else { Err(Error::NoSuchRank { rank, size: self.size }) }
+    }
+
+    /// Does what there is to do, and returns how many things that were: messages that have arrived, requests that have ended. Offers
+    /// the processor to others when there is nothing for long.
+    #[inline]
+    pub fn progress(&self) -> usize {
+        let mut count = 0;
+        for (device, open) in self.devices.iter().enumerate() {
+            count += open.progress(&Ears { context: self, device });
+        }
+        if count > 0 && self.devices.len() > 1 {
+            self.devices.iter().for_each(AnyDevice::reset_patience);
+        }
+        self.go_on();
+        count
+    }
+
+    /// What a user who wants details should be told, once: for example that the kernel refuses something and what is done instead.
+    pub fn take_notice(&self) -> Option<String> {
+        self.devices.iter().find_map(AnyDevice::take_notice)
+    }
+
+    // ---- sending ------------------------------------------------------------------------------------------------------
+
+    /// Where a peer can read a long message; nowhere if it is short, or cannot be registered, or is better copied.
+    fn announce(&self, link: Link, body: &mut Outgoing) -> Option<Memory> {
+        let device = &self.devices[link.device];
+        if body.len_bytes() <= state::limits_of(device).eager_bytes_max as usize {
+            return None;
+        }
+        let access = Access { remote_read: true, ..Access::LOCAL };
+        // SAFETY: the buffer stays until the send was taken out, and is deregistered then.
+        let registered =
+            unsafe { device.register_to_send(body.start().cast_mut(), body.len_bytes(), access) };
+        match registered {
+            Ok(Some(registration)) => {
+                let memory = Memory { address: body.start() as u64, key: registration.key() };
+                body.registration = Some(Registered { device: link.device, registration });
+                Some(memory)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                tracing::debug!(%error, "a message goes in pieces");
+                None
+            }
+        }
+    }
+
+    /// The way to a peer.
+    fn link(&self, rank: u32) -> Result<Link, Error> {
+        let known = {
+            let state = self.state.borrow();
+            if state.protocol.is_lost(rank) {
+                return Err(Error::PeerLost { rank, reason: state.loss(rank) });
+            }
+            state.link(rank)
+        };
+        match known {
+            Some(link) => Ok(link),
+            None => self.connect(rank),
+        }
+    }
+
+    pub(crate) fn send_blocking(&self, rank: u32, tag: u64, data: &[u8]) -> Result<(), Error> {
+        if self.send_now(rank, tag, data) {
+            return Ok(());
+        }
+        // SAFETY: `data` is borrowed until this function returns, and the guard does not let it return, or unwind, before the send
+        // has ended.
+        let body = unsafe { Outgoing::new(data.as_ptr(), data.len()) };
+        let send = self.begin_send(rank, tag, body)?;
+        let guard = request::EndBeforeReturn::of_send(self, send);
+        self.finish_send(guard.handle())
+    }
+
+    /// Sends a short message at once, if that is possible: nothing is left to wait for.
+    #[inline]
+    fn send_now(&self, rank: u32, tag: u64, data: &[u8]) -> bool {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let Some(link) = state.link(rank) else { return false };
+        let Some(immediate) = state.protocol.try_eager(rank, data.len()) else { return false };
+        let is_sent = self.devices[link.device].send_short(link.qp, immediate, &tag.to_le_bytes(), data)
+            == Posted::Complete;
+        if is_sent {
+            state.protocol.eager_sent(rank, data.len());
+        }
+        is_sent
+    }
+
+    fn begin_send(&self, rank: u32, tag: u64, mut body: Outgoing) -> Result<Handle, Error> {
+        let link = self.link(rank)?;
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let memory = self.announce(link, &mut body);
+        let len_bytes = body.len_bytes() as u64;
+        let send = state.protocol.send(rank, tag, len_bytes, memory, body);
+        state.talk(rank);
+        self.say_news(state);
+        Ok(send)
+    }
+
+    /// Waits until a send has ended, and forgets it.
+    fn finish_send(&self, send: Handle) -> Result<(), Error> {
+        self.wait_until(|state| state.protocol.send_outcome(send).is_some());
+        let taken = self.state.borrow_mut().protocol.take_send(send);
+        let (body, outcome) = taken.expect("it has ended");
+        self.deregister(body.registration);
+        outcome.map_err(|error| self.explain(error))
+    }
+
+    // ---- receiving ----------------------------------------------------------------------------------------------------
+
+    /// Receives the first message that matches into `buffer`, which may be longer than the message.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`] when the message is longer than the buffer; [`Error::PeerLost`] when the source, if the pattern names
+    /// one, is lost. A receive of any source waits for others.
+    pub fn receive(&self, pattern: Pattern, buffer: &mut [u8]) -> Result<Received, Error> {
+        // SAFETY: `buffer` is borrowed until this function returns, and the guard does not let it return, or unwind, before the
+        // receive has ended.
+        let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len()) };
+        let receive = self.begin_receive(pattern, body)?;
+        let guard = request::EndBeforeReturn::of_receive(self, receive);
+        self.finish_receive(guard.handle())
+    }
+
+    /// Begins to receive the first message that matches. The request gives the buffer back.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRank`] when the pattern names a source that there is not.
+    pub fn start_receive<B: BufferMut>(
+        &self,
+        pattern: Pattern,
+        buffer: B,
+    ) -> Result<ReceiveRequest<'_, B>, Error> {
+        ReceiveRequest::start(self, pattern, buffer)
+    }
+
+    /// The first message that a receive would get, if one is there, without receiving it. Makes progress.
+    pub fn probe(&self, pattern: Pattern) -> Option<Received> {
+        self.progress();
+        self.state.borrow().protocol.probe(pattern)
+    }
+
+    fn begin_receive(&self, pattern: Pattern, body: Incoming) -> Result<Handle, Error> {
+        if let Some(source) = pattern.source {
+            self.check_rank(source)?;
+        }
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let capacity_bytes = body.len_bytes() as u64;
+        let (receive, found) = state.protocol.receive(pattern, capacity_bytes, body);
+        if let Some(found) = found {
+            if let Some(body) = state.protocol.receive_body(receive) {
+                body.fill_from(&found.data[..found.len_bytes]);
+            }
+            state.give_back(found.data);
+            if let Some(Ok(Received { source, .. })) = state.protocol.receive_outcome(receive) {
+                state.talk(source);
+            }
+        }
+        Ok(receive)
+    }
+
+    /// Waits until a receive has ended, and forgets it.
+    fn finish_receive(&self, receive: Handle) -> Result<Received, Error> {
+        self.wait_until(|state| state.protocol.receive_outcome(receive).is_some());
+        let taken = self.state.borrow_mut().protocol.take_receive(receive);
+        let (body, outcome) = taken.expect("it has ended");
+        self.deregister(body.registration);
+        outcome.map_err(|error| self.explain(error))
+    }
+
+    // ---- active messages ----------------------------------------------------------------------------------------------
+
+    /// Sets what is done with active messages of this number: `handler` gets the context, the sender's rank and the data, while this
+    /// process makes progress. It may send and start requests; it should not wait.
+    ///
+    /// # Panics
+    /// For numbers from [`ACTIVE_IDS_OWN`] on, which are Ironband's.
+    pub fn on_active(&self, id: u32, handler: impl Fn(&Self, u32, &[u8]) + 'static) {
+        assert!(id < ACTIVE_IDS_OWN, "the numbers of active messages end at {ACTIVE_IDS_OWN:#x}");
+        self.handlers.borrow_mut().insert(id, Rc::new(handler));
+    }
+
+    pub(crate) fn send_active(&self, rank: u32, id: u32, data: &[u8]) -> Result<(), Error> {
+        let link = self.link(rank)?;
+        let device = &self.devices[link.device];
+        let limit_bytes = state::active_bytes_max(device);
+        if data.len() > limit_bytes {
+            return Err(Error::TooLong { rank, len_bytes: data.len(), limit_bytes });
+        }
+        let mut header = [0; ironband_core::wire::message::ACTIVE_HEADER_BYTES];
+        header[..4].copy_from_slice(&id.to_le_bytes());
+        loop {
+            {
+                let mut state = self.state.borrow_mut();
+                if state.protocol.is_lost(rank) {
+                    return Err(Error::PeerLost { rank, reason: state.loss(rank) });
+                }
+                if let Some(immediate) = state.protocol.try_active(rank) {
+                    match device.send_short(link.qp, immediate, &header, data) {
+                        Posted::Complete | Posted::Queued => {
+                            state.protocol.active_sent(rank);
+                            return Ok(());
+                        }
+                        Posted::Busy => {}
+                        Posted::Failed => {
+                            let reason = device.failure(link.qp).unwrap_or_default();
+                            self.give_up(&mut state, rank, reason);
+                        }
+                    }
+                }
+            }
+            self.progress();
+        }
+    }
+
+    // ---- waiting ------------------------------------------------------------------------------------------------------
+
+    #[inline]
+    fn wait_until(&self, is_done: impl Fn(&State) -> bool) {
+        while !is_done(&self.state.borrow()) {
+            self.progress();
+        }
+    }
+
+    /// Why a request was in vain, with what is known of the peer.
+    fn explain(&self, error: RequestError) -> Error {
+        Error::of_request(error, |rank| self.state.borrow().loss(rank))
+    }
+}

@@ -1,0 +1,296 @@
+//! How a context comes to be, reaches others, and ends.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use ironband_core::config::{Config, FabricName};
+use ironband_core::partners;
+use ironband_core::wire::message::Hello;
+use ironband_core::wire::{addresses_of, encode_process_card};
+use ironband_fabric::shm::Shm;
+use ironband_fabric::sim::Sim;
+#[cfg(feature = "verbs")]
+use ironband_fabric::verbs::Verbs;
+use ironband_fabric::{Fabric, Job, Reach};
+use ironband_pmi::Pmi;
+
+use super::devices::AnyDevice;
+use super::roll_call::RollCall;
+use super::state::{Link, State, WINDOW_BYTES, limits_of};
+use super::{Context, Error};
+use crate::device::Device;
+
+/// By which processes publish their cards, and rank 0 the job's number.
+const CARD_KEY: &str = "card";
+const JOB_KEY: &str = "job";
+
+/// Where the cards of others come from.
+pub(super) enum Directory {
+    /// The launcher.
+    Launcher(Box<Pmi>),
+    /// All processes are in this one.
+    Table(Rc<RefCell<Vec<Vec<u8>>>>),
+}
+
+impl Directory {
+    fn card(&mut self, rank: u32) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Launcher(pmi) => pmi.get(rank, CARD_KEY)?.ok_or_else(|| Error::Unreachable {
+                rank,
+                reason: "it has published no card: it ended before, or is no Ironband program".to_owned(),
+            }),
+            Self::Table(cards) => Ok(cards.borrow()[rank as usize].clone()),
+        }
+    }
+}
+
+/// Everything but the devices is decided.
+struct Place {
+    rank: u32,
+    size: u32,
+    job: u64,
+}
+
+impl Context {
+    /// Takes this process's place in its job: finds its launcher, opens the devices that `IRONBAND_*` allow, and waits until all
+    /// processes of the job are there.
+    ///
+    /// # Errors
+    /// [`Error::WireUp`], [`Error::Config`], [`Error::NoDevice`], and [`Error::Missing`] when a process has not come in time
+    /// (`IRONBAND_PMI_FENCE_SECONDS`, 300).
+    pub fn open() -> Result<Self, Error> {
+        let config = Config::from_environment(|name| std::env::var(name).ok())?;
+        Self::open_with(&config)
+    }
+
+    /// As [`Context::open`], with parameters of the program's.
+    ///
+    /// # Errors
+    /// As [`Context::open`].
+    pub fn open_with(config: &Config) -> Result<Self, Error> {
+        let mut pmi = Pmi::init()?;
+        let local_ranks = u32::try_from(pmi.neighbours()?.len()).unwrap_or(u32::MAX);
+        let devices = open_devices(config, &Job { local_ranks, rank: pmi.rank() })?;
+        pmi.put(CARD_KEY, &card_of(&devices))?;
+        if pmi.rank() == 0 {
+            pmi.put(JOB_KEY, &job_number().to_le_bytes())?;
+        }
+        pmi.fence()?;
+        let job = match pmi.get(0, JOB_KEY)?.map(TryInto::try_into) {
+            Some(Ok(bytes)) => u64::from_le_bytes(bytes),
+            _ => {
+                return Err(Error::Missing {
+                    rank: 0,
+                    seconds: pmi.fence_limit().as_secs(),
+                    reason: "it has not published the number of the job".to_owned(),
+                });
+            }
+        };
+        let limit = pmi.fence_limit();
+        let place = Place { rank: pmi.rank(), size: pmi.size(), job };
+        let context = Self::of(devices, Directory::Launcher(Box::new(pmi)), &place);
+        context.call_the_roll(limit)?;
+        Ok(context)
+    }
+
+    fn of(devices: Vec<AnyDevice>, directory: Directory, place: &Place) -> Self {
+        let &Place { rank, size, job } = place;
+        let hello = Hello { rank, window_bytes: WINDOW_BYTES, job };
+        let context = Self {
+            state: RefCell::new(State::new(hello, size, devices.len())),
+            devices,
+            directory: RefCell::new(directory),
+            handlers: RefCell::new(BTreeMap::new()),
+            roll_call: RefCell::new(RollCall::default()),
+            rank,
+            size,
+            job,
+        };
+        context.attend_roll_calls();
+        context
+    }
+
+    /// Waits for all other processes to call this, too, and leaves the job. What was sent before arrives.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when a process has ended before, [`Error::WireUp`] when the launcher does not let go.
+    pub fn close(self) -> Result<(), Error> {
+        self.leave()
+    }
+
+    fn leave(&self) -> Result<(), Error> {
+        let limit = match &*self.directory.borrow() {
+            Directory::Launcher(pmi) => pmi.fence_limit(),
+            Directory::Table(_) => return Ok(()),
+        };
+        let all_came = self.call_the_roll(limit);
+        let nobody = Directory::Table(Rc::default());
+        if let Directory::Launcher(pmi) = self.directory.replace(nobody) {
+            pmi.finalize()?;
+        }
+        all_came
+    }
+
+    /// Ends all processes of the job, says why on standard error, and ends this one with this exit status.
+    pub fn abort(self, code: i32, message: &str) -> ! {
+        let nobody = Directory::Table(Rc::default());
+        match self.directory.replace(nobody) {
+            Directory::Launcher(pmi) => pmi.abort(code, message),
+            Directory::Table(_) => {
+                eprintln!("ironband: rank {} aborts: {message}", self.rank);
+                std::process::exit(code)
+            }
+        }
+    }
+
+    /// Makes the connection to a peer, or finds the one that it has made.
+    #[cold]
+    pub(super) fn connect(&self, rank: u32) -> Result<Link, Error> {
+        let card = self.directory.borrow_mut().card(rank)?;
+        let (device, address) =
+            self.way_to(rank, &card).map_err(|reason| Error::Unreachable { rank, reason })?;
+        let qp = self.devices[device]
+            .connect(&address)
+            .map_err(|error| Error::Unreachable { rank, reason: error.reason })?;
+        let link = Link { device, qp };
+        let mut state = self.state.borrow_mut();
+        // It may have greeted meanwhile.
+        if let Some(link) = state.link(rank) {
+            return Ok(link);
+        }
+        state.bind(rank, link, limits_of(&self.devices[device]));
+        self.say_news(&mut state);
+        Ok(link)
+    }
+
+    /// The device that leads to a peer, and the peer's address there: the first fabric that has one, and of several ports the
+    /// pair that both ends choose. Or why there is none, device by device.
+    fn way_to(&self, rank: u32, card: &[u8]) -> Result<(usize, Vec<u8>), String> {
+        let mut reasons = Vec::new();
+        let mut at = 0;
+        while at < self.devices.len() {
+            let fabric = self.devices[at].fabric();
+            let theirs = addresses_of(card, fabric)?;
+            if theirs.is_empty() {
+                reasons.push(format!("{fabric}: it has no such device"));
+            }
+            let pairs = self.pairs(at, &theirs, &mut reasons).into_iter();
+            // The same from both ends: by the number of the lower rank's port.
+            let first = pairs.min_by_key(|(own, peer)| if self.rank <= rank { *own } else { *peer });
+            if let Some((own, peer)) = first {
+                return Ok((own, theirs[peer].to_vec()));
+            }
+            at += self.devices[at..].iter().take_while(|device| device.fabric() == fabric).count();
+        }
+        Err(reasons.join("; "))
+    }
+
+    /// Which of a peer's devices of one fabric each of ours talks to. `first` is our first one.
+    fn pairs(&self, first: usize, theirs: &[&[u8]], reasons: &mut Vec<String>) -> Vec<(usize, usize)> {
+        let fabric = self.devices[first].fabric();
+        let own = self.devices[first..].iter().take_while(|device| device.fabric() == fabric);
+        let reach: Vec<Vec<Option<Reach>>> = own
+            .map(|device| {
+                let mut reach = |address: &&[u8]| {
+                    let why_not = |why| reasons.push(format!("{fabric} {}: {why}", device.name()));
+                    device.reach(address).map_err(why_not).ok()
+                };
+                theirs.iter().map(&mut reach).collect()
+            })
+            .collect();
+        let pairs = partners::pairs(&reach).into_iter().enumerate();
+        pairs.filter_map(|(own, peer)| Some((first + own, peer?))).collect()
+    }
+
+    /// Which of the peer's devices of its fabric a link leads to.
+    pub(super) fn port_of_peer(&self, rank: u32, link: Link) -> Result<usize, Error> {
+        let fabric = self.devices[link.device].fabric();
+        let Some(first) = self.devices.iter().position(|device| device.fabric() == fabric) else {
+            return Ok(0);
+        };
+        let card = self.directory.borrow_mut().card(rank)?;
+        let theirs = addresses_of(&card, fabric).map_err(|reason| Error::Unreachable { rank, reason })?;
+        let pairs = self.pairs(first, &theirs, &mut Vec::new());
+        Ok(pairs.into_iter().find(|(own, _)| *own == link.device).map_or(0, |(_, peer)| peer))
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // What was sent shall arrive. A panic must be seen by the launcher.
+        if !std::thread::panicking()
+            && let Err(error) = self.leave()
+        {
+            tracing::warn!(%error, "a context was dropped");
+        }
+    }
+}
+
+fn job_number() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // The standard library's keys are random.
+    RandomState::new().hash_one(std::process::id())
+}
+
+fn card_of(devices: &[AnyDevice]) -> Vec<u8> {
+    encode_process_card(devices.iter().map(|device| (device.fabric(), device.address())))
+}
+
+/// Opens what can be used of the fabrics that the user allows.
+fn open_devices(config: &Config, job: &Job) -> Result<Vec<AnyDevice>, Error> {
+    let mut devices = Vec::new();
+    let mut reasons = Vec::new();
+    for fabric in &config.fabrics {
+        match fabric {
+            FabricName::Shm => open_all::<Shm>(config, job, AnyDevice::Shm, &mut devices, &mut reasons),
+            #[cfg(feature = "verbs")]
+            FabricName::Verbs => open_all::<Verbs>(config, job, AnyDevice::Verbs, &mut devices, &mut reasons),
+            #[cfg(not(feature = "verbs"))]
+            FabricName::Verbs => reasons.push("verbs: this program was built without".to_owned()),
+        }
+    }
+    if devices.is_empty() {
+        return Err(Error::NoDevice { reasons: reasons.join("; ") });
+    }
+    for reason in reasons {
+        tracing::debug!(reason, "not used");
+    }
+    Ok(devices)
+}
+
+fn open_all<F: Fabric>(
+    config: &Config,
+    job: &Job,
+    wrap: fn(Device<F>) -> AnyDevice,
+    devices: &mut Vec<AnyDevice>,
+    reasons: &mut Vec<String>,
+) {
+    for report in F::probe(config) {
+        let opened = report.usable.and_then(|_| {
+            AnyDevice::open(&report.device, config, job, wrap).map_err(|error| error.to_string())
+        });
+        match opened {
+            Ok(device) => devices.push(device),
+            Err(reason) => reasons.push(format!("{} {}: {reason}", F::NAME, report.device)),
+        }
+    }
+}
+
+/// `size` processes in this one, over a simulated fabric that is called `name` (`seed=7`): for tests and studies. All of them have to
+/// make progress in turn, and nothing of one may wait for another.
+///
+/// # Errors
+/// When the name is none.
+pub fn simulated(name: &str, size: u32, config: &Config) -> Result<Vec<Context>, Error> {
+    let cards = Rc::new(RefCell::new(Vec::new()));
+    let mut contexts = Vec::new();
+    for rank in 0..size {
+        let job = Job { local_ranks: size, rank };
+        let devices = vec![AnyDevice::open::<Sim>(name, config, &job, AnyDevice::Sim)?];
+        cards.borrow_mut().push(card_of(&devices));
+        let directory = Directory::Table(Rc::clone(&cards));
+        contexts.push(Context::of(devices, directory, &Place { rank, size, job: 1 }));
+    }
+    Ok(contexts)
+}

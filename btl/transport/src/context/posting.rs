@@ -1,0 +1,267 @@
+//! What goes to the devices: messages that wait, and transfers.
+
+use ironband_core::protocol::{Handle, Post, Transfer};
+use ironband_core::wire::message::Memory;
+use ironband_fabric::{Access, Posted, ReadHint, RemoteAddress, WorkId};
+
+use super::Context;
+use super::devices::Registered;
+use super::state::{InFlight, Link, State};
+
+/// What a transfer needs that it does not have now.
+enum Start {
+    /// It has begun, or ended.
+    Begun,
+    /// The device is full.
+    Later,
+}
+
+impl Context {
+    /// Says what is to be said, and starts what is to be started, as far as the devices have room.
+    #[inline]
+    pub(super) fn go_on(&self) {
+        let mut state = self.state.borrow_mut();
+        if !state.is_quiet() {
+            self.go_on_with(&mut state);
+        }
+    }
+
+    fn go_on_with(&self, state: &mut State) {
+        self.put_away_orphans(state);
+        // Those that stalled are older.
+        for _ in 0..state.stalled.len() {
+            let Some(transfer) = state.stalled.pop_front() else { break };
+            if let Start::Later = self.start(state, transfer) {
+                state.stalled.push_back(transfer);
+            }
+        }
+        while let Some(transfer) = state.protocol.next_transfer() {
+            if let Start::Later = self.start(state, transfer) {
+                state.stalled.push_back(transfer);
+            }
+        }
+        self.say_news(state);
+    }
+
+    /// Posts what waits for peers.
+    pub(super) fn say_news(&self, state: &mut State) {
+        // Starting and ending transfers gives those of any peer something to say.
+        let mut at = 0;
+        while at < state.talkers.len() {
+            let rank = state.talkers[at];
+            if self.say(state, rank) {
+                state.talkers.swap_remove(at);
+                state.fall_silent(rank);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Posts what waits for one peer; true when that is all of it.
+    fn say(&self, state: &mut State, rank: u32) -> bool {
+        let Some(link) = state.link(rank) else { return true };
+        while let Some(post) = state.protocol.next_post(rank) {
+            match self.post(state, link, &post) {
+                Posted::Complete | Posted::Queued => state.protocol.posted(rank),
+                Posted::Busy => return false,
+                Posted::Failed => {
+                    let reason = self.devices[link.device].failure(link.qp).unwrap_or_default();
+                    self.give_up(state, rank, reason);
+                }
+            }
+        }
+        true
+    }
+
+    fn post(&self, state: &mut State, link: Link, post: &Post) -> Posted {
+        let device = &self.devices[link.device];
+        if let Some(key) = post.announced_key {
+            return device.send_announcing(link.qp, post.immediate, post.header(), key);
+        }
+        let payload = match post.payload {
+            Some((send, offset, len_bytes)) => {
+                state.protocol.send_body(send).map_or(&[][..], |body| body.part(offset, len_bytes))
+            }
+            None => &[],
+        };
+        device.send_short(link.qp, post.immediate, post.header(), payload)
+    }
+
+    fn start(&self, state: &mut State, transfer: Transfer) -> Start {
+        match transfer {
+            Transfer::Read { receive, peer, memory, len_bytes } => {
+                self.start_read(state, receive, peer, memory, len_bytes)
+            }
+            Transfer::Expose { receive, peer, len_bytes } => {
+                let memory = self.expose_receive(state, receive, peer, len_bytes);
+                state.protocol.exposed(receive, memory);
+                state.talk(peer);
+                Start::Begun
+            }
+            Transfer::Write { send, peer, memory, len_bytes } => {
+                self.start_write(state, send, peer, memory, len_bytes)
+            }
+        }
+    }
+
+    /// Registers the buffer of a receive, if it was not and the device needs that. False if it cannot be.
+    fn register_receive(&self, state: &mut State, receive: Handle, link: Link, access: Access) -> bool {
+        let Some(body) = state.protocol.receive_body(receive) else { return false };
+        let device = &self.devices[link.device];
+        let needs = access != Access::LOCAL || device.capabilities().registers_local_memory;
+        if body.registration.is_none() && needs {
+            // SAFETY: the buffer stays until the receive was taken out, which deregisters it before.
+            match unsafe { device.register(body.start(), body.len_bytes(), access) } {
+                Ok(registration) => {
+                    body.registration = Some(Registered { device: link.device, registration })
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a message comes in pieces");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn start_read(
+        &self,
+        state: &mut State,
+        receive: Handle,
+        peer: u32,
+        memory: Memory,
+        len_bytes: u64,
+    ) -> Start {
+        let Some(link) = state.link(peer).filter(|_| !state.protocol.is_lost(peer)) else {
+            state.protocol.read_ended(receive, false);
+            return Start::Begun;
+        };
+        if !self.register_receive(state, receive, link, Access::LOCAL) {
+            state.protocol.read_impossible(receive);
+            state.talk(peer);
+            return Start::Begun;
+        }
+        let id = state.in_flight.insert(InFlight::Read { receive, peer });
+        let Some(body) = state.protocol.receive_body(receive) else { return Start::Begun };
+        // SAFETY: buffer and registration stay until the receive was taken out, which is not possible before it has ended; the
+        // protocol has checked that the message fits.
+        let posted = unsafe {
+            self.devices[link.device].get(
+                link.qp,
+                WorkId(id.to_wire()),
+                body.start(),
+                body.registration.as_ref().map(|own| &own.registration),
+                RemoteAddress { address: memory.address, key: memory.key },
+                len_bytes as usize,
+                ReadHint::OwnerIsWaiting,
+            )
+        };
+        if posted != Posted::Queued {
+            state.in_flight.remove(id);
+        }
+        match posted {
+            Posted::Queued => {}
+            Posted::Busy => return Start::Later,
+            Posted::Complete | Posted::Failed => {
+                state.protocol.read_ended(receive, posted == Posted::Complete);
+                state.talk(peer);
+            }
+        }
+        Start::Begun
+    }
+
+    /// Where a peer can write the message of a receive; nowhere if the buffer cannot be registered.
+    fn expose_receive(
+        &self,
+        state: &mut State,
+        receive: Handle,
+        peer: u32,
+        len_bytes: u64,
+    ) -> Option<Memory> {
+        let link = state.link(peer)?;
+        let access = Access { remote_write: true, ..Access::LOCAL };
+        if !self.register_receive(state, receive, link, access) {
+            return None;
+        }
+        let body = state.protocol.receive_body(receive)?;
+        debug_assert!(len_bytes <= body.len_bytes() as u64);
+        let key = body.registration.as_ref().map(|own| own.registration.key())?;
+        Some(Memory { address: body.start() as u64, key })
+    }
+
+    fn start_write(
+        &self,
+        state: &mut State,
+        send: Handle,
+        peer: u32,
+        memory: Memory,
+        len_bytes: u64,
+    ) -> Start {
+        let Some(link) = state.link(peer).filter(|_| !state.protocol.is_lost(peer)) else {
+            state.protocol.write_ended(send, false);
+            return Start::Begun;
+        };
+        let id = state.in_flight.insert(InFlight::Write { send, peer });
+        let Some(body) = state.protocol.send_body(send) else { return Start::Begun };
+        // SAFETY: as in `start_read`; the length is the send's own.
+        let posted = unsafe {
+            self.devices[link.device].put(
+                link.qp,
+                WorkId(id.to_wire()),
+                body.start(),
+                body.registration.as_ref().map(|own| &own.registration),
+                RemoteAddress { address: memory.address, key: memory.key },
+                len_bytes as usize,
+            )
+        };
+        if posted != Posted::Queued {
+            state.in_flight.remove(id);
+        }
+        match posted {
+            Posted::Queued => {}
+            Posted::Busy => return Start::Later,
+            Posted::Complete | Posted::Failed => {
+                state.protocol.write_ended(send, posted == Posted::Complete);
+                state.talk(peer);
+            }
+        }
+        Start::Begun
+    }
+
+    pub(super) fn deregister(&self, registration: Option<Registered>) {
+        if let Some(Registered { device, registration }) = registration {
+            self.devices[device].deregister(registration);
+        }
+    }
+
+    /// A peer is of no use any more.
+    pub(super) fn give_up(&self, state: &mut State, rank: u32, reason: String) {
+        if let Some(link) = state.link(rank) {
+            self.devices[link.device].disconnect(link.qp);
+        }
+        state.lose(rank, reason);
+    }
+
+    /// Requests that nobody waits for: those that have ended are forgotten, with their buffers.
+    fn put_away_orphans(&self, state: &mut State) {
+        let mut sends = std::mem::take(&mut state.orphan_sends);
+        sends.retain(|send| match state.protocol.take_send(*send) {
+            Some((body, _)) => {
+                self.deregister(body.registration);
+                false
+            }
+            None => true,
+        });
+        state.orphan_sends = sends;
+        let mut receives = std::mem::take(&mut state.orphan_receives);
+        receives.retain(|receive| match state.protocol.take_receive(*receive) {
+            Some((body, _)) => {
+                self.deregister(body.registration);
+                false
+            }
+            None => true,
+        });
+        state.orphan_receives = receives;
+    }
+}

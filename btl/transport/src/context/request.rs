@@ -1,0 +1,246 @@
+//! Requests under way. They may be dropped or forgotten at any time: a buffer that a device may still use is never freed before.
+
+use std::future::Future;
+use std::mem::ManuallyDrop;
+use std::pin::Pin;
+use std::task::Poll;
+
+use ironband_core::protocol::{Handle, Received};
+
+use super::body::{Incoming, Outgoing};
+use super::{Buffer, BufferMut, Context, Error, Pattern};
+
+/// What a request is of.
+enum Kind {
+    Send,
+    Receive,
+}
+
+/// Does not let a function return, or unwind, before a request has ended whose buffer it has borrowed.
+pub(super) struct EndBeforeReturn<'c> {
+    context: &'c Context,
+    handle: Handle,
+    kind: Kind,
+}
+
+impl<'c> EndBeforeReturn<'c> {
+    pub(super) const fn of_send(context: &'c Context, handle: Handle) -> Self {
+        Self { context, handle, kind: Kind::Send }
+    }
+
+    pub(super) const fn of_receive(context: &'c Context, handle: Handle) -> Self {
+        Self { context, handle, kind: Kind::Receive }
+    }
+
+    pub(super) const fn handle(&self) -> Handle {
+        self.handle
+    }
+}
+
+impl Drop for EndBeforeReturn<'_> {
+    fn drop(&mut self) {
+        // It is there still only if a handler of the program has panicked.
+        match self.kind {
+            Kind::Send => {
+                if self.context.state.borrow_mut().protocol.send_body(self.handle).is_some() {
+                    let _ = self.context.finish_send(self.handle);
+                }
+            }
+            Kind::Receive => {
+                let mut state = self.context.state.borrow_mut();
+                let is_there = state.protocol.receive_body(self.handle).is_some();
+                if is_there && state.protocol.cancel(self.handle).is_none() {
+                    drop(state);
+                    let _ = self.context.finish_receive(self.handle);
+                }
+            }
+        }
+    }
+}
+
+/// A message that is being sent, with its buffer. Dropped or forgotten, it is sent all the same.
+#[must_use = "wait for it to know whether the message was sent, and to get the buffer back"]
+pub struct SendRequest<'c, B: Buffer> {
+    context: &'c Context,
+    /// None for one that has ended at once.
+    handle: Option<Handle>,
+    buffer: ManuallyDrop<B>,
+    /// The buffer was given back, or away.
+    is_over: bool,
+}
+
+impl<'c, B: Buffer> SendRequest<'c, B> {
+    pub(super) fn start(context: &'c Context, rank: u32, tag: u64, buffer: B) -> Result<Self, Error> {
+        let mut request = Self { context, handle: None, buffer: ManuallyDrop::new(buffer), is_over: false };
+        // SAFETY: the buffer is ours and stays where it is, as its type promises, until the send has ended; a forgotten request
+        // leaks it, and a dropped one leaves it to the context.
+        let body = unsafe { Outgoing::new(request.buffer.as_ptr(), request.buffer.len()) };
+        if !context.send_now(rank, tag, body.part(0, body.len_bytes())) {
+            request.handle = Some(context.begin_send(rank, tag, body)?);
+        }
+        Ok(request)
+    }
+
+    /// Whether the buffer may be used again. Makes progress.
+    pub fn is_done(&self) -> bool {
+        let Some(send) = self.handle else { return true };
+        let is_done = || self.context.state.borrow().protocol.send_outcome(send).is_some();
+        is_done() || {
+            self.context.progress();
+            is_done()
+        }
+    }
+
+    /// Waits until the buffer may be used again, and gives it back.
+    ///
+    /// # Errors
+    /// [`Error::PeerLost`], [`Error::NotMoved`]. The buffer is dropped then.
+    pub fn wait(mut self) -> Result<B, Error> {
+        self.take()
+    }
+
+    fn take(&mut self) -> Result<B, Error> {
+        if let Some(send) = self.handle.take() {
+            // If a handler of the program panics in here the buffer is leaked, and the send goes on.
+            let outcome = self.context.finish_send(send);
+            let buffer = self.take_buffer();
+            return outcome.map(|()| buffer);
+        }
+        Ok(self.take_buffer())
+    }
+
+    fn take_buffer(&mut self) -> B {
+        assert!(!std::mem::replace(&mut self.is_over, true), "polled again after it was ready");
+        // SAFETY: taken once: `is_over` was false, and nothing uses the buffer after it is true.
+        unsafe { ManuallyDrop::take(&mut self.buffer) }
+    }
+}
+
+impl<B: Buffer> Drop for SendRequest<'_, B> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let Some(send) = self.handle else {
+            drop(self.take_buffer());
+            return;
+        };
+        let mut state = self.context.state.borrow_mut();
+        let buffer = self.take_buffer();
+        if let Some(body) = state.protocol.send_body(send) {
+            body.owner = Some(Box::new(buffer));
+            state.orphan_sends.push(send);
+        }
+    }
+}
+
+impl<B: Buffer + Unpin> Future for SendRequest<'_, B> {
+    type Output = Result<B, Error>;
+
+    /// Makes progress, and asks to be polled again soon: without that nothing would move.
+    fn poll(self: Pin<&mut Self>, task: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        let request = self.get_mut();
+        if request.is_done() {
+            return Poll::Ready(request.take());
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// A message that is awaited, with its buffer. Dropped before a message has come, it receives none.
+#[must_use = "wait for it to know what was received, and to get the buffer back"]
+pub struct ReceiveRequest<'c, B: BufferMut> {
+    context: &'c Context,
+    handle: Handle,
+    buffer: ManuallyDrop<B>,
+    /// The buffer was given back, or away.
+    is_over: bool,
+}
+
+impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
+    pub(super) fn start(context: &'c Context, pattern: Pattern, buffer: B) -> Result<Self, Error> {
+        let mut buffer = ManuallyDrop::new(buffer);
+        // SAFETY: as for a send.
+        let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len()) };
+        match context.begin_receive(pattern, body) {
+            Ok(handle) => Ok(Self { context, handle, buffer, is_over: false }),
+            Err(error) => {
+                drop(ManuallyDrop::into_inner(buffer));
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether a message is in the buffer. Makes progress.
+    pub fn is_done(&self) -> bool {
+        let is_done = || self.context.state.borrow().protocol.receive_outcome(self.handle).is_some();
+        is_done() || {
+            self.context.progress();
+            is_done()
+        }
+    }
+
+    /// Waits for the message, and gives the buffer back with what was received.
+    ///
+    /// # Errors
+    /// As [`Context::receive`]. The buffer is dropped then.
+    pub fn wait(mut self) -> Result<(B, Received), Error> {
+        self.take()
+    }
+
+    fn take(&mut self) -> Result<(B, Received), Error> {
+        let outcome = self.context.finish_receive(self.handle);
+        let buffer = self.take_buffer();
+        outcome.map(|received| (buffer, received))
+    }
+
+    /// Takes the receive back, with its buffer. If a message is on its way into it already, the request is returned.
+    ///
+    /// # Errors
+    /// The request, which will end.
+    pub fn cancel(mut self) -> Result<B, Self> {
+        if self.context.state.borrow_mut().protocol.cancel(self.handle).is_some() {
+            Ok(self.take_buffer())
+        } else {
+            Err(self)
+        }
+    }
+
+    fn take_buffer(&mut self) -> B {
+        assert!(!std::mem::replace(&mut self.is_over, true), "polled again after it was ready");
+        // SAFETY: taken once: `is_over` was false, and nothing uses the buffer after it is true.
+        unsafe { ManuallyDrop::take(&mut self.buffer) }
+    }
+}
+
+impl<B: BufferMut> Drop for ReceiveRequest<'_, B> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let mut state = self.context.state.borrow_mut();
+        let buffer = self.take_buffer();
+        if state.protocol.cancel(self.handle).is_some() {
+            return;
+        }
+        if let Some(body) = state.protocol.receive_body(self.handle) {
+            body.owner = Some(Box::new(buffer));
+            state.orphan_receives.push(self.handle);
+        }
+    }
+}
+
+impl<B: BufferMut + Unpin> Future for ReceiveRequest<'_, B> {
+    type Output = Result<(B, Received), Error>;
+
+    /// As that of [`SendRequest`].
+    fn poll(self: Pin<&mut Self>, task: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        let request = self.get_mut();
+        if request.is_done() {
+            return Poll::Ready(request.take());
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

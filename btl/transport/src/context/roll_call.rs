@@ -1,0 +1,145 @@
+//! Are all here? Launchers cannot be asked: some let a fence go though a process has ended. So the processes ask each other, over
+//! the transport: in round k each tells the one 2^k further that it, and all from whom it has heard, are here (dissemination; Hensgen,
+//! Finkel and Manber, "Two algorithms for barrier synchronization", 1988).
+//!
+//! Who learns that one is missing says so instead to all to whom it has still to speak, so that all name the same one. A process waits
+//! a second longer in each round than in the one before: who waits in the first round waits for one that has not come at all,
+//! and its word reaches the others before they blame somebody who only waits himself.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::{ACTIVE_IDS_OWN, Context, Error};
+
+/// The active message that says it.
+const ROLL_CALL_ID: u32 = ACTIVE_IDS_OWN;
+/// Nobody is missing.
+const NOBODY: u32 = u32::MAX;
+/// How much longer each round waits.
+const ROUND_GRACE: Duration = Duration::from_secs(1);
+
+/// What this process has heard.
+#[derive(Debug, Default)]
+pub(super) struct RollCall {
+    /// How many roll-calls it has begun.
+    number: u32,
+    /// Roll-call and round.
+    heard: BTreeSet<(u32, u32)>,
+    /// Who was said to be missing.
+    missing: Option<u32>,
+}
+
+impl Context {
+    /// Listens to the words of roll-calls.
+    pub(super) fn attend_roll_calls(&self) {
+        let handler = |context: &Self, source: u32, data: &[u8]| context.hear_roll_call(source, data);
+        self.handlers.borrow_mut().insert(ROLL_CALL_ID, std::rc::Rc::new(handler));
+    }
+
+    fn hear_roll_call(&self, source: u32, data: &[u8]) {
+        let word = |at: usize| {
+            data.get(at..at + 4).and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)))
+        };
+        let (Some(number), Some(round), Some(missing)) = (word(0), word(4), word(8)) else {
+            tracing::warn!(source, "a roll-call of {} bytes makes no sense", data.len());
+            return;
+        };
+        let mut roll_call = self.roll_call.borrow_mut();
+        if missing != NOBODY {
+            roll_call.missing.get_or_insert(missing);
+        }
+        roll_call.heard.insert((number, round));
+    }
+
+    /// Waits until all processes of the job have called this, as a barrier.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] with the process that has not come within the time, or has ended.
+    pub(super) fn call_the_roll(&self, limit: Duration) -> Result<(), Error> {
+        let number = {
+            let mut roll_call = self.roll_call.borrow_mut();
+            roll_call.number += 1;
+            roll_call.number
+        };
+        let start = Instant::now();
+        let mut missing: Option<(u32, String)> = None;
+        for round in 0..rounds(self.size) {
+            let (to, from) = partners(self.rank, self.size, round);
+            let said = missing.as_ref().map_or(NOBODY, |(rank, _)| *rank);
+            let word = [number.to_le_bytes(), round.to_le_bytes(), said.to_le_bytes()].concat();
+            if let Err(error) = self.send_active(to, ROLL_CALL_ID, &word) {
+                missing.get_or_insert((to, error.to_string()));
+            }
+            // Who knows does not wait, and tells the others.
+            if missing.is_none() {
+                missing = self.await_word(number, round, from, start + limit + ROUND_GRACE * round).err();
+            }
+        }
+        self.roll_call.borrow_mut().heard.retain(|(heard, _)| *heard > number);
+        match missing {
+            None => Ok(()),
+            Some((rank, reason)) => Err(Error::Missing { rank, seconds: limit.as_secs(), reason }),
+        }
+    }
+
+    /// Until `from` has spoken; or who is missing, and what is known.
+    fn await_word(&self, number: u32, round: u32, from: u32, deadline: Instant) -> Result<(), (u32, String)> {
+        // With a connection to it its end is noticed.
+        self.link(from).map_err(|error| (from, error.to_string()))?;
+        loop {
+            {
+                let roll_call = self.roll_call.borrow();
+                if let Some(missing) = roll_call.missing {
+                    return Err((missing, "another process has said so".to_owned()));
+                }
+                if roll_call.heard.contains(&(number, round)) {
+                    return Ok(());
+                }
+            }
+            let state = self.state.borrow();
+            if state.protocol.is_lost(from) {
+                return Err((from, state.loss(from)));
+            }
+            drop(state);
+            if Instant::now() > deadline {
+                return Err((from, "it has not spoken".to_owned()));
+            }
+            self.progress();
+        }
+    }
+}
+
+/// How many rounds it takes.
+const fn rounds(size: u32) -> u32 {
+    u32::BITS - (size - 1).leading_zeros()
+}
+
+/// To whom a process speaks in a round, and whom it hears.
+const fn partners(rank: u32, size: u32, round: u32) -> (u32, u32) {
+    let distance = (1_u64 << round) % size as u64;
+    let (rank, size) = (rank as u64, size as u64);
+    (((rank + distance) % size) as u32, ((rank + size - distance) % size) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// At the end each has heard, over others, of all.
+    #[test]
+    fn all_hear_of_all() {
+        for size in 1..70 {
+            let mut known: Vec<BTreeSet<u32>> = (0..size).map(|rank| BTreeSet::from([rank])).collect();
+            for round in 0..rounds(size) {
+                let before = known.clone();
+                for rank in 0..size {
+                    let (to, _) = partners(rank, size, round);
+                    assert_eq!(partners(to, size, round).1, rank);
+                    known[to as usize].extend(&before[rank as usize]);
+                }
+            }
+            assert!(known.iter().all(|known| known.len() == size as usize), "{size}");
+        }
+        assert_eq!((rounds(1), rounds(2), rounds(3), rounds(4), rounds(5)), (0, 1, 2, 2, 3));
+    }
+}

@@ -1,0 +1,170 @@
+//! What a context knows: the protocol, which queue pair leads to which rank, and what waits.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ironband_core::protocol::{Handle, PeerLimits, Protocol, Requests, Transfer};
+use ironband_core::wire::message::{ACTIVE_HEADER_BYTES, EAGER_HEADER_BYTES, Hello, Kind};
+use ironband_fabric::CompletionStatus;
+
+use super::body::{Incoming, Outgoing};
+use super::devices::{AnyDevice, Registered};
+use crate::device::QueuePair;
+
+/// What a peer may send unasked, in bytes; each message counts 256 more.
+pub(super) const WINDOW_BYTES: u32 = 1 << 20;
+/// Buffers for messages that nobody has asked for, kept for the next ones.
+const POOL_MAX: usize = 64;
+/// Longer ones are given back to the allocator.
+const POOLED_BYTES_MAX: usize = 64 * 1024;
+
+/// The way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) device: usize,
+    pub(super) qp: QueuePair,
+}
+
+/// A request of a device that has not ended.
+pub(super) enum InFlight {
+    /// For a receive.
+    Read { receive: Handle, peer: u32 },
+    /// For a send.
+    Write { send: Handle, peer: u32 },
+    /// Of the program: on memory of another process.
+    Access { access: Handle },
+}
+
+/// An access of the program to memory of another process.
+pub(super) struct AccessState {
+    pub(super) rank: u32,
+    /// A device has it, or it has ended.
+    pub(super) is_posted: bool,
+    pub(super) status: Option<CompletionStatus>,
+    /// Of the local buffer.
+    pub(super) registration: Option<Registered>,
+}
+
+pub(super) struct State {
+    pub(super) protocol: Protocol<Outgoing, Incoming, Vec<u8>>,
+    /// By rank.
+    links: Vec<Option<Link>>,
+    /// By device and queue pair.
+    ranks: Vec<Vec<Option<u32>>>,
+    /// Ranks to whom something is to be said, each once.
+    pub(super) talkers: Vec<u32>,
+    is_talker: Vec<bool>,
+    /// Transfers that a device had no room for.
+    pub(super) stalled: VecDeque<Transfer>,
+    pub(super) in_flight: Requests<InFlight>,
+    pub(super) accesses: Requests<AccessState>,
+    /// Empty buffers.
+    pub(super) pool: Vec<Vec<u8>>,
+    /// Requests that nobody waits for, and whose buffers are kept until they end.
+    pub(super) orphan_sends: Vec<Handle>,
+    pub(super) orphan_receives: Vec<Handle>,
+    /// Why peers are lost.
+    pub(super) losses: BTreeMap<u32, String>,
+}
+
+impl State {
+    pub(super) fn new(hello: Hello, size: u32, devices: usize) -> Self {
+        Self {
+            protocol: Protocol::new(hello, size),
+            links: vec![None; size as usize],
+            ranks: vec![Vec::new(); devices],
+            talkers: Vec::new(),
+            is_talker: vec![false; size as usize],
+            stalled: VecDeque::new(),
+            in_flight: Requests::new(),
+            accesses: Requests::new(),
+            pool: Vec::new(),
+            orphan_sends: Vec::new(),
+            orphan_receives: Vec::new(),
+            losses: BTreeMap::new(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn link(&self, rank: u32) -> Option<Link> {
+        self.links[rank as usize]
+    }
+
+    /// Whose queue pair this is.
+    #[inline]
+    pub(super) fn rank_of(&self, device: usize, qp: QueuePair) -> Option<u32> {
+        self.ranks[device].get(qp.index()).copied().flatten()
+    }
+
+    /// From now on this is the way to a rank.
+    pub(super) fn bind(&mut self, rank: u32, link: Link, limits: PeerLimits) {
+        self.links[rank as usize] = Some(link);
+        let ranks = &mut self.ranks[link.device];
+        if ranks.len() <= link.qp.index() {
+            ranks.resize(link.qp.index() + 1, None);
+        }
+        ranks[link.qp.index()] = Some(rank);
+        self.protocol.connected(rank, limits);
+        self.talk(rank);
+    }
+
+    /// Something may have to be said to a rank.
+    #[inline]
+    pub(super) fn talk(&mut self, rank: u32) {
+        if self.protocol.has_post(rank) && !std::mem::replace(&mut self.is_talker[rank as usize], true) {
+            self.talkers.push(rank);
+        }
+    }
+
+    /// All has been said to this one.
+    pub(super) fn fall_silent(&mut self, rank: u32) {
+        self.is_talker[rank as usize] = false;
+    }
+
+    /// A rank is lost, if it was not before.
+    pub(super) fn lose(&mut self, rank: u32, reason: String) {
+        if !self.protocol.is_lost(rank) {
+            self.protocol.peer_lost(rank);
+            self.losses.insert(rank, reason);
+        }
+    }
+
+    pub(super) fn loss(&self, rank: u32) -> String {
+        self.losses.get(&rank).cloned().unwrap_or_else(|| "the connection has ended".to_owned())
+    }
+
+    /// Nothing to say, nothing to start, nothing to put away.
+    #[inline]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.talkers.is_empty()
+            && self.stalled.is_empty()
+            && !self.protocol.has_transfer()
+            && self.orphan_sends.is_empty()
+            && self.orphan_receives.is_empty()
+    }
+
+    pub(super) fn buffer(&mut self) -> Vec<u8> {
+        self.pool.pop().unwrap_or_default()
+    }
+
+    pub(super) fn give_back(&mut self, buffer: Vec<u8>) {
+        if self.pool.len() < POOL_MAX && buffer.capacity() <= POOLED_BYTES_MAX {
+            self.pool.push(buffer);
+        }
+    }
+}
+
+/// What the connection to a peer carries.
+pub(super) fn limits_of(device: &AnyDevice) -> PeerLimits {
+    let limits = &device.capabilities().limits;
+    let bytes = |all: usize, header: usize| u32::try_from(all.saturating_sub(header)).unwrap_or(u32::MAX);
+    PeerLimits {
+        eager_bytes_max: bytes(limits.eager_bytes, EAGER_HEADER_BYTES),
+        piece_bytes_max: bytes(limits.send_copy_bytes_max, Kind::Piece.header_bytes()),
+        prefers_writing: false,
+    }
+}
+
+/// The longest active message.
+pub(super) fn active_bytes_max(device: &AnyDevice) -> usize {
+    device.capabilities().limits.send_copy_bytes_max.saturating_sub(ACTIVE_HEADER_BYTES)
+}

@@ -1,0 +1,82 @@
+//! One process of a job that tries the Rust API: what `tests/context.rs` starts under launchers.
+
+use std::process::ExitCode;
+
+use ironband::{Context, Error, Pattern};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn pattern(seed: u32, len_bytes: usize) -> Vec<u8> {
+    (0..len_bytes).map(|at| (at as u32).wrapping_mul(31).wrapping_add(seed * 7) as u8).collect()
+}
+
+/// Lengths around all limits.
+const LENGTHS: [usize; 14] =
+    [0, 1, 8, 40, 41, 64, 1000, 8000, 8248, 8249, 20_000, 65_536, 300_000, 5_000_000];
+
+fn run() -> Result<(), Error> {
+    let context = Context::open()?;
+    let (rank, size) = (context.rank(), context.size());
+    if rank == 0 {
+        context.report().iter().for_each(|line| println!("{line}"));
+    }
+    let (next, previous) = ((rank + 1) % size, (rank + size - 1) % size);
+    for (tag, len_bytes) in LENGTHS.into_iter().enumerate() {
+        let request = context.start_receive(Pattern::exact(previous, tag as u64), vec![0; len_bytes])?;
+        context.endpoint(next)?.send(tag as u64, &pattern(rank, len_bytes))?;
+        let (bytes, received) = request.wait()?;
+        assert_eq!((received.source, received.len_bytes), (previous, len_bytes as u64));
+        assert_eq!(bytes, pattern(previous, len_bytes), "{len_bytes} bytes");
+    }
+    // Unexpected: sent before the receive is there.
+    for (tag, len_bytes) in LENGTHS.into_iter().enumerate() {
+        let request = context.endpoint(next)?.start_send(100 + tag as u64, pattern(rank, len_bytes))?;
+        let mut bytes = vec![0; len_bytes];
+        context.receive(Pattern::any_source(100 + tag as u64), &mut bytes)?;
+        assert_eq!(bytes, pattern(previous, len_bytes), "{len_bytes} bytes, unexpected");
+        request.wait()?;
+    }
+    // One-sided: each adds to a counter of rank 0, and writes to its own place there.
+    let exposed = context.expose(vec![0_u8; 8 + 8 * size as usize])?;
+    if rank == 0 {
+        for other in 1..size {
+            context.endpoint(other)?.send(7, exposed.key().as_bytes())?;
+        }
+    }
+    let mut key = vec![0; 200];
+    let key = if rank == 0 {
+        exposed.key()
+    } else {
+        let received = context.endpoint(0)?.receive(7, &mut key)?;
+        ironband::MemoryKey::from_bytes(&key[..received.len_bytes as usize])?
+    };
+    let memory = context.endpoint(0)?.memory(&key)?;
+    for _ in 0..100 {
+        memory.fetch_add(0, u64::from(rank) + 1)?;
+    }
+    memory.put(8 + 8 * u64::from(rank), &u64::from(rank).to_le_bytes())?;
+    let mut back = [0; 8];
+    memory.get(8 + 8 * u64::from(rank), &mut back)?;
+    assert_eq!(u64::from_le_bytes(back), u64::from(rank));
+    context.endpoint(0)?.send(8, b"done")?;
+    if rank == 0 {
+        for _ in 0..size {
+            context.receive(Pattern::any_source(8), &mut [0; 4])?;
+        }
+        assert_eq!(exposed.load(0)?, 100 * u64::from(size) * (u64::from(size) + 1) / 2);
+        for other in 0..size {
+            assert_eq!(exposed.load(8 + 8 * other as usize)?, u64::from(other));
+        }
+    }
+    println!("{rank} of {size}: ok");
+    drop(exposed);
+    context.close()
+}
