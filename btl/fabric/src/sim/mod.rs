@@ -13,7 +13,8 @@
 //! - The data of a request moves at any time between its post and its end, in any order of pieces ([`Faults`]).
 //! - A connection that breaks lets some first part of what is under way through, and nothing behind a gap. Each end learns of
 //!   it for itself; a request that was done may end as flushed.
-//! - A queue pair that its user destroys leaves in an orderly way: what was sent arrives, the peer is not disturbed.
+//! - A queue pair that its user destroys leaves in an orderly way: what was sent arrives, the peer is not disturbed. The next
+//!   one to that peer has another number, as over `verbs`; who comes back to a queue pair that has failed finds a new one.
 //!
 //! What a program must not do and a real adapter would not notice is written down ([`World::violations`]): regions that are
 //! deregistered while operations use them, and local memory that is not in the region that a post names.

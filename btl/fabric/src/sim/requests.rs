@@ -313,6 +313,7 @@ impl State {
         let credit = Credit { link: found.link, sender: found.end };
         self.done_at_target(request);
         self.forget_ended(request);
+        self.note(|_| format!("{:?} of {len_bytes} bytes is done at device {target}", kind.operation()));
         match kind {
             Kind::Write { imm: Some(imm) } => Some(Ready::Written { qp, imm, len_bytes, credit }),
             _ => None,

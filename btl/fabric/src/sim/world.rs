@@ -27,7 +27,7 @@ impl Known {
 }
 
 impl World {
-    /// A world without devices, at time 0.
+    /// A world without devices, at time 0. Addresses follow from the seed: those of two worlds with one seed are not told apart.
     pub fn new(options: Options) -> Self {
         Self(Rc::new(RefCell::new(State::new(options))))
     }
