@@ -143,11 +143,10 @@ impl State {
         let Some(handle) = pair.link.take() else { return };
         let end = pair.end as usize;
         let Some(link) = self.links.get(handle) else { return };
-        let (leave_ns, loopback, broken) =
-            (earliest_ns.max(link.lanes[end].last_ns), link.is_loopback(), link.broken);
+        let (leave_ns, broken) = (earliest_ns.max(link.lanes[end].last_ns), link.broken);
         pair.not_before_ns = leave_ns;
         self.note(|_| format!("device {device} destroys queue pair {qp}"));
-        if !self.detach(handle, end, true, loopback) && !broken {
+        if !self.detach(handle, end, true) && !broken {
             self.events.push(leave_ns, Event::Left(handle, end as u8));
         }
     }
@@ -165,7 +164,7 @@ impl State {
         self.note(|_| {
             format!("device {} learns that the peer of queue pair {} has left", end.device, end.qp)
         });
-        self.detach(handle, other, true, false);
+        self.detach(handle, other, true);
     }
 
     /// A fault.
@@ -201,7 +200,7 @@ impl State {
     pub(super) fn noticed(&mut self, handle: Handle, end: u8) {
         let end = end as usize;
         let Some(link) = self.links.get(handle).filter(|link| link.ends[end].attached) else { return };
-        let (own, peer, loopback) = (link.ends[end], link.ends[1 - end].device, link.is_loopback());
+        let (own, peer) = (link.ends[end], link.ends[1 - end].device);
         let text = format!("the connection to {} failed: {}", self.name_of(peer), own.reason.text());
         let now_ns = self.now_ns;
         let Some(adapter) = self.adapter(own.device) else { return };
@@ -216,7 +215,7 @@ impl State {
             self.complete(own.device, Ready::Disconnected { qp: own.qp });
         }
         self.forget_messages(handle, end);
-        self.detach(handle, end, true, loopback);
+        self.detach(handle, end, true);
         if !told_first {
             self.complete(own.device, Ready::Disconnected { qp: own.qp });
         }
@@ -246,8 +245,7 @@ impl State {
             let notice_ns = self.crossing(self.options.faults.notice_delay_ns);
             self.forget_messages(handle, end);
             let unwritten_ns = self.first_unwritten_ns(handle, end);
-            let loopback = self.links.get(handle).is_some_and(Link::is_loopback);
-            if self.detach(handle, end, false, loopback) {
+            if self.detach(handle, end, false) {
                 continue;
             }
             let Some(link) = self.links.get_mut(handle) else { continue };
@@ -269,8 +267,10 @@ impl State {
 
     /// This end takes part no longer: its requests end, as flushed if it is `told`, and those of the other end are no longer
     /// its business. True if nobody is left, and the connection is gone.
-    fn detach(&mut self, handle: Handle, end: usize, told: bool, both_ends: bool) -> bool {
-        let ends = if both_ends { [end, 1 - end] } else { [end, end] };
+    fn detach(&mut self, handle: Handle, end: usize, told: bool) -> bool {
+        // The ends of a loopback are one queue pair.
+        let loopback = self.links.get(handle).is_some_and(Link::is_loopback);
+        let ends = if loopback { [end, 1 - end] } else { [end, end] };
         for end in ends {
             let Some(link) = self.links.get_mut(handle) else { return true };
             (link.ends[end].attached, link.ends[end].up) = (false, false);

@@ -105,24 +105,8 @@ impl State {
         }
         let place = lane.requests.len() as u32;
         let first = place == 0 && lane.parcels.is_empty() && !broken && self.options.one_sided;
-        let request = self.requests.insert(Request {
-            work,
-            link: handle,
-            end: end as u8,
-            place,
-            pieces: 1,
-            moved: 0,
-            at_target: true,
-            target,
-            target_qp,
-            landed: false,
-            landed_ns: 0,
-            data: None,
-            ended: false,
-            status: CompletionStatus::Flushed,
-            given_up: false,
-            old: 0,
-        });
+        let request = Request::new(work, (handle, end), place, (target, target_qp));
+        let request = self.requests.insert(request);
         lane.requests.push(request);
         self.statistics.requests += 1;
         self.hold(device, target, work);
@@ -130,8 +114,7 @@ impl State {
             let (operation, id, len_bytes) = (work.kind.operation(), work.id.0, work.len_bytes);
             format!("device {device} posts {operation:?} {id} of {len_bytes} bytes at device {target}")
         });
-        let misaligned = matches!(work.kind, Kind::Atomic { width, .. } if !work.remote.address.is_multiple_of(width.bytes() as u64));
-        if misaligned {
+        if work.is_misaligned() {
             self.release_target(request);
             self.tell(request, CompletionStatus::RemoteAccess);
         } else if first && self.random.chance(self.options.faults.at_once) && self.execute_at_once(request) {
@@ -500,7 +483,34 @@ impl State {
     }
 }
 
+impl Work {
+    const fn is_misaligned(&self) -> bool {
+        matches!(self.kind, Kind::Atomic { width, .. } if !self.remote.address.is_multiple_of(width.bytes() as u64))
+    }
+}
+
 impl Request {
+    const fn new(work: Work, poster: (Handle, usize), place: u32, target: (u32, u32)) -> Self {
+        Self {
+            work,
+            link: poster.0,
+            end: poster.1 as u8,
+            place,
+            pieces: 1,
+            moved: 0,
+            at_target: true,
+            target: target.0,
+            target_qp: target.1,
+            landed: false,
+            landed_ns: 0,
+            data: None,
+            ended: false,
+            status: CompletionStatus::Flushed,
+            given_up: false,
+            old: 0,
+        }
+    }
+
     /// Moves one piece between the poster's memory and the target's; returns how long it is.
     fn move_piece(&mut self, piece: u32, target: *mut u8) -> u64 {
         self.moved |= 1 << piece;
