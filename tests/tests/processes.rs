@@ -30,15 +30,15 @@ fn example(name: &str, ranks: u32, args: &str, expected: &str) {
 
 #[test]
 fn example_ring() {
-    example("ring", 3, "--bytes 100000 --laps 20", "verified");
+    example("mpi_ring", 3, "--bytes 100000 --laps 20", "verified");
 }
 
 #[test]
 fn example_halo_exchange() {
-    example("halo_exchange", 4, "--rows 96 --columns 128 --steps 60", "equals the serial run");
+    example("mpi_halo_exchange", 4, "--rows 96 --columns 128 --steps 60", "equals the serial run");
 }
 
 #[test]
 fn example_halo_exchange_with_uneven_blocks() {
-    example("halo_exchange", 6, "--rows 37 --columns 53 --steps 40", "equals the serial run");
+    example("mpi_halo_exchange", 6, "--rows 37 --columns 53 --steps 40", "equals the serial run");
 }

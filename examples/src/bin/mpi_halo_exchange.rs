@@ -4,7 +4,7 @@
 //! its block alone. At the end rank 0 gathers the blocks and compares them with a serial run of its own: the
 //! arithmetic is the same, so the results must be the same to the last bit.
 //!
-//! `mpirun -np 4 --oversubscribe --mca btl ironband,self halo_exchange --rows 96 --columns 128 --steps 60`
+//! `mpirun -np 4 --oversubscribe --mca btl ironband,self mpi_halo_exchange --rows 96 --columns 128 --steps 60`
 
 use std::ops::Range;
 
@@ -263,11 +263,11 @@ fn main() -> Result<()> {
     }
     if let Some(plate) = gather(&grid, &options, shape, &block) {
         if let Err(error) = compare(&options, &plate, &serial(&options)) {
-            eprintln!("halo_exchange: {error}");
+            eprintln!("mpi_halo_exchange: {error}");
             grid.abort(1);
         }
         println!(
-            "halo_exchange: {} x {} ranks, {} x {} cells, {} steps: equals the serial run",
+            "mpi_halo_exchange: {} x {} ranks, {} x {} cells, {} steps: equals the serial run",
             shape.0, shape.1, options.rows, options.columns, options.steps
         );
     }

@@ -1,6 +1,6 @@
 //! Passes a buffer around a ring of ranks, each of which adds its part, and checks the sums.
 //!
-//! `mpirun -np 3 --mca btl ironband,self ring --bytes 100000 --laps 20`
+//! `mpirun -np 3 --mca btl ironband,self mpi_ring --bytes 100000 --laps 20`
 
 use std::time::Instant;
 
