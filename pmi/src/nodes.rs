@@ -73,7 +73,10 @@ impl NodeMap {
             }
             blocks.push(block);
         }
-        if blocks.iter().any(|block| block.ranks() == 0) || blocks.is_empty() {
+        let ranks = blocks.iter().try_fold(0_u64, |ranks, block| ranks.checked_add(block.ranks()));
+        let is_sensible =
+            |block: &Block| block.ranks() > 0 && block.first_node.checked_add(block.nodes).is_some();
+        if ranks.is_none() || blocks.is_empty() || !blocks.iter().all(is_sensible) {
             return Err(malformed());
         }
         Ok(Self { layout: Layout::Blocks(blocks), size })
@@ -151,6 +154,9 @@ mod tests {
             "(vector,(0,1,1)x)",
             "vector,(0,1,1)",
             "(vector,(0,99999999999,1))",
+            // Beyond the last number of a node, and more ranks than can be counted.
+            "(vector,(4294967295,2,1))",
+            "(vector,(0,4294967295,4294967295),(0,4294967295,4294967295))",
         ] {
             assert!(NodeMap::of_process_mapping(text, 2).is_err(), "{text:?}");
         }
