@@ -4,7 +4,7 @@ use super::machine::{
     Arrival, Kept, Protocol, Receive, ReceiveStage, RequestError, Send, SendStage, Transfer,
 };
 use super::matching::Envelope;
-use super::peer::Word;
+use super::peer::{ANNOUNCED_MAX, Word};
 use super::requests::Handle;
 use super::violation::Violation;
 use crate::wire::message::{
@@ -51,7 +51,8 @@ impl<S, R, K> Protocol<S, R, K> {
         let Some(peer) = self.peers[envelope.source as usize].as_deref_mut() else {
             return Ok(Arrival::Nothing);
         };
-        let counted = u32::try_from(len_bytes).unwrap_or(u32::MAX);
+        let wrong_length = Violation::Length { kind: Kind::Eager, len_bytes };
+        let counted = u32::try_from(len_bytes).map_err(|_| wrong_length)?;
         peer.receives.arrived(counted)?;
         match self.matching.arrive(envelope) {
             Some(receive) => {
@@ -89,7 +90,7 @@ impl<S, R, K> Protocol<S, R, K> {
             Kind::Announce => {
                 let announce = Announce::decode(header(start).ok_or_else(wrong_length)?);
                 self.paid(from, announce.counter)?;
-                self.announced(from, announce);
+                self.announced(from, announce)?;
             }
             Kind::Read | Kind::Written => {
                 let ended = Ended::decode(header(start).ok_or_else(wrong_length)?);
@@ -141,14 +142,18 @@ impl<S, R, K> Protocol<S, R, K> {
         Ok(())
     }
 
-    fn announced(&mut self, from: u32, announce: Announce) {
+    fn announced(&mut self, from: u32, announce: Announce) -> Result<(), Violation> {
         let envelope = Envelope { source: from, tag: announce.tag };
-        match self.matching.arrive(envelope) {
-            Some(receive) => self.begin(receive, from, announce),
-            None => {
-                self.matching.keep(envelope, Kept::Announced(announce));
+        if let Some(receive) = self.matching.arrive(envelope) {
+            self.begin(receive, from, announce);
+        } else if let Some(peer) = self.peer(from) {
+            if peer.announced == ANNOUNCED_MAX {
+                return Err(Violation::TooManyAnnounced);
             }
+            peer.announced += 1;
+            self.matching.keep(envelope, Kept::Announced(announce));
         }
+        Ok(())
     }
 
     /// The send that a peer speaks of, if it is one that the peer was told of.
@@ -161,6 +166,13 @@ impl<S, R, K> Protocol<S, R, K> {
 
     fn was_read(&mut self, from: u32, handle: Handle, outcome: Outcome) -> Result<(), Violation> {
         let send = self.announced_send(from, Kind::Read, handle)?;
+        // Who could read nothing can only say that nothing fits, or that there is nothing.
+        if send.memory.is_none() && send.len_bytes > 0 && outcome != Outcome::Truncated {
+            return Err(Violation::Unexpected {
+                kind: Kind::Read,
+                what: "for a message that cannot be read",
+            });
+        }
         // A message that was too long for its receive was sent all the same; the receiver knows.
         let failed = outcome == Outcome::Failed;
         send.stage =
@@ -173,6 +185,13 @@ impl<S, R, K> Protocol<S, R, K> {
         let send = self.announced_send(from, Kind::Ready, handle)?;
         if send.len_bytes != ready.len_bytes {
             return Err(Violation::Unexpected { kind: Kind::Ready, what: "for another length" });
+        }
+        // Such messages end without data, or go in pieces: there is nothing to write, or it is not registered.
+        if send.len_bytes == 0 || (send.memory.is_none() && ready.memory.is_some()) {
+            return Err(Violation::Unexpected {
+                kind: Kind::Ready,
+                what: "for a message that is not written",
+            });
         }
         let (receiver, len_bytes) = (Handle::from_wire(ready.receiver), ready.len_bytes);
         match ready.memory {

@@ -18,7 +18,7 @@
 //!
 //! A message for which the peer's window has no room is announced, however short it is, and comes in one piece when it is
 //! received. So nothing but the fabric's back-pressure ever holds a message up, and what a process keeps for messages that nobody
-//! has asked for is bounded, peer by peer.
+//! has asked for is bounded, peer by peer: their data by the window, announcements by [`ANNOUNCED_MAX`](super::ANNOUNCED_MAX).
 //!
 //! What a peer says is checked: a number that is not the next one, a length that does not fit, a request that there is not, or that
 //! is not at that point, fails this peer and changes nothing else.
@@ -197,6 +197,8 @@ pub(super) enum ReceiveStage {
     Exposing {
         sender: Handle,
     },
+    /// The answer to the announcement waits in the outbox. The peer does not know of it, and can do nothing yet.
+    Answering,
     /// The peer writes.
     AwaitsWrite,
     AwaitsPieces {
@@ -291,8 +293,10 @@ impl<S, R, K> Protocol<S, R, K> {
             self.stage(handle, ReceiveStage::Done(Err(lost)));
         }
         for (_, receive) in self.receives.iter_mut().filter(|(_, receive)| receive.message.source == rank) {
-            let waits_for_peer =
-                matches!(receive.stage, ReceiveStage::AwaitsWrite | ReceiveStage::AwaitsPieces { .. });
+            let waits_for_peer = matches!(
+                receive.stage,
+                ReceiveStage::Answering | ReceiveStage::AwaitsWrite | ReceiveStage::AwaitsPieces { .. }
+            );
             if waits_for_peer {
                 receive.stage = ReceiveStage::Done(Err(lost));
             }

@@ -37,7 +37,7 @@
 //! | `source_failed` | a step for each place of a receive, and a sort of those that failed |
 //!
 //! A look-up is expected to be short, but the hash is fixed: a peer that chooses tags that collide makes it as long as its kept
-//! messages are many, which its window bounds ([`super::credit`]). Places and tables grow by doubling and are kept, so nothing is
+//! messages are many, which its window bounds, and of announcements [`super::ANNOUNCED_MAX`]. Places and tables grow by doubling and are kept, so nothing is
 //! allocated once the most there has ever been is reached.
 //!
 //! Invariants: a receive is in the queue of its kind's key or, without a kind, in the last list; a kind's count is the number of its

@@ -3,6 +3,8 @@
 
 mod arriving;
 pub mod credit;
+#[cfg(test)]
+mod hostile_tests;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
@@ -15,6 +17,6 @@ pub mod sequence;
 mod violation;
 
 pub use machine::{Arrival, Counts, Found, Post, Protocol, Received, RequestError, Transfer};
-pub use peer::{INITIAL_WINDOW_BYTES, PeerLimits};
+pub use peer::{ANNOUNCED_MAX, INITIAL_WINDOW_BYTES, PeerLimits};
 pub use requests::{Handle, Requests};
 pub use violation::Violation;

@@ -10,12 +10,17 @@ use crate::wire::message::{Hello, Memory, Outcome};
 /// What a peer may be sent unasked before it has said how much it takes. All grant that much.
 pub const INITIAL_WINDOW_BYTES: u32 = 64 * 1024;
 
+/// How many messages a peer may announce that no receive has asked for. They take no room of its window, so that none has to wait; and a
+/// program may well send thousands before it receives one. So this is no flow control but the end of a peer that has gone wrong,
+/// before memory ends: some 250 MB of announcements.
+pub const ANNOUNCED_MAX: u32 = 1 << 20;
+
 /// What the connection to a peer carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerLimits {
     /// The longest message that is sent at once, in bytes of data.
     pub eager_bytes_max: u32,
-    /// The longest piece of a message that is sent in pieces, in bytes of data.
+    /// The longest piece of a message that is sent in pieces, in bytes of data; at least 1.
     pub piece_bytes_max: u32,
     /// Long messages are better written by their sender than read by their receiver.
     pub prefers_writing: bool,
@@ -53,6 +58,8 @@ pub(super) struct Peer {
     pub(super) expected: Sequence,
     pub(super) sends: SendWindow,
     pub(super) receives: ReceiveWindow,
+    /// Announcements of this peer that are kept.
+    pub(super) announced: u32,
     /// It has greeted.
     pub(super) has_greeted: bool,
     /// Waits for room in the fabric.
@@ -63,12 +70,14 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(limits: PeerLimits, hello: Hello) -> Self {
+        assert!(limits.piece_bytes_max > 0, "pieces of nothing never end");
         Self {
             limits,
             numbers: Sequence::new(),
             expected: Sequence::new(),
             sends: SendWindow::new(INITIAL_WINDOW_BYTES),
             receives: ReceiveWindow::new(hello.window_bytes),
+            announced: 0,
             has_greeted: false,
             outbox: VecDeque::from([Word::Hello(hello)]),
             credit_waits: false,

@@ -14,13 +14,12 @@ impl<S, R, K> Protocol<S, R, K> {
         let stage = match pattern.source {
             Some(rank) if self.is_lost(rank) => ReceiveStage::Done(Err(RequestError::PeerLost { rank })),
             // Set below.
-            _ => ReceiveStage::AwaitsWrite,
+            _ => ReceiveStage::Answering,
         };
         let handle = self.receives.insert(Receive { capacity_bytes, message: nothing, stage, body });
         // What a lost peer has sent before can still be received.
-        match self.matching.probe(pattern) {
-            None if matches!(stage, ReceiveStage::Done(_)) => return (handle, None),
-            _ => {}
+        if stage != ReceiveStage::Answering && self.matching.probe(pattern).is_none() {
+            return (handle, None);
         }
         match self.matching.post(pattern, handle) {
             Match::Waits(posted) => {
@@ -35,6 +34,9 @@ impl<S, R, K> Protocol<S, R, K> {
                 (handle, Some(Found { data, len_bytes }))
             }
             Match::Matched { envelope, message: Kept::Announced(announce), .. } => {
+                if let Some(peer) = self.peer(envelope.source) {
+                    peer.announced -= 1;
+                }
                 self.begin(handle, envelope.source, announce);
                 (handle, None)
             }
@@ -81,7 +83,7 @@ impl<S, R, K> Protocol<S, R, K> {
                 self.transfers.push_back(Transfer::Read { receive: handle, peer: source, memory, len_bytes });
             }
         } else {
-            receive.stage = ReceiveStage::AwaitsPieces { come_bytes: 0 };
+            receive.stage = ReceiveStage::Answering;
             peer.outbox.push_back(Word::Ready { sender, receiver: handle, memory: None, len_bytes });
         }
     }
@@ -129,10 +131,7 @@ impl<S, R, K> Protocol<S, R, K> {
             receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank: source }));
             return;
         };
-        receive.stage = match memory {
-            Some(_) => ReceiveStage::AwaitsWrite,
-            None => ReceiveStage::AwaitsPieces { come_bytes: 0 },
-        };
+        receive.stage = ReceiveStage::Answering;
         peer.outbox.push_back(Word::Ready { sender, receiver: handle, memory, len_bytes });
     }
 

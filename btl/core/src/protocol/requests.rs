@@ -139,11 +139,13 @@ mod tests {
                     _ => {
                         let made_up = Handle::from_wire(u64::from(which) << 32 | u64::from(what));
                         prop_assert_eq!(requests.get(made_up), model.get(&made_up));
+                        prop_assert_eq!(requests.get_mut(made_up), model.get_mut(&made_up));
                     }
                 }
                 prop_assert_eq!(requests.len(), model.len());
                 for handle in &handles {
                     prop_assert_eq!(requests.get(*handle), model.get(handle));
+                    prop_assert_eq!(requests.get_mut(*handle), model.get_mut(handle));
                 }
             }
         }

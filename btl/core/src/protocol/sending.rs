@@ -1,6 +1,6 @@
 //! The sender's side: messages that go at once, announcements, pieces, and what else is to be posted, in order.
 
-use super::machine::{Post, Protocol, RequestError, Send, SendStage};
+use super::machine::{Post, Protocol, ReceiveStage, RequestError, Send, SendStage};
 use super::peer::{Peer, Word};
 use super::requests::Handle;
 use crate::wire::message::{Announce, Ended, HEADER_BYTES_MAX, Kind, Memory, Outcome, Piece, Ready};
@@ -147,8 +147,17 @@ impl<S, R, K> Protocol<S, R, K> {
         match word {
             Word::Hello(_) => {}
             // All these bring the counter.
-            Word::Read { .. } | Word::Written { .. } | Word::Ready { .. } => {
+            Word::Read { .. } | Word::Written { .. } => {
                 peer.receives.pay();
+            }
+            Word::Ready { receiver, memory, .. } => {
+                peer.receives.pay();
+                // What the peer does from now on it may do, and nothing before.
+                let stage = match memory {
+                    Some(_) => ReceiveStage::AwaitsWrite,
+                    None => ReceiveStage::AwaitsPieces { come_bytes: 0 },
+                };
+                self.stage(receiver, stage);
             }
             Word::Credit => {
                 peer.receives.pay();
@@ -183,7 +192,7 @@ impl<S, R, K> Protocol<S, R, K> {
         }
     }
 
-    /// A [`Transfer::Write`] has ended.
+    /// A [`Transfer::Write`](super::Transfer::Write) has ended.
     pub fn write_ended(&mut self, send: Handle, is_done: bool) {
         let Some(Send { peer, stage, .. }) = self.sends.get_mut(send) else { return };
         let SendStage::Writing { receiver } = *stage else { return };

@@ -1,6 +1,7 @@
 //! A peer does not keep to the protocol.
 
 use super::credit::CreditError;
+use super::peer::ANNOUNCED_MAX;
 use super::sequence::OutOfSequence;
 use crate::wire::message::{HelloError, Kind};
 
@@ -34,6 +35,12 @@ pub enum Violation {
         /// Its job.
         job: u64,
     },
+    /// More announcements than are kept.
+    #[error(
+        "a message was announced, and {ANNOUNCED_MAX} others that this rank has announced wait to be received: \
+         receive them before so many more are sent"
+    )]
+    TooManyAnnounced,
     /// See [`HelloError`].
     #[error(transparent)]
     Hello(#[from] HelloError),
