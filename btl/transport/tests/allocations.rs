@@ -1,10 +1,13 @@
-//! Nothing on the eager path allocates: sends of every short length, receives, answers from inside the handler, and empty
+//! Nothing on the eager path allocates, neither in a device nor in the protocol of messages: sends of every short length, receives, answers from inside the handler, and empty
 //! polls for long enough that everything the device does from time to time is done.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use ironband::{Config, Device, Handler, Job, Payload, Posted, QueuePair, Threads};
+use ironband_core::protocol::matching::Pattern;
+use ironband_core::protocol::{Arrival, INITIAL_WINDOW_BYTES, PeerLimits, Protocol};
+use ironband_core::wire::message::{HEADER_BYTES_MAX, Hello};
 use ironband_fabric::shm::Shm;
 
 /// Counts what this thread asks of the allocator; the test harness has threads of its own.
@@ -133,6 +136,92 @@ fn the_eager_path_allocates_nothing() {
 #[test]
 fn the_eager_path_allocates_nothing_with_threads() {
     assert_eq!(measure(Threads::Multiple), 0);
+}
+
+/// Short messages of the Rust API's protocol from one process to another: at once and by the outbox, to receives that wait and to
+/// receives that find them kept; with the credit that comes back. The program keeps nothing of its own.
+struct Protocols {
+    sender: Protocol<(), (), [u8; 8]>,
+    receiver: Protocol<(), (), [u8; 8]>,
+}
+
+impl Protocols {
+    fn new() -> Self {
+        let limits = PeerLimits { eager_bytes_max: 64, piece_bytes_max: 64, prefers_writing: false };
+        let protocol = |rank| {
+            let mut protocol = Protocol::new(Hello { rank, window_bytes: INITIAL_WINDOW_BYTES, job: 1 }, 2);
+            protocol.connected(1 - rank, limits);
+            protocol
+        };
+        let mut both = Self { sender: protocol(0), receiver: protocol(1) };
+        both.carry();
+        both
+    }
+
+    fn carry_from(from: &mut Protocol<(), (), [u8; 8]>, to: &mut Protocol<(), (), [u8; 8]>, ranks: [u32; 2]) {
+        while let Some(post) = from.next_post(ranks[1]) {
+            let mut bytes = [0; 64];
+            bytes[..post.header().len()].copy_from_slice(post.header());
+            let len_bytes = post.header().len() + post.payload.map_or(0, |(_, _, len_bytes)| len_bytes);
+            from.posted(ranks[1]);
+            Self::arrive(to, ranks[0], post.immediate, &bytes[..len_bytes]);
+        }
+    }
+
+    fn arrive(to: &mut Protocol<(), (), [u8; 8]>, from: u32, immediate: u32, bytes: &[u8]) {
+        let start = &bytes[..bytes.len().min(HEADER_BYTES_MAX)];
+        match to.arrived(from, immediate, start, bytes.len()).expect("honest") {
+            Arrival::Keep(envelope) => to.keep(envelope, 8, [0; 8]),
+            Arrival::Nothing | Arrival::Deliver { .. } => {}
+            Arrival::Active { .. } => panic!("nobody sends these"),
+        }
+    }
+
+    fn carry(&mut self) {
+        Self::carry_from(&mut self.sender, &mut self.receiver, [0, 1]);
+        Self::carry_from(&mut self.receiver, &mut self.sender, [1, 0]);
+    }
+
+    fn round(&mut self, tag: u64) {
+        let pattern = match tag % 3 {
+            0 => Pattern::exact(0, tag),
+            1 => Pattern::any_source(tag),
+            _ => Pattern::anything(),
+        };
+        for is_posted_before in [true, false] {
+            for is_by_outbox in [true, false] {
+                let posted = is_posted_before.then(|| self.receiver.receive(pattern, 8, ()).0);
+                if is_by_outbox {
+                    let send = self.sender.send(1, tag, 8, None, ());
+                    self.carry();
+                    assert_eq!(self.sender.take_send(send), Some(((), Ok(()))));
+                } else {
+                    let immediate = self.sender.try_eager(1, 8).expect("credit comes back");
+                    self.sender.eager_sent(1, 8);
+                    let mut bytes = [0; 16];
+                    bytes[..8].copy_from_slice(&tag.to_le_bytes());
+                    Self::arrive(&mut self.receiver, 0, immediate, &bytes);
+                }
+                let receive = posted.unwrap_or_else(|| {
+                    let (receive, found) = self.receiver.receive(pattern, 8, ());
+                    assert!(found.is_some());
+                    receive
+                });
+                assert!(self.receiver.take_receive(receive).is_some());
+                self.carry();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_protocol_allocates_nothing_for_short_messages() {
+    let mut both = Protocols::new();
+    // All kinds of patterns, and credit, twice over.
+    (0..1000).for_each(|tag| both.round(tag));
+    let before = CALLS.get();
+    (1000..10_000).for_each(|tag| both.round(tag));
+    assert_eq!(CALLS.get() - before, 0);
 }
 
 #[test]
