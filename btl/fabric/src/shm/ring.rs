@@ -349,6 +349,9 @@ impl<M: RingMemory> Consumer<M> {
     }
 }
 
+#[cfg(all(test, not(loom)))]
+#[path = "ring_heap.rs"]
+mod heap;
 #[cfg(test)]
 #[path = "ring_tests.rs"]
 mod tests;
