@@ -19,6 +19,7 @@ mod leftovers;
 mod processes;
 mod program;
 mod row;
+pub mod scenario;
 mod tally;
 mod transport;
 

@@ -91,7 +91,19 @@ impl<F: Fabric> Device<F> {
     /// # Errors
     /// See [`Fabric::open`].
     pub fn open(name: &str, config: &Config, job: &Job, threads: Threads) -> Result<Self, DeviceError> {
-        let mut device = F::open(name, config, job)?;
+        Self::of(F::open(name, config, job)?, config, job, threads)
+    }
+
+    /// Takes over a device that is open.
+    ///
+    /// # Errors
+    /// When it has no objects left.
+    pub fn of(
+        mut device: F::Device,
+        config: &Config,
+        job: &Job,
+        threads: Threads,
+    ) -> Result<Self, DeviceError> {
         let pd = device.alloc_pd()?;
         let cq = device.create_cq(COMPLETION_QUEUE_DEPTH)?;
         let address = device.address().to_vec();

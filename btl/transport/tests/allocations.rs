@@ -173,7 +173,7 @@ impl Protocols {
         match to.arrived(from, immediate, start, bytes.len()).expect("honest") {
             Arrival::Keep(envelope) => to.keep(envelope, 8, [0; 8]),
             Arrival::Nothing | Arrival::Deliver { .. } => {}
-            Arrival::Active { .. } => panic!("nobody sends these"),
+            Arrival::Active { .. } | Arrival::Farewell => panic!("nobody sends these"),
         }
     }
 

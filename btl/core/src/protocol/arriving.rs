@@ -29,12 +29,15 @@ impl<S, R, K> Protocol<S, R, K> {
             return Err(Violation::Kind(immediate & 15));
         };
         let Some(peer) = self.peers[from as usize].as_deref_mut() else { return Ok(Arrival::Nothing) };
+        if start.len() < kind.header_bytes() {
+            return Err(Violation::Length { kind, len_bytes });
+        }
+        if kind == Kind::Farewell {
+            return Ok(Arrival::Farewell);
+        }
         peer.expected.check(number)?;
         if kind != Kind::Hello && !peer.has_greeted {
             return Err(Violation::Unexpected { kind, what: "before its greeting" });
-        }
-        if start.len() < kind.header_bytes() {
-            return Err(Violation::Length { kind, len_bytes });
         }
         if kind == Kind::Eager {
             let Some((tag, _)) = start.split_first_chunk::<EAGER_HEADER_BYTES>() else {
@@ -56,7 +59,7 @@ impl<S, R, K> Protocol<S, R, K> {
         peer.receives.arrived(counted)?;
         match self.matching.arrive(envelope) {
             Some(receive) => {
-                peer.consumed(counted);
+                peer.consumed(counted, &mut self.talkers);
                 let len_bytes = self.deliver(receive, envelope, len_bytes as u64);
                 Ok(Arrival::Deliver { receive, offset: 0, len_bytes })
             }
@@ -116,7 +119,7 @@ impl<S, R, K> Protocol<S, R, K> {
                 let [a, b, c, d, ..] = *header::<ACTIVE_HEADER_BYTES>(start).ok_or_else(wrong_length)?;
                 return Ok(Arrival::Active { id: u32::from_le_bytes([a, b, c, d]) });
             }
-            Kind::Eager => unreachable!("handled before"),
+            Kind::Eager | Kind::Farewell => unreachable!("handled before"),
         }
         Ok(Arrival::Nothing)
     }
@@ -126,7 +129,7 @@ impl<S, R, K> Protocol<S, R, K> {
         if hello.rank != from || hello.job != self.hello.job {
             return Err(Violation::OtherJob { rank: hello.rank, job: hello.job });
         }
-        let Some(peer) = self.peer(from) else { return Ok(()) };
+        let Some(peer) = self.peers[from as usize].as_deref_mut() else { return Ok(()) };
         if peer.has_greeted {
             return Err(Violation::Unexpected { kind: Kind::Hello, what: "twice" });
         }
@@ -136,7 +139,7 @@ impl<S, R, K> Protocol<S, R, K> {
     }
 
     fn paid(&mut self, from: u32, counter: u32) -> Result<(), Violation> {
-        if let Some(peer) = self.peer(from) {
+        if let Some(peer) = self.peers[from as usize].as_deref_mut() {
             peer.sends.returned(counter)?;
         }
         Ok(())
@@ -146,7 +149,7 @@ impl<S, R, K> Protocol<S, R, K> {
         let envelope = Envelope { source: from, tag: announce.tag };
         if let Some(receive) = self.matching.arrive(envelope) {
             self.begin(receive, from, announce);
-        } else if let Some(peer) = self.peer(from) {
+        } else if let Some(peer) = self.peers[from as usize].as_deref_mut() {
             if peer.announced == ANNOUNCED_MAX {
                 return Err(Violation::TooManyAnnounced);
             }
@@ -201,8 +204,8 @@ impl<S, R, K> Protocol<S, R, K> {
             }
             None => {
                 send.stage = SendStage::InPieces { receiver, gone_bytes: 0 };
-                if let Some(peer) = self.peer(from) {
-                    peer.outbox.push_back(Word::Piece(handle));
+                if let Some(peer) = self.peers[from as usize].as_deref_mut() {
+                    peer.say(Word::Piece(handle), &mut self.talkers);
                 }
             }
         }

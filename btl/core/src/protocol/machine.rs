@@ -28,7 +28,7 @@
 use std::collections::VecDeque;
 
 use super::matching::{Envelope, Matching, ReceiveHandle};
-use super::peer::{Peer, PeerLimits};
+use super::peer::{Peer, PeerLimits, Word};
 use super::requests::{Handle, Requests};
 use crate::wire::message::{Announce, HEADER_BYTES_MAX, Hello, Memory};
 
@@ -126,6 +126,8 @@ pub enum Arrival {
     },
     /// Keep all that is behind the header, with [`Protocol::keep`], at once.
     Keep(Envelope),
+    /// The peer has given this process up; why is behind the header. It is to be given up, too.
+    Farewell,
     /// An active message, for the handler with this number.
     Active {
         /// The handler.
@@ -236,6 +238,8 @@ pub struct Protocol<S, R, K> {
     pub(super) sends: Requests<Send<S>>,
     pub(super) receives: Requests<Receive<R>>,
     pub(super) transfers: VecDeque<Transfer>,
+    /// Peers to whom there is something to say, each once.
+    pub(super) talkers: Vec<u32>,
 }
 
 impl<S, R, K> Protocol<S, R, K> {
@@ -250,6 +254,7 @@ impl<S, R, K> Protocol<S, R, K> {
             sends: Requests::new(),
             receives: Requests::new(),
             transfers: VecDeque::new(),
+            talkers: Vec::new(),
         }
     }
 
@@ -271,7 +276,9 @@ impl<S, R, K> Protocol<S, R, K> {
     /// There is a connection to a peer, who is greeted first. Does nothing for one that is known.
     pub fn connected(&mut self, peer: u32, limits: PeerLimits) {
         if !self.is_known(peer) {
-            self.peers[peer as usize] = Some(Box::new(Peer::new(limits, self.hello)));
+            let mut new = Box::new(Peer::new(peer, limits, self.hello));
+            new.say(Word::Hello(self.hello), &mut self.talkers);
+            self.peers[peer as usize] = Some(new);
         }
     }
 
@@ -308,10 +315,19 @@ impl<S, R, K> Protocol<S, R, K> {
         Counts { sends: self.sends.len(), receives: self.receives.len(), kept: self.matching.kept() }
     }
 
-    /// Whether something waits to be posted to a peer.
+    /// A peer to whom there is something to say, which [`Protocol::next_post`] gives: the first for 0, and so on.
     #[inline]
-    pub fn has_post(&self, peer: u32) -> bool {
-        self.peers[peer as usize].as_deref().is_some_and(|peer| !peer.outbox.is_empty())
+    pub fn talker(&self, at: usize) -> Option<u32> {
+        self.talkers.get(at).copied()
+    }
+
+    /// All has been said to the talker at this place; the last one takes it.
+    pub fn fell_silent(&mut self, at: usize) {
+        let rank = self.talkers.swap_remove(at);
+        if let Some(peer) = self.peer(rank) {
+            debug_assert!(peer.outbox.is_empty(), "there is more to say");
+            peer.is_talked_to = false;
+        }
     }
 
     /// Whether a transfer waits to be started.

@@ -255,7 +255,7 @@ impl World {
                 buffer[offset as usize..][..len_bytes].copy_from_slice(&payload[..len_bytes]);
             }
             Arrival::Keep(envelope) => process.protocol.keep(envelope, payload.len(), payload.to_vec()),
-            Arrival::Active { .. } => panic!("nobody sends these"),
+            Arrival::Active { .. } | Arrival::Farewell => panic!("nobody sends these"),
         }
         true
     }

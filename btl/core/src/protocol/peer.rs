@@ -62,14 +62,18 @@ pub(super) struct Peer {
     pub(super) announced: u32,
     /// It has greeted.
     pub(super) has_greeted: bool,
-    /// Waits for room in the fabric.
+    /// Waits for room in the fabric; filled by [`Peer::say`] only.
     pub(super) outbox: VecDeque<Word>,
+    /// Its rank, which is among the talkers while there is something in the outbox.
+    rank: u32,
+    pub(super) is_talked_to: bool,
     /// A credit message waits in the outbox.
     pub(super) credit_waits: bool,
 }
 
 impl Peer {
-    pub(super) fn new(limits: PeerLimits, hello: Hello) -> Self {
+    /// Whom nothing has been said to yet: the greeting is the first word.
+    pub(super) fn new(rank: u32, limits: PeerLimits, hello: Hello) -> Self {
         assert!(limits.piece_bytes_max > 0, "pieces of nothing never end");
         Self {
             limits,
@@ -79,17 +83,27 @@ impl Peer {
             receives: ReceiveWindow::new(hello.window_bytes),
             announced: 0,
             has_greeted: false,
-            outbox: VecDeque::from([Word::Hello(hello)]),
+            outbox: VecDeque::new(),
+            rank,
+            is_talked_to: false,
             credit_waits: false,
         }
     }
 
+    /// Puts a word into the outbox, and the peer among the talkers, so that somebody looks there.
+    pub(super) fn say(&mut self, word: Word, talkers: &mut Vec<u32>) {
+        self.outbox.push_back(word);
+        if !std::mem::replace(&mut self.is_talked_to, true) {
+            talkers.push(self.rank);
+        }
+    }
+
     /// A message that came unasked needs no room any more.
-    pub(super) fn consumed(&mut self, len_bytes: u32) {
+    pub(super) fn consumed(&mut self, len_bytes: u32, talkers: &mut Vec<u32>) {
         self.receives.consumed(len_bytes);
         if self.receives.owes_much() && !self.credit_waits {
             self.credit_waits = true;
-            self.outbox.push_back(Word::Credit);
+            self.say(Word::Credit, talkers);
         }
     }
 }

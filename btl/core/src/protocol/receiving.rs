@@ -27,14 +27,14 @@ impl<S, R, K> Protocol<S, R, K> {
                 (handle, None)
             }
             Match::Matched { envelope, message: Kept::Data { data, len_bytes }, .. } => {
-                if let Some(peer) = self.peer(envelope.source) {
-                    peer.consumed(len_bytes);
+                if let Some(peer) = self.peers[envelope.source as usize].as_deref_mut() {
+                    peer.consumed(len_bytes, &mut self.talkers);
                 }
                 let len_bytes = self.deliver(handle, envelope, len_bytes.into());
                 (handle, Some(Found { data, len_bytes }))
             }
             Match::Matched { envelope, message: Kept::Announced(announce), .. } => {
-                if let Some(peer) = self.peer(envelope.source) {
+                if let Some(peer) = self.peers[envelope.source as usize].as_deref_mut() {
                     peer.announced -= 1;
                 }
                 self.begin(handle, envelope.source, announce);
@@ -70,10 +70,10 @@ impl<S, R, K> Protocol<S, R, K> {
         };
         if let Err(error) = fits(receive) {
             receive.stage = ReceiveStage::Done(Err(error));
-            peer.outbox.push_back(Word::Read { sender, outcome: Outcome::Truncated });
+            peer.say(Word::Read { sender, outcome: Outcome::Truncated }, &mut self.talkers);
         } else if len_bytes == 0 {
             receive.stage = ReceiveStage::Done(fits(receive));
-            peer.outbox.push_back(Word::Read { sender, outcome: Outcome::Done });
+            peer.say(Word::Read { sender, outcome: Outcome::Done }, &mut self.talkers);
         } else if let Some(memory) = memory {
             if peer.limits.prefers_writing {
                 receive.stage = ReceiveStage::Exposing { sender };
@@ -84,7 +84,7 @@ impl<S, R, K> Protocol<S, R, K> {
             }
         } else {
             receive.stage = ReceiveStage::Answering;
-            peer.outbox.push_back(Word::Ready { sender, receiver: handle, memory: None, len_bytes });
+            peer.say(Word::Ready { sender, receiver: handle, memory: None, len_bytes }, &mut self.talkers);
         }
     }
 
@@ -108,7 +108,7 @@ impl<S, R, K> Protocol<S, R, K> {
             (Outcome::Failed, Err(RequestError::NotMoved { rank }))
         };
         receive.stage = ReceiveStage::Done(end);
-        peer.outbox.push_back(Word::Read { sender, outcome });
+        peer.say(Word::Read { sender, outcome }, &mut self.talkers);
     }
 
     /// A [`Transfer::Read`] cannot be started, because the buffer cannot be registered: the message comes in pieces instead.
@@ -132,7 +132,7 @@ impl<S, R, K> Protocol<S, R, K> {
             return;
         };
         receive.stage = ReceiveStage::Answering;
-        peer.outbox.push_back(Word::Ready { sender, receiver: handle, memory, len_bytes });
+        peer.say(Word::Ready { sender, receiver: handle, memory, len_bytes }, &mut self.talkers);
     }
 
     /// Whether a receive has ended: then its buffer may be used again.

@@ -21,7 +21,7 @@ impl<S, R, K> Protocol<S, R, K> {
     /// A message that [`Protocol::try_eager`] allowed was posted.
     #[inline]
     pub fn eager_sent(&mut self, peer: u32, len_bytes: usize) {
-        if let Some(peer) = self.peer(peer) {
+        if let Some(peer) = self.peers[peer as usize].as_deref_mut() {
             peer.numbers.number();
             peer.sends.sent(len_bytes as u32);
         }
@@ -36,7 +36,7 @@ impl<S, R, K> Protocol<S, R, K> {
 
     /// A message that [`Protocol::try_active`] allowed was posted.
     pub fn active_sent(&mut self, peer: u32) {
-        if let Some(peer) = self.peer(peer) {
+        if let Some(peer) = self.peers[peer as usize].as_deref_mut() {
             peer.numbers.number();
         }
     }
@@ -50,8 +50,9 @@ impl<S, R, K> Protocol<S, R, K> {
         };
         let handle = self.sends.insert(Send { peer, tag, len_bytes, memory, stage, body });
         if stage == SendStage::Waits {
-            let peer = self.peer(peer).expect("a peer is connected before it is sent to");
-            peer.outbox.push_back(Word::Send(handle));
+            let peer =
+                self.peers[peer as usize].as_deref_mut().expect("a peer is connected before it is sent to");
+            peer.say(Word::Send(handle), &mut self.talkers);
         }
         handle
     }
@@ -186,7 +187,7 @@ impl<S, R, K> Protocol<S, R, K> {
                 } else {
                     send.stage = SendStage::InPieces { receiver, gone_bytes };
                     // Behind the others: a long message must not keep them.
-                    peer.outbox.push_back(word);
+                    peer.say(word, &mut self.talkers);
                 }
             }
         }
@@ -207,7 +208,7 @@ impl<S, R, K> Protocol<S, R, K> {
             (Outcome::Failed, Err(RequestError::NotMoved { rank }))
         };
         *stage = SendStage::Done(end);
-        peer.outbox.push_back(Word::Written { receiver, outcome });
+        peer.say(Word::Written { receiver, outcome }, &mut self.talkers);
     }
 }
 

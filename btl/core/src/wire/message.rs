@@ -42,6 +42,10 @@
 //!              +----+---+------------------+
 //!              | id | 0 | the data         |
 //!              +----+---+------------------+
+//! 10 farewell  0   8
+//!              +---+-----------------------------------+
+//!              | 0 | why, as text, to be shown only    |
+//!              +---+-----------------------------------+
 //! ```
 //!
 //! `sender` and `receiver` are handles of requests, to be given back as they are. `counter` is the receiver's of the peer's window
@@ -79,17 +83,23 @@ pub enum Kind {
     Credit = 8,
     /// An active message: its number and its data.
     Active = 9,
+    /// The sender has given the receiver up, and ends the connection. It is not numbered: it may come at any time.
+    Farewell = 10,
 }
 
 /// Length of the header of an eager message.
 pub const EAGER_HEADER_BYTES: usize = 8;
 /// Length of the header of an active message.
 pub const ACTIVE_HEADER_BYTES: usize = 8;
+/// Length of the header of a farewell, which is nothing.
+pub const FAREWELL_HEADER_BYTES: usize = 8;
+/// The longest reason in a farewell.
+pub const FAREWELL_TEXT_BYTES_MAX: usize = 200;
 /// Length of the header of a credit message.
 pub const CREDIT_HEADER_BYTES: usize = 8;
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Hello,
         Self::Eager,
         Self::Announce,
@@ -99,6 +109,7 @@ impl Kind {
         Self::Piece,
         Self::Credit,
         Self::Active,
+        Self::Farewell,
     ];
 
     /// The immediate data of a message of this kind with this number, of which 28 bits count.
@@ -119,7 +130,7 @@ impl Kind {
         match self {
             Self::Hello | Self::Announce | Self::Ready => 48,
             Self::Read | Self::Written | Self::Piece => 16,
-            Self::Eager | Self::Credit | Self::Active => 8,
+            Self::Eager | Self::Credit | Self::Active | Self::Farewell => 8,
         }
     }
 }
@@ -352,7 +363,7 @@ mod tests {
             assert_eq!(Kind::of_immediate(kind.immediate(7)), Some((kind, 7)));
             assert!(kind.header_bytes() <= HEADER_BYTES_MAX);
         }
-        for none in [0, 10, 15, 0xffff_fff0, 0xffff_ffff] {
+        for none in [0, 11, 15, 0xffff_fff0, 0xffff_ffff] {
             assert_eq!(Kind::of_immediate(none), None, "{none:x}");
         }
     }

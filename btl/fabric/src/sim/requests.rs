@@ -120,6 +120,9 @@ impl State {
         } else if first && self.random.chance(self.options.faults.at_once) && self.execute_at_once(request) {
             return Posted::Complete;
         } else if self.requests.get(request).is_some_and(|it| !it.landed) {
+            if self.never_crosses(handle, end) {
+                self.release_target(request);
+            }
             self.schedule(request, handle, end, work);
             self.may_break(handle);
         }
@@ -145,6 +148,12 @@ impl State {
         }
         self.end_request(request, None);
         true
+    }
+
+    /// What is posted now on a connection that has broken does not reach the other end any more, whose regions it so leaves alone.
+    fn never_crosses(&self, handle: Handle, end: usize) -> bool {
+        let crossed_ns = self.now_ns + self.options.latency_ns;
+        self.links.get(handle).is_some_and(|link| link.broken && crossed_ns > link.lanes[end].cut_ns)
     }
 
     /// Notes which regions a request uses.

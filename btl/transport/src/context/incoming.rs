@@ -1,12 +1,15 @@
 //! What comes from the devices: messages of peers, ends of requests, lost connections.
 
 use ironband_core::protocol::{Arrival, Handle};
-use ironband_core::wire::message::{ACTIVE_HEADER_BYTES, EAGER_HEADER_BYTES, HEADER_BYTES_MAX, Hello, Kind};
+use ironband_core::wire::message::{
+    ACTIVE_HEADER_BYTES, EAGER_HEADER_BYTES, FAREWELL_HEADER_BYTES, FAREWELL_TEXT_BYTES_MAX,
+    HEADER_BYTES_MAX, Hello, Kind,
+};
 use ironband_fabric::{CompletionStatus, Payload, WorkId};
 
 use super::Context;
 use super::body::{copy_rest, copy_start};
-use super::state::{InFlight, Link, limits_of};
+use super::state::{InFlight, Link, State, limits_of};
 use crate::device::{Handler, QueuePair};
 
 /// The ears of a context at one of its devices.
@@ -38,7 +41,9 @@ impl Context {
     fn hear(&self, from: Link, imm: u32, payload: Payload) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let Some(rank) = state.rank_of(from.device, from.qp) else {
+        // One that was lost and connects again is a stranger.
+        let known = state.rank_of(from.device, from.qp).filter(|rank| !state.protocol.is_lost(*rank));
+        let Some(rank) = known else {
             drop(guard);
             return self.hear_stranger(from, imm, payload);
         };
@@ -63,14 +68,26 @@ impl Context {
                 let mut data = state.buffer();
                 copy_rest(payload, ACTIVE_HEADER_BYTES, &mut data);
                 drop(guard);
-                return self.active(rank, id, data);
+                self.active(rank, id, data);
             }
+            Ok(Arrival::Farewell) => self.hear_farewell(state, rank, payload),
             Err(violation) => {
                 let reason = format!("it does not keep to the protocol: {violation}");
                 self.give_up(state, rank, reason);
             }
         }
-        state.talk(rank);
+    }
+
+    #[cold]
+    fn hear_farewell(&self, state: &mut State, rank: u32, payload: Payload) {
+        let mut text = Vec::new();
+        copy_rest(payload, FAREWELL_HEADER_BYTES, &mut text);
+        text.truncate(FAREWELL_TEXT_BYTES_MAX);
+        let why = String::from_utf8_lossy(&text).escape_debug().to_string();
+        if let Some(link) = state.link(rank) {
+            self.devices[link.device].disconnect(link.qp);
+        }
+        state.lose(rank, format!("it has given this process up: {why}"));
     }
 
     /// The first message over a connection that the peer has made.
@@ -82,6 +99,8 @@ impl Context {
             Some((Kind::Hello, 0)) if payload.len() == start.len() => {
                 Hello::decode(&start).map_err(|error| error.to_string())
             }
+            // Nobody has to be told what he has said.
+            Some((Kind::Farewell, _)) => return self.devices[from.device].disconnect(from.qp),
             _ => Err("the first message over a connection is no greeting".to_owned()),
         };
         let mut guard = self.state.borrow_mut();
@@ -99,18 +118,22 @@ impl Context {
                 drop(guard);
                 self.hear(from, imm, payload);
             }
-            // Another job's, another release's, or somebody else's: not our business.
+            // Another job's, another release's, one that was given up: it has to know.
             Ok(hello) => {
-                tracing::warn!(
-                    rank = hello.rank,
-                    "a greeting from a process that is not expected; its connection is ended"
-                );
-                device.disconnect(from.qp);
+                let Hello { rank, job, .. } = hello;
+                let why = if job != self.job || rank >= self.size() {
+                    format!(
+                        "rank {rank} of the job {job:016x} has connected to another job, {:016x}",
+                        self.job
+                    )
+                } else if state.protocol.is_lost(rank) {
+                    state.loss(rank)
+                } else {
+                    "it is connected already".to_owned()
+                };
+                self.part(state, from, why);
             }
-            Err(reason) => {
-                tracing::warn!(reason, "a connection is ended");
-                device.disconnect(from.qp);
-            }
+            Err(why) => self.part(state, from, why),
         }
     }
 
@@ -133,13 +156,11 @@ impl Context {
         let state = &mut *guard;
         let is_done = status == CompletionStatus::Success;
         match state.in_flight.remove(id) {
-            Some(InFlight::Read { receive, peer }) => {
+            Some(InFlight::Read { receive }) => {
                 state.protocol.read_ended(receive, is_done);
-                state.talk(peer);
             }
-            Some(InFlight::Write { send, peer }) => {
+            Some(InFlight::Write { send }) => {
                 state.protocol.write_ended(send, is_done);
-                state.talk(peer);
             }
             Some(InFlight::Access { access }) => {
                 if let Some(access) = state.accesses.get_mut(access) {

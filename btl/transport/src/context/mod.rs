@@ -196,7 +196,6 @@ impl Context {
         let memory = self.announce(link, &mut body);
         let len_bytes = body.len_bytes() as u64;
         let send = state.protocol.send(rank, tag, len_bytes, memory, body);
-        state.talk(rank);
         self.say_news(state);
         Ok(send)
     }
@@ -257,9 +256,6 @@ impl Context {
                 body.fill_from(&found.data[..found.len_bytes]);
             }
             state.give_back(found.data);
-            if let Some(Ok(Received { source, .. })) = state.protocol.receive_outcome(receive) {
-                state.talk(source);
-            }
         }
         Ok(receive)
     }

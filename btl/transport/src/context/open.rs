@@ -9,7 +9,7 @@ use ironband_core::partners;
 use ironband_core::wire::message::Hello;
 use ironband_core::wire::{addresses_of, encode_process_card};
 use ironband_fabric::shm::Shm;
-use ironband_fabric::sim::Sim;
+use ironband_fabric::sim::{Sim, World};
 #[cfg(feature = "verbs")]
 use ironband_fabric::verbs::Verbs;
 use ironband_fabric::{Fabric, Job, Reach};
@@ -19,7 +19,7 @@ use super::devices::AnyDevice;
 use super::roll_call::RollCall;
 use super::state::{Link, State, WINDOW_BYTES, limits_of};
 use super::{Context, Error};
-use crate::device::Device;
+use crate::device::{Device, Threads};
 
 /// By which processes publish their cards, and rank 0 the job's number.
 const CARD_KEY: &str = "card";
@@ -277,17 +277,19 @@ fn open_all<F: Fabric>(
     }
 }
 
-/// `size` processes in this one, over a simulated fabric that is called `name` (`seed=7`): for tests and studies. All of them have to
-/// make progress in turn, and nothing of one may wait for another.
+/// `size` processes in this one, over a simulated network: for tests and studies. All of them have to make progress in turn, and
+/// nothing of one may wait for another.
 ///
 /// # Errors
-/// When the name is none.
-pub fn simulated(name: &str, size: u32, config: &Config) -> Result<Vec<Context>, Error> {
+/// None that a simulation has.
+pub fn simulated(world: &World, size: u32, config: &Config) -> Result<Vec<Context>, Error> {
     let cards = Rc::new(RefCell::new(Vec::new()));
     let mut contexts = Vec::new();
     for rank in 0..size {
-        let job = Job { local_ranks: size, rank };
-        let devices = vec![AnyDevice::open::<Sim>(name, config, &job, AnyDevice::Sim)?];
+        // Alone on its node: nobody has to be offered the processor.
+        let job = Job { local_ranks: 1, rank };
+        let device = Device::<Sim>::of(world.open(config, &job), config, &job, Threads::Single)?;
+        let devices = vec![AnyDevice::Sim(device)];
         cards.borrow_mut().push(card_of(&devices));
         let directory = Directory::Table(Rc::clone(&cards));
         contexts.push(Context::of(devices, directory, &Place { rank, size, job: 1 }));

@@ -1,7 +1,7 @@
 //! What goes to the devices: messages that wait, and transfers.
 
 use ironband_core::protocol::{Handle, Post, Transfer};
-use ironband_core::wire::message::Memory;
+use ironband_core::wire::message::{FAREWELL_HEADER_BYTES, FAREWELL_TEXT_BYTES_MAX, Kind, Memory};
 use ironband_fabric::{Access, Posted, ReadHint, RemoteAddress, WorkId};
 
 use super::Context;
@@ -28,6 +28,9 @@ impl Context {
 
     fn go_on_with(&self, state: &mut State) {
         self.put_away_orphans(state);
+        if !state.farewells.is_empty() {
+            self.say_farewells(state);
+        }
         // Those that stalled are older.
         for _ in 0..state.stalled.len() {
             let Some(transfer) = state.stalled.pop_front() else { break };
@@ -45,13 +48,10 @@ impl Context {
 
     /// Posts what waits for peers.
     pub(super) fn say_news(&self, state: &mut State) {
-        // Starting and ending transfers gives those of any peer something to say.
         let mut at = 0;
-        while at < state.talkers.len() {
-            let rank = state.talkers[at];
+        while let Some(rank) = state.protocol.talker(at) {
             if self.say(state, rank) {
-                state.talkers.swap_remove(at);
-                state.fall_silent(rank);
+                state.protocol.fell_silent(at);
             } else {
                 at += 1;
             }
@@ -96,7 +96,6 @@ impl Context {
             Transfer::Expose { receive, peer, len_bytes } => {
                 let memory = self.expose_receive(state, receive, peer, len_bytes);
                 state.protocol.exposed(receive, memory);
-                state.talk(peer);
                 Start::Begun
             }
             Transfer::Write { send, peer, memory, len_bytes } => {
@@ -139,10 +138,9 @@ impl Context {
         };
         if !self.register_receive(state, receive, link, Access::LOCAL) {
             state.protocol.read_impossible(receive);
-            state.talk(peer);
             return Start::Begun;
         }
-        let id = state.in_flight.insert(InFlight::Read { receive, peer });
+        let id = state.in_flight.insert(InFlight::Read { receive });
         let Some(body) = state.protocol.receive_body(receive) else { return Start::Begun };
         // SAFETY: buffer and registration stay until the receive was taken out, which is not possible before it has ended; the
         // protocol has checked that the message fits.
@@ -165,7 +163,6 @@ impl Context {
             Posted::Busy => return Start::Later,
             Posted::Complete | Posted::Failed => {
                 state.protocol.read_ended(receive, posted == Posted::Complete);
-                state.talk(peer);
             }
         }
         Start::Begun
@@ -202,7 +199,7 @@ impl Context {
             state.protocol.write_ended(send, false);
             return Start::Begun;
         };
-        let id = state.in_flight.insert(InFlight::Write { send, peer });
+        let id = state.in_flight.insert(InFlight::Write { send });
         let Some(body) = state.protocol.send_body(send) else { return Start::Begun };
         // SAFETY: as in `start_read`; the length is the send's own.
         let posted = unsafe {
@@ -223,7 +220,6 @@ impl Context {
             Posted::Busy => return Start::Later,
             Posted::Complete | Posted::Failed => {
                 state.protocol.write_ended(send, posted == Posted::Complete);
-                state.talk(peer);
             }
         }
         Start::Begun
@@ -235,12 +231,32 @@ impl Context {
         }
     }
 
-    /// A peer is of no use any more.
+    /// A peer is of no use any more. It is told so, because it may believe that all is well.
     pub(super) fn give_up(&self, state: &mut State, rank: u32, reason: String) {
-        if let Some(link) = state.link(rank) {
-            self.devices[link.device].disconnect(link.qp);
+        if let Some(link) = state.link(rank).filter(|_| !state.protocol.is_lost(rank)) {
+            self.part(state, link, reason.clone());
         }
         state.lose(rank, reason);
+    }
+
+    /// Says why, and ends a connection.
+    pub(super) fn part(&self, state: &mut State, link: Link, why: String) {
+        tracing::warn!(why, "a connection is ended");
+        state.farewells.push((link, why));
+        self.say_farewells(state);
+    }
+
+    fn say_farewells(&self, state: &mut State) {
+        state.farewells.retain(|(link, why)| {
+            let device = &self.devices[link.device];
+            let text = &why.as_bytes()[..why.len().min(FAREWELL_TEXT_BYTES_MAX)];
+            let said =
+                device.send_short(link.qp, Kind::Farewell.immediate(0), &[0; FAREWELL_HEADER_BYTES], text);
+            if said != Posted::Busy {
+                device.disconnect(link.qp);
+            }
+            said == Posted::Busy
+        });
     }
 
     /// Requests that nobody waits for: those that have ended are forgotten, with their buffers.

@@ -27,9 +27,9 @@ pub(super) struct Link {
 /// A request of a device that has not ended.
 pub(super) enum InFlight {
     /// For a receive.
-    Read { receive: Handle, peer: u32 },
+    Read { receive: Handle },
     /// For a send.
-    Write { send: Handle, peer: u32 },
+    Write { send: Handle },
     /// Of the program: on memory of another process.
     Access { access: Handle },
 }
@@ -50,9 +50,6 @@ pub(super) struct State {
     links: Vec<Option<Link>>,
     /// By device and queue pair.
     ranks: Vec<Vec<Option<u32>>>,
-    /// Ranks to whom something is to be said, each once.
-    pub(super) talkers: Vec<u32>,
-    is_talker: Vec<bool>,
     /// Transfers that a device had no room for.
     pub(super) stalled: VecDeque<Transfer>,
     pub(super) in_flight: Requests<InFlight>,
@@ -62,6 +59,8 @@ pub(super) struct State {
     /// Requests that nobody waits for, and whose buffers are kept until they end.
     pub(super) orphan_sends: Vec<Handle>,
     pub(super) orphan_receives: Vec<Handle>,
+    /// Connections to end, once it could be said why.
+    pub(super) farewells: Vec<(Link, String)>,
     /// Why peers are lost.
     pub(super) losses: BTreeMap<u32, String>,
 }
@@ -72,14 +71,13 @@ impl State {
             protocol: Protocol::new(hello, size),
             links: vec![None; size as usize],
             ranks: vec![Vec::new(); devices],
-            talkers: Vec::new(),
-            is_talker: vec![false; size as usize],
             stalled: VecDeque::new(),
             in_flight: Requests::new(),
             accesses: Requests::new(),
             pool: Vec::new(),
             orphan_sends: Vec::new(),
             orphan_receives: Vec::new(),
+            farewells: Vec::new(),
             losses: BTreeMap::new(),
         }
     }
@@ -104,20 +102,6 @@ impl State {
         }
         ranks[link.qp.index()] = Some(rank);
         self.protocol.connected(rank, limits);
-        self.talk(rank);
-    }
-
-    /// Something may have to be said to a rank.
-    #[inline]
-    pub(super) fn talk(&mut self, rank: u32) {
-        if self.protocol.has_post(rank) && !std::mem::replace(&mut self.is_talker[rank as usize], true) {
-            self.talkers.push(rank);
-        }
-    }
-
-    /// All has been said to this one.
-    pub(super) fn fall_silent(&mut self, rank: u32) {
-        self.is_talker[rank as usize] = false;
     }
 
     /// A rank is lost, if it was not before.
@@ -135,9 +119,10 @@ impl State {
     /// Nothing to say, nothing to start, nothing to put away.
     #[inline]
     pub(super) fn is_quiet(&self) -> bool {
-        self.talkers.is_empty()
+        self.protocol.talker(0).is_none()
             && self.stalled.is_empty()
             && !self.protocol.has_transfer()
+            && self.farewells.is_empty()
             && self.orphan_sends.is_empty()
             && self.orphan_receives.is_empty()
     }
