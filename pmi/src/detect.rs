@@ -92,6 +92,8 @@ pub(crate) struct Root {
     pub(crate) size: u32,
     /// `HOST:PORT` of rank 0.
     pub(crate) address: String,
+    /// The same, if that host's name is known to nobody, and rank 0 finds that this is where it is.
+    pub(crate) or_address: Option<String>,
     /// What tells this job from another at the same port.
     pub(crate) job: String,
 }
@@ -122,7 +124,7 @@ pub(crate) fn detect(environment: &Environment) -> Result<Detected, Reason> {
                     .to_owned(),
             ));
         }
-        "tcp" => return found(Protocol::Tcp, Contact::Root(root(environment)?)),
+        "tcp" => return found(Protocol::Tcp, meeting(environment)?),
         "single" => {
             return Ok(Detected {
                 launcher: Launcher::Nobody,
@@ -143,7 +145,7 @@ pub(crate) fn detect(environment: &Environment) -> Result<Detected, Reason> {
         return found(Protocol::Pmi1, contact);
     }
     if environment.has("SLURM_STEP_ID") && environment.has("SLURM_PROCID") {
-        return found(Protocol::Tcp, Contact::Root(root(environment)?));
+        return found(Protocol::Tcp, meeting(environment)?);
     }
     // What a launcher left behind that this process cannot use: better an error than N processes that are all rank 0.
     for (set, lacks) in [
@@ -179,6 +181,12 @@ fn wire(environment: &Environment) -> Result<Option<Contact>, Reason> {
     Ok(None)
 }
 
+/// Where the processes of a job without a server meet. One alone opens no port.
+fn meeting(environment: &Environment) -> Result<Contact, Reason> {
+    let root = root(environment)?;
+    Ok(if root.size == 1 { Contact::Alone } else { Contact::Root(root) })
+}
+
 /// Who this process is among those that meet at rank 0: said by `IRONBAND_PMI_*`, or by Slurm.
 fn root(environment: &Environment) -> Result<Root, Reason> {
     const OWN: &str = "IRONBAND_PMI_ROOT";
@@ -189,6 +197,7 @@ fn root(environment: &Environment) -> Result<Root, Reason> {
             rank: environment.required("IRONBAND_PMI_RANK", OWN)?,
             size: environment.required("IRONBAND_PMI_SIZE", OWN)?,
             address: address.to_owned(),
+            or_address: None,
             job: environment.get("IRONBAND_PMI_JOB").unwrap_or("job").to_owned(),
         },
         _ if is_slurm => slurm_root(environment, own)?,
@@ -210,8 +219,8 @@ fn slurm_root(environment: &Environment, own: Option<&str>) -> Result<Root, Reas
     const SET: &str = "SLURM_STEP_ID";
     let (job, step): (u32, u32) =
         (environment.required("SLURM_JOB_ID", SET)?, environment.required(SET, "SLURM_PROCID")?);
-    let address = match own {
-        Some(address) => address.to_owned(),
+    let (address, or_address) = match own {
+        Some(address) => (address.to_owned(), None),
         None => {
             let nodes = environment
                 .get("SLURM_STEP_NODELIST")
@@ -223,7 +232,14 @@ fn slurm_root(environment: &Environment, own: Option<&str>) -> Result<Root, Reas
             // Steps of one node must not meet at one port: both numbers count up.
             let port = SLURM_PORTS.start
                 + (job.wrapping_mul(61).wrapping_add(step)) % (SLURM_PORTS.end - SLURM_PORTS.start);
-            format!("{host}:{port}")
+            // Slurm's names of nodes need not be known outside of it. Where `srun` runs in a job script, as it mostly does, that is
+            // the first node, and its address is told.
+            let launched_from = environment.get("SLURM_LAUNCH_NODE_IPADDR");
+            let or_address = launched_from.map(|host| match host.contains(':') {
+                true => format!("[{host}]:{port}"),
+                false => format!("{host}:{port}"),
+            });
+            (format!("{host}:{port}"), or_address)
         }
     };
     Ok(Root {
@@ -233,6 +249,7 @@ fn slurm_root(environment: &Environment, own: Option<&str>) -> Result<Root, Reas
             None => environment.required("SLURM_NTASKS", SET)?,
         },
         address,
+        or_address,
         job: format!("slurm.{job}.{step}"),
     })
 }
@@ -245,27 +262,28 @@ pub(crate) fn check_rank(rank: u32, size: u32) -> Result<(), Reason> {
     }
 }
 
-fn launcher(environment: &Environment) -> Launcher {
+/// Launchers start each other (Hydra its proxies by srun, a job script mpirun), so what the innermost one leaves comes first.
+pub(crate) fn launcher(environment: &Environment) -> Launcher {
     let by_variable = [
-        ("IRONBAND_RUN", Launcher::Ironband),
+        ("PRTE_LAUNCHED", Launcher::Prrte),
         ("OMPI_COMM_WORLD_SIZE", Launcher::OpenMpi),
-        ("I_MPI_HYDRA_HOST_FILE", Launcher::Intel),
-        ("I_MPI_MPIRUN", Launcher::Intel),
-        ("SLURM_STEP_ID", Launcher::Slurm),
+        // Intel's is derived from MPICH's, and sets what that sets. (A user may set I_MPI_HYDRA_* for any program.)
+        ("I_MPI_HYDRA_UUID", Launcher::Intel),
+        ("HYDRA_BSTRAP_LAUNCHER", Launcher::Intel),
         ("MPI_LOCALRANKID", Launcher::Mpich),
+        ("SLURM_STEP_ID", Launcher::Slurm),
+        // It removes what those above leave.
+        ("IRONBAND_RUN", Launcher::Ironband),
         ("PMI_FD", Launcher::Mpich),
         ("PMI_PORT", Launcher::Mpich),
+        ("PMIX_NAMESPACE", Launcher::Unknown),
+        ("PMI_RANK", Launcher::Unknown),
+        ("IRONBAND_PMI_ROOT", Launcher::Unknown),
     ];
-    let Some((_, launcher)) = by_variable.into_iter().find(|(name, _)| environment.has(name)) else {
-        let anything =
-            ["PMIX_NAMESPACE", "PMI_RANK", "IRONBAND_PMI_ROOT"].iter().any(|name| environment.has(name));
-        return if anything { Launcher::Unknown } else { Launcher::Nobody };
-    };
-    match launcher {
-        // Both set the variables of Open MPI; PRRTE's version differs.
-        Launcher::OpenMpi if environment.has_prefix("PRTE_") => Launcher::Prrte,
-        other => other,
-    }
+    by_variable
+        .into_iter()
+        .find(|(name, _)| environment.has(name))
+        .map_or(Launcher::Nobody, |(_, launcher)| launcher)
 }
 
 #[cfg(test)]
@@ -298,7 +316,13 @@ mod tests {
             found(&[("PMI_PORT", "host:99"), ("PMI_ID", "3")]),
             Ok((Protocol::Pmi1, Contact::Port { address: "host:99".to_owned(), id: 3 }))
         );
-        let root = Root { rank: 2, size: 4, address: "n0:20735".to_owned(), job: "slurm.12.3".to_owned() };
+        let root = Root {
+            rank: 2,
+            size: 4,
+            address: "n0:20735".to_owned(),
+            or_address: None,
+            job: "slurm.12.3".to_owned(),
+        };
         assert_eq!(found(&SLURM), Ok((Protocol::Tcp, Contact::Root(root))));
         assert_eq!(found(&[]), Ok((Protocol::Single, Contact::Alone)));
         assert_eq!(found(&[&[("IRONBAND_PMI", "pmi2")], &HYDRA[..]].concat()), Ok((Protocol::Pmi2, wire)));
@@ -324,6 +348,64 @@ mod tests {
         ] {
             let reason = found(variables).expect_err(wanted);
             assert!(reason.contains(wanted), "{variables:?}: {reason}");
+        }
+    }
+
+    #[test]
+    fn the_root_of_a_slurm_step_has_two_addresses() {
+        let root_of = |more: &[(&str, &str)]| match found(&[&SLURM[..], more].concat()) {
+            Ok((_, Contact::Root(root))) => (root.address, root.or_address),
+            other => panic!("{other:?}"),
+        };
+        for (launched_from, wanted) in [("10.1.2.3", "10.1.2.3:20735"), ("fe80::1", "[fe80::1]:20735")] {
+            let addresses = root_of(&[("SLURM_LAUNCH_NODE_IPADDR", launched_from)]);
+            assert_eq!(addresses, ("n0:20735".to_owned(), Some(wanted.to_owned())));
+        }
+        let said = [("IRONBAND_PMI_ROOT", "login:9"), ("SLURM_LAUNCH_NODE_IPADDR", "10.1.2.3")];
+        assert_eq!(root_of(&said), ("login:9".to_owned(), None), "who says where it is knows it");
+    }
+
+    #[test]
+    fn one_process_opens_no_port() {
+        let mut alone = SLURM;
+        (alone[2], alone[3]) = (("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "1"));
+        assert_eq!(found(&alone), Ok((Protocol::Tcp, Contact::Alone)));
+        let own = [("IRONBAND_PMI_ROOT", "h:1"), ("IRONBAND_PMI_RANK", "0"), ("IRONBAND_PMI_SIZE", "1")];
+        assert_eq!(
+            found(&[&[("IRONBAND_PMI", "tcp")], &own[..]].concat()),
+            Ok((Protocol::Tcp, Contact::Alone))
+        );
+    }
+
+    /// What each launcher was seen to set, as far as others set it too (pmi/tests/dialogues, and `ci/launchers run NAME 1 env`).
+    #[test]
+    fn launchers_are_called_by_their_names() {
+        let hydra = [("MPI_LOCALRANKID", "0"), ("MPI_LOCALNRANKS", "4")];
+        let open_mpi = [("OMPI_COMM_WORLD_SIZE", "4")];
+        let own = [("IRONBAND_RUN", "1")];
+        for (variables, wanted) in [
+            (vec![], "no launcher"),
+            (vec![&HYDRA[..], &hydra], "MPICH's mpiexec"),
+            (vec![&HYDRA[..], &[("PMI_DEBUG", "0")]], "MPICH's mpiexec"),
+            (vec![&[("PMI_PORT", "host:99"), ("PMI_ID", "3")]], "MPICH's mpiexec"),
+            (vec![&HYDRA[..], &hydra, &[("I_MPI_HYDRA_UUID", "x")]], "Intel MPI's mpiexec"),
+            (vec![&HYDRA[..], &hydra, &[("HYDRA_BSTRAP_LAUNCHER", "fork")]], "Intel MPI's mpiexec"),
+            (vec![&PMIX[..], &open_mpi], "Open MPI's mpirun"),
+            (vec![&PMIX[..], &open_mpi, &[("PRTE_LAUNCHED", "1")]], "prterun (Open MPI 5)"),
+            (vec![&PMIX[..], &open_mpi, &[("PRTE_MCA_x", "set by a user")]], "Open MPI's mpirun"),
+            (vec![&PMIX[..], &[("PRTE_LAUNCHED", "1")]], "prterun (Open MPI 5)"),
+            (vec![&SLURM], "Slurm's srun"),
+            (vec![&HYDRA[..], &SLURM, &[("PMI_JOBID", "12.3")]], "Slurm's srun"),
+            (vec![&PMIX[..], &SLURM], "Slurm's srun"),
+            (vec![&HYDRA[..], &own], "ironband run"),
+            // One starts the other, and the inner one is meant.
+            (vec![&HYDRA[..], &hydra, &SLURM], "MPICH's mpiexec"),
+            (vec![&PMIX[..], &open_mpi, &own], "Open MPI's mpirun"),
+            (vec![&PMIX[..], &open_mpi, &SLURM], "Open MPI's mpirun"),
+            (vec![&PMIX], "an unknown launcher"),
+        ] {
+            let variables = variables.concat();
+            assert_eq!(launcher(&Environment::of(&variables)).to_string(), wanted, "{variables:?}");
         }
     }
 

@@ -29,8 +29,8 @@ impl std::ops::Deref for Error {
 pub struct Failure {
     /// Who started this process.
     pub launcher: Launcher,
-    /// What was spoken with it.
-    pub protocol: Protocol,
+    /// What was spoken with it; none if it did not come to that.
+    pub protocol: Option<Protocol>,
     /// Which process this is, if it was known already.
     pub rank: Option<u32>,
     /// What was tried: `init`, `put`, `get`, `fence`, `finalize`.
@@ -106,7 +106,11 @@ impl fmt::Display for Text<'_> {
         if let Some(rank) = rank {
             write!(out, " in rank {rank}")?;
         }
-        write!(out, " after {:.1} s under {launcher} ({protocol}): {reason}", elapsed.as_secs_f64())?;
+        write!(out, " after {:.1} s under {launcher}", elapsed.as_secs_f64())?;
+        if let Some(protocol) = protocol {
+            write!(out, " ({protocol})")?;
+        }
+        write!(out, ": {reason}")?;
         if !missing.is_empty() {
             write!(out, "; missing: {}", Ranks(missing))?;
         }
@@ -118,26 +122,33 @@ impl fmt::Display for Text<'_> {
 }
 
 /// What to try.
-fn hint(error: &Failure) -> Option<String> {
-    match &error.reason {
-        Reason::Environment(_) => Some(
+fn hint(error: &Failure) -> Option<&'static str> {
+    let is_init = error.operation == "init";
+    let is_tcp = error.protocol == Some(Protocol::Tcp);
+    Some(match &error.reason {
+        Reason::Environment(_) => {
             "start the program with a launcher (mpirun, mpiexec, srun, ironband run), or set IRONBAND_PMI=single to run it alone"
-                .to_owned(),
-        ),
-        Reason::TimedOut(_) if error.operation == "init" => Some(
-            "the launcher's connection may be another program's, inherited (IRONBAND_PMI=single runs this one alone); IRONBAND_PMI_INIT_SECONDS sets the limit"
-                .to_owned(),
-        ),
-        Reason::TimedOut(_) if error.launcher == Launcher::Slurm => Some(
-            "a process may have ended without Slurm ending the others: add -K to srun; IRONBAND_PMI_FENCE_SECONDS sets the limit"
-                .to_owned(),
-        ),
-        Reason::TimedOut(_) => {
-            Some("a process may have ended or hang; IRONBAND_PMI_FENCE_SECONDS sets the limit".to_owned())
         }
-        Reason::Closed => Some("another process may have ended the job, or the launcher has died".to_owned()),
-        _ => None,
-    }
+        Reason::TimedOut(_) | Reason::System(_) if is_init && is_tcp => {
+            "rank 0 must run and be reached by all: IRONBAND_PMI_ROOT=HOST:PORT in all processes says where it is (with srun, --mpi=pmi2 and --mpi=pmix need none); IRONBAND_PMI_INIT_SECONDS sets the limit"
+        }
+        Reason::System(_) if is_init && error.protocol == Some(Protocol::Pmix) => {
+            "install the PMIx library (Debian: libpmix2), or set IRONBAND_PMIX_LIBRARY to the launcher's own"
+        }
+        Reason::TimedOut(_) if is_init => {
+            "the launcher's connection may be another program's, inherited (IRONBAND_PMI=single runs this one alone); IRONBAND_PMI_INIT_SECONDS sets the limit"
+        }
+        Reason::TimedOut(_) if matches!(error.operation, "put" | "get") => {
+            "the launcher may be stopped or overloaded; IRONBAND_PMI_INIT_SECONDS sets the limit"
+        }
+        Reason::TimedOut(_) if error.launcher == Launcher::Slurm && !is_tcp => {
+            "a process may have ended without Slurm ending the others: add -K to srun; IRONBAND_PMI_FENCE_SECONDS sets the limit"
+        }
+        Reason::TimedOut(_) => "a process may have ended or hang; IRONBAND_PMI_FENCE_SECONDS sets the limit",
+        Reason::Closed if is_tcp => "rank 0, through which the processes exchange values, has ended",
+        Reason::Closed => "another process may have ended the job, or the launcher has died",
+        _ => return None,
+    })
 }
 
 /// At most so many ranks are listed one by one.
@@ -165,7 +176,7 @@ mod tests {
     fn failure() -> Failure {
         Failure {
             launcher: Launcher::Slurm,
-            protocol: Protocol::Pmi1,
+            protocol: Some(Protocol::Pmi1),
             rank: Some(2),
             operation: "fence",
             key: None,
@@ -182,6 +193,12 @@ mod tests {
             "fence failed in rank 2 after 300.0 s under Slurm's srun (PMI-1): no answer within 300s; missing: rank 1; \
              a process may have ended without Slurm ending the others: add -K to srun; IRONBAND_PMI_FENCE_SECONDS sets the limit"
         );
+        let unknown = Failure { protocol: None, reason: Reason::Environment("x".to_owned()), ..failure() };
+        assert!(
+            Error::from(unknown)
+                .to_string()
+                .contains("under Slurm's srun: x; missing: rank 1; start the program")
+        );
         let refused = Failure {
             operation: "put",
             key: Some("card".to_owned()),
@@ -194,5 +211,26 @@ mod tests {
             "put of \"card\" failed in rank 2 after 300.0 s under Slurm's srun (PMI-1): the launcher refused: out of memory; \
              missing: ranks 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 and 4 more"
         );
+    }
+
+    #[test]
+    fn hints_fit_what_was_done() {
+        let timed_out = Reason::TimedOut(Duration::from_secs(1));
+        let no_library = Reason::System("libpmix.so.2 could not be loaded".to_owned());
+        for (operation, launcher, protocol, reason, wanted) in [
+            ("init", Launcher::Mpich, Protocol::Pmi1, timed_out.clone(), "IRONBAND_PMI_INIT_SECONDS"),
+            ("get", Launcher::Slurm, Protocol::Pmi1, timed_out.clone(), "IRONBAND_PMI_INIT_SECONDS"),
+            ("fence", Launcher::Slurm, Protocol::Pmix, timed_out.clone(), "add -K to srun"),
+            ("fence", Launcher::Slurm, Protocol::Tcp, timed_out.clone(), "IRONBAND_PMI_FENCE_SECONDS"),
+            ("fence", Launcher::OpenMpi, Protocol::Pmix, timed_out.clone(), "IRONBAND_PMI_FENCE_SECONDS"),
+            ("init", Launcher::Slurm, Protocol::Tcp, timed_out, "IRONBAND_PMI_ROOT"),
+            ("init", Launcher::Prrte, Protocol::Pmix, no_library, "IRONBAND_PMIX_LIBRARY"),
+            ("fence", Launcher::Slurm, Protocol::Tcp, Reason::Closed, "rank 0"),
+            ("fence", Launcher::Mpich, Protocol::Pmi1, Reason::Closed, "launcher has died"),
+        ] {
+            let failure = Failure { operation, launcher, protocol: Some(protocol), reason, ..failure() };
+            let text = Error::from(failure).to_string();
+            assert!(text.contains(wanted), "{text}");
+        }
     }
 }

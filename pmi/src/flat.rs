@@ -6,13 +6,16 @@ use crate::deadline::Deadline;
 use crate::error::{Fault, Reason};
 use crate::value;
 
+/// What the number of a part adds to a key at most: a dot and five digits.
+const PART_BYTES_MAX: usize = 6;
+
 /// What a launcher of this kind stores and finds.
 pub(crate) trait FlatSpace {
     /// Keys must be shorter, in bytes.
     fn key_bytes_max(&self) -> usize;
 
-    /// Values must be shorter, in bytes: some count the end of the text, and one truncates without a word.
-    fn value_bytes_max(&self) -> usize;
+    /// The longest text that can be stored by a key of `key_bytes`, in bytes.
+    fn text_bytes_max(&self, key_bytes: usize) -> usize;
 
     /// Stores a text.
     fn put_text(&mut self, key: &str, text: &str, deadline: Deadline) -> Result<(), Fault>;
@@ -36,7 +39,8 @@ pub(crate) trait FlatSpace {
 
     /// Stores a value of `rank`, in parts if need be.
     fn put_value(&mut self, rank: u32, key: &str, value: &[u8], deadline: Deadline) -> Result<(), Fault> {
-        let parts = value::split(value, self.value_bytes_max().saturating_sub(1))?;
+        let key_bytes = self.full_key(rank, key, 0)?.len() + PART_BYTES_MAX;
+        let parts = value::split(value, self.text_bytes_max(key_bytes))?;
         for (part, text) in parts.iter().enumerate() {
             let full = self.full_key(rank, key, part)?;
             self.put_text(&full, text, deadline)?;

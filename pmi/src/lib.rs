@@ -15,11 +15,13 @@
 //! | `IRONBAND_PMI_ROOT` | `HOST:PORT` of rank 0, for `tcp` |
 //! | `IRONBAND_PMI_RANK`, `IRONBAND_PMI_SIZE` | who this process is, for `tcp` outside Slurm |
 //! | `IRONBAND_PMI_JOB` | a word that tells this job from others at the same port, for `tcp` |
-//! | `IRONBAND_PMIX_LIBRARY` | what to load instead of `libpmix.so.2` |
+//! | `IRONBAND_PMIX_LIBRARY` | what to load instead of the launcher's `libpmix.so.2`, or the system's |
 
 mod connections;
 mod deadline;
 mod detect;
+#[cfg(test)]
+mod dialogues;
 mod environment;
 mod error;
 mod exchange;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::deadline::{Deadline, Limits};
-use crate::detect::{Contact, Detected, Launcher, Protocol, detect};
+use crate::detect::{Contact, Detected, Launcher, Protocol, detect, launcher};
 use crate::environment::Environment;
 use crate::error::{Error, Failure, Fault, Reason};
 use crate::exchange::Exchange;
@@ -70,8 +70,8 @@ impl Pmi {
     fn init_in(environment: &Environment) -> Result<Self, Error> {
         let start = Instant::now();
         let detected = detect(environment).map_err(|reason| Failure {
-            launcher: Launcher::Unknown,
-            protocol: Protocol::Single,
+            launcher: launcher(environment),
+            protocol: None,
             rank: None,
             operation: "init",
             key: None,
@@ -86,7 +86,7 @@ impl Pmi {
         });
         let (exchange, limits) = connected.map_err(|fault| Failure {
             launcher,
-            protocol,
+            protocol: Some(protocol),
             rank: None,
             operation: "init",
             key: None,
@@ -230,8 +230,10 @@ impl Pmi {
         Ok(NodeMap::of_identities(hosts?))
     }
 
-    /// Asks the launcher to end all processes of the job, says why on standard error, and ends this one with this exit status.
+    /// Asks the launcher to end all processes of the job, says why on standard error, and ends this one with this exit status. One
+    /// that a shell would take for a success becomes 1.
     pub fn abort(mut self, code: i32, message: &str) -> ! {
+        let code = if code & 0xff == 0 { 1 } else { code };
         eprintln!("ironband: rank {} of {} aborts the job: {message}", self.rank, self.size);
         self.exchange.abort(code, message);
         std::process::exit(code)
@@ -261,7 +263,7 @@ impl Pmi {
         let start = Instant::now();
         let outcome = work(self).map_err(|fault| Failure {
             launcher: self.launcher,
-            protocol: self.protocol,
+            protocol: Some(self.protocol),
             rank: Some(self.rank),
             operation,
             key: key.map(str::to_owned),
@@ -303,9 +305,7 @@ fn connect(
     let job = environment.get("PMI_JOBID");
     Ok(match (protocol, contact) {
         (_, Contact::Alone) => Box::new(Single::default()),
-        (_, Contact::Library) => {
-            Box::new(pmix::Client::start(environment.get(pmix::LIBRARY_VARIABLE), deadline)?)
-        }
+        (_, Contact::Library) => Box::new(pmix::Client::start(pmix::library(environment), deadline)?),
         (_, Contact::Root(root)) => Box::new(root::Member::start(&root, deadline)?),
         (Protocol::Pmi2, Contact::Descriptor { fd, rank, size }) => {
             let stream = Stream::new(inherited::socket(fd)?);

@@ -54,17 +54,18 @@ impl Client {
         let job =
             if self.job.is_empty() { String::new() } else { format!("pmijobid={};", escape(&self.job)) };
         let request = format!("fullinit;{job}pmirank={};threaded=FALSE;", self.rank);
-        let answer = self.ask(&request, "fullinit-response", deadline)?;
+        let answer = self.demand(&request, "fullinit-response", deadline)?;
         self.rank = answer.number("rank")?;
         self.size = answer.number("size")?;
         check_rank(self.rank, self.size)?;
         if self.job.is_empty() {
-            self.job = self.ask("job-getid;", "job-getid-response", deadline)?.required("jobid")?.to_owned();
+            self.job =
+                self.demand("job-getid;", "job-getid-response", deadline)?.required("jobid")?.to_owned();
         }
         Ok(())
     }
 
-    /// One request, and its answer, which must be the command `expected` and a success.
+    /// One request, and its answer, which must be the command `expected`.
     fn ask(&mut self, request: &str, expected: &str, deadline: Deadline) -> Result<Record, Fault> {
         if let Some(reason) = &self.broken {
             return Err(reason.clone().into());
@@ -73,12 +74,19 @@ impl Client {
         if let Err(reason) = &answer {
             self.broken = Some(reason.clone());
         }
-        let answer = answer?;
-        if answer.is_success() || answer.get("found").is_some() {
-            Ok(answer)
-        } else {
-            Err(Reason::Refused(answer.message()).into())
-        }
+        Ok(answer?)
+    }
+
+    /// The same, where anything but a success is a refusal.
+    fn demand(&mut self, request: &str, expected: &str, deadline: Deadline) -> Result<Record, Fault> {
+        let answer = self.ask(request, expected, deadline)?;
+        if answer.is_success() { Ok(answer) } else { Err(Reason::Refused(answer.message()).into()) }
+    }
+
+    /// A text that is asked for, which may not be there: MPICH 5 says so by `rc=1`, others by `found=FALSE`.
+    fn find(&mut self, request: &str, expected: &str, deadline: Deadline) -> Result<Option<String>, Fault> {
+        let answer = self.ask(request, expected, deadline)?;
+        if answer.is_found() { Ok(Some(answer.required("value")?.to_owned())) } else { Ok(None) }
     }
 
     fn exchange(&mut self, request: &str, expected: &str, deadline: Deadline) -> Result<Record, Reason> {
@@ -102,27 +110,24 @@ pub(crate) fn framed(body: &str) -> String {
     format!("{:>LENGTH_BYTES$}{body}", body.len())
 }
 
-fn found(answer: &Record) -> Result<Option<String>, Reason> {
-    if answer.is_found() { answer.required("value").map(|value| Some(value.to_owned())) } else { Ok(None) }
-}
-
 impl FlatSpace for Client {
     fn key_bytes_max(&self) -> usize {
         KEY_BYTES_MAX
     }
 
-    fn value_bytes_max(&self) -> usize {
-        VALUE_BYTES_MAX
+    fn text_bytes_max(&self, _key_bytes: usize) -> usize {
+        // The end of the text may count.
+        VALUE_BYTES_MAX - 1
     }
 
     fn put_text(&mut self, key: &str, text: &str, deadline: Deadline) -> Result<(), Fault> {
         let request = format!("kvs-put;key={};value={};", escape(key), escape(text));
-        self.ask(&request, "kvs-put-response", deadline).map(|_| ())
+        self.demand(&request, "kvs-put-response", deadline).map(|_| ())
     }
 
     fn get_text(&mut self, key: &str, deadline: Deadline) -> Result<Option<String>, Fault> {
         let request = format!("kvs-get;jobid={};srcid=-1;key={};", escape(&self.job), escape(key));
-        Ok(found(&self.ask(&request, "kvs-get-response", deadline)?)?)
+        self.find(&request, "kvs-get-response", deadline)
     }
 }
 
@@ -140,7 +145,7 @@ impl Exchange for Client {
     }
 
     fn fence(&mut self, deadline: Deadline) -> Result<(), Fault> {
-        self.ask("kvs-fence;", "kvs-fence-response", deadline).map(|_| ()).map_err(|fault| {
+        self.demand("kvs-fence;", "kvs-fence-response", deadline).map(|_| ()).map_err(|fault| {
             match fault.reason {
                 Reason::Refused(words) => Reason::Incomplete(words).into(),
                 _ => fault,
@@ -149,9 +154,8 @@ impl Exchange for Client {
     }
 
     fn nodes(&mut self, deadline: Deadline) -> Result<Option<NodeMap>, Fault> {
-        let answer =
-            self.ask("info-getjobattr;key=PMI_process_mapping;", "info-getjobattr-response", deadline)?;
-        match found(&answer)? {
+        let request = "info-getjobattr;key=PMI_process_mapping;";
+        match self.find(request, "info-getjobattr-response", deadline)? {
             Some(text) if !text.is_empty() => Ok(Some(NodeMap::of_process_mapping(&text, self.size)?)),
             _ => Ok(None),
         }
@@ -163,7 +167,7 @@ impl Exchange for Client {
     }
 
     fn finalize(&mut self, deadline: Deadline) -> Result<(), Fault> {
-        self.ask("finalize;", "finalize-response", deadline).map(|_| ())
+        self.demand("finalize;", "finalize-response", deadline).map(|_| ())
     }
 }
 

@@ -3,9 +3,10 @@
 //!
 //! Whoever reaches the port and knows the job's name can take part, as with the servers of other launchers.
 
-use std::net::{TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use crate::connections::{Connections, Event};
@@ -34,12 +35,31 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn start(root: &Root, deadline: Deadline) -> Result<Self, Fault> {
         let (_, port) = split_address(&root.address)?;
+        let address = address(root)?;
         let server = if root.rank == 0 { Some(listen(root, port)?) } else { None };
-        let address = if root.rank == 0 { format!("127.0.0.1:{port}") } else { root.address.clone() };
+        let address = if root.rank == 0 { format!("127.0.0.1:{port}") } else { address.to_owned() };
         let stream = Stream::connect(&address, deadline)?;
         let client = Client::introduce(stream, root.rank, Some(&root.job), deadline)?;
         Ok(Self { client, server })
     }
+}
+
+/// Where rank 0 is to be found: by its name, or where that is known to nobody by the other address, if there is one. That may be
+/// another host's, and rank 0 is the one that knows.
+fn address(root: &Root) -> Result<&str, Reason> {
+    let Some(other) = &root.or_address else { return Ok(&root.address) };
+    let (name, port) = split_address(&root.address)?;
+    let Err(unknown) = (name, port).to_socket_addrs() else { return Ok(&root.address) };
+    let (host, _) = split_address(other)?;
+    if root.rank == 0
+        && let Err(error) = TcpListener::bind((host, 0))
+    {
+        return Err(Reason::System(format!(
+            "no process can find rank 0: the name of its node, {name:?}, is not known ({unknown}), and it does not run at {host}, where the job was launched ({error})"
+        )));
+    }
+    tracing::debug!(name, %unknown, host, "rank 0 is where the job was launched");
+    Ok(other)
 }
 
 /// Opens the port and starts the thread that serves there, until all processes have finalized or are gone.
@@ -49,7 +69,12 @@ fn listen(root: &Root, port: u16) -> Result<Receiver<()>, Reason> {
             "rank 0 could not listen at port {port}: {error}; IRONBAND_PMI_ROOT=HOST:PORT in all processes chooses another one"
         ))
     };
-    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(failed)?;
+    // The first takes both kinds of address, where a host has both.
+    let anywhere =
+        [SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
+    let listener = TcpListener::bind(&anywhere[..]).map_err(failed)?;
+    // Who asks may be gone again when it is let in.
+    listener.set_nonblocking(true).map_err(failed)?;
     let (says, ended) = channel();
     let (size, job) = (root.size, root.job.clone());
     std::thread::Builder::new()
@@ -73,10 +98,15 @@ fn listen(root: &Root, port: u16) -> Result<Receiver<()>, Reason> {
 fn turn(listener: &TcpListener, connections: &mut Connections, size: u32, job: &str) -> std::io::Result<()> {
     let (events, ready) = connections.serve(&[listener.as_fd()], Some(TURN))?;
     if ready[0] {
-        // One that does not say who it is keeps the others for two seconds at most, and is then dropped.
-        let (stream, from) = listener.accept()?;
-        if let Err(reason) = admit(stream, connections, size, job) {
-            tracing::warn!(%from, %reason, "a connection was refused");
+        match listener.accept() {
+            // One that does not say who it is keeps the others for two seconds at most, and is then dropped.
+            Ok((stream, from)) => {
+                if let Err(reason) = admit(stream, connections, size, job) {
+                    tracing::warn!(%from, %reason, "a connection was refused");
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {}
+            Err(error) => return Err(error),
         }
     }
     for event in events {
@@ -122,21 +152,31 @@ fn admit(socket: TcpStream, connections: &mut Connections, size: u32, job: &str)
     Ok(())
 }
 
+impl Member {
+    /// When the connection ends, it is rank 0 that has ended.
+    fn of_rank_0<T>(outcome: Result<T, Fault>) -> Result<T, Fault> {
+        outcome.map_err(|fault| match fault.reason {
+            Reason::Closed => Fault { missing: vec![0], reason: Reason::Closed },
+            _ => fault,
+        })
+    }
+}
+
 impl Exchange for Member {
     fn identity(&self) -> (u32, u32) {
         self.client.identity()
     }
 
     fn put(&mut self, key: &str, value: &[u8], deadline: Deadline) -> Result<(), Fault> {
-        self.client.put(key, value, deadline)
+        Self::of_rank_0(self.client.put(key, value, deadline))
     }
 
     fn get(&mut self, rank: u32, key: &str, deadline: Deadline) -> Result<Option<Vec<u8>>, Fault> {
-        self.client.get(rank, key, deadline)
+        Self::of_rank_0(self.client.get(rank, key, deadline))
     }
 
     fn fence(&mut self, deadline: Deadline) -> Result<(), Fault> {
-        self.client.fence(deadline)
+        Self::of_rank_0(self.client.fence(deadline))
     }
 
     fn nodes(&mut self, _deadline: Deadline) -> Result<Option<NodeMap>, Fault> {
@@ -148,11 +188,12 @@ impl Exchange for Member {
     }
 
     fn finalize(&mut self, deadline: Deadline) -> Result<(), Fault> {
-        self.client.finalize(deadline)?;
+        Self::of_rank_0(self.client.finalize(deadline))?;
         // The others need the server until they have finalized, too.
-        if let Some(server) = self.server.take() {
-            let _ = server.recv_timeout(deadline.left()?);
+        let Some(server) = self.server.take() else { return Ok(()) };
+        match server.recv_timeout(deadline.left()?) {
+            Err(RecvTimeoutError::Timeout) => Err(Reason::TimedOut(deadline.limit()).into()),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

@@ -15,6 +15,8 @@ use crate::error::Reason;
 const CHUNK_BYTES: usize = 4096;
 /// Between two tries to connect to a server that may not be up yet.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// An address that swallows what is sent there must not take the time of those that follow.
+const ADDRESS_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connected socket. Its mode is left as it is, because the launcher may share it: each call says that it must not block.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl Stream {
                     last = "the name has no address".to_owned();
                     for address in addresses {
                         let Ok(left) = deadline.left() else { break };
-                        match TcpStream::connect_timeout(&address, left) {
+                        match TcpStream::connect_timeout(&address, left.min(ADDRESS_LIMIT)) {
                             Ok(stream) => {
                                 // Requests are single lines that wait for an answer.
                                 stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;

@@ -26,6 +26,10 @@ pub(crate) struct Client {
 const KEY_BYTES_LEAST: usize = 64;
 const VALUE_BYTES_LEAST: usize = 256;
 
+/// The longest request, its end included. Slurm reads so much at once, takes it for a whole line, and says that all is well. All
+/// others were seen to read this much, too.
+const REQUEST_BYTES_MAX: usize = 1024;
+
 impl Client {
     /// Greets the launcher, over a descriptor that it has left.
     pub(crate) fn start(stream: Stream, rank: u32, size: u32, deadline: Deadline) -> Result<Self, Fault> {
@@ -108,6 +112,13 @@ impl Client {
 
     fn exchange(&mut self, request: &str, expected: &str, deadline: Deadline) -> Result<Record, Reason> {
         tracing::trace!(request, "to the launcher");
+        if request.len() >= REQUEST_BYTES_MAX {
+            return Err(Reason::Misuse(format!(
+                "a request of {} bytes, and launchers read {REQUEST_BYTES_MAX}",
+                request.len()
+            )));
+        }
+        // In one piece, which also may be all that is read at a time.
         self.stream.write_all(format!("{request}\n").as_bytes(), deadline)?;
         let answer = read_record(&mut self.stream, deadline)?;
         tracing::trace!(?answer, "from the launcher");
@@ -124,12 +135,14 @@ impl FlatSpace for Client {
         self.key_bytes_max
     }
 
-    fn value_bytes_max(&self) -> usize {
-        self.value_bytes_max
+    fn text_bytes_max(&self, key_bytes: usize) -> usize {
+        let rest = put_request(&self.space, "", "").len() + key_bytes + "\n".len();
+        // MPICH counts the end of the text.
+        self.value_bytes_max.saturating_sub(1).min(REQUEST_BYTES_MAX.saturating_sub(rest))
     }
 
     fn put_text(&mut self, key: &str, text: &str, deadline: Deadline) -> Result<(), Fault> {
-        let request = format!("cmd=put kvsname={} key={key} value={text}", self.space);
+        let request = put_request(&self.space, key, text);
         let line = self.ask(&request, "put_result", deadline)?;
         if line.is_success() { Ok(()) } else { Err(Reason::Refused(line.message()).into()) }
     }
@@ -186,6 +199,10 @@ impl Exchange for Client {
         let line = self.ask("cmd=finalize", "finalize_ack", deadline)?;
         if line.is_success() { Ok(()) } else { Err(Reason::Refused(line.message()).into()) }
     }
+}
+
+fn put_request(space: &str, key: &str, text: &str) -> String {
+    format!("cmd=put kvsname={space} key={key} value={text}")
 }
 
 fn read_record(stream: &mut Stream, deadline: Deadline) -> Result<Record, Reason> {

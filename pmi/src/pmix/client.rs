@@ -11,13 +11,9 @@ use crate::error::{Fault, Reason};
 use crate::exchange::Exchange;
 use crate::nodes::NodeMap;
 
-/// What to load. The version in the name is the library's interface, not PMIx's.
-const LIBRARY: &str = "libpmix.so.2";
-/// Overrides it, for a library that the loader does not find by itself.
-pub(crate) const LIBRARY_VARIABLE: &str = "IRONBAND_PMIX_LIBRARY";
-
 const JOB_SIZE: &CStr = c"pmix.job.size";
 const NODE: &CStr = c"pmix.nodeid";
+const HOST: &CStr = c"pmix.hname";
 const LOCAL_PEERS: &CStr = c"pmix.lpeers";
 const COLLECT_DATA: &CStr = c"pmix.collect";
 const TIMEOUT: &CStr = c"pmix.timeout";
@@ -34,12 +30,13 @@ pub(crate) struct Client {
     tasks: Sender<Task>,
     rank: u32,
     size: u32,
-    /// A call has not come back in time; the thread is still in it.
-    is_stuck: bool,
+    /// Why nothing more is asked for: a call has not come back in time, and the thread is still in it; or a fence was given up, and the
+    /// next one would be taken for it.
+    broken: Option<Reason>,
 }
 
 impl Client {
-    pub(crate) fn start(library: Option<&str>, deadline: Deadline) -> Result<Self, Fault> {
+    pub(crate) fn start(library: String, deadline: Deadline) -> Result<Self, Fault> {
         let (tasks, queue) = channel::<Task>();
         std::thread::Builder::new()
             .name("ironband-pmix".to_owned())
@@ -50,14 +47,13 @@ impl Client {
                 }
             })
             .map_err(|error| Reason::System(format!("a thread for PMIx: {error}")))?;
-        let mut client = Self { tasks, rank: 0, size: 0, is_stuck: false };
-        let library = library.unwrap_or(LIBRARY).to_owned();
+        let mut client = Self { tasks, rank: 0, size: 0, broken: None };
         let outcome = client.run(deadline, move |slot| {
             let pmix = slot.insert(Pmix::init(&library)?);
             tracing::debug!(version = pmix.version(), "PMIx");
             Ok::<u32, String>(pmix.rank())
         })?;
-        client.rank = outcome.map_err(Reason::Environment)?;
+        client.rank = outcome.map_err(Reason::System)?;
         client.size = match client.get_any(ffi::RANK_WILDCARD, JOB_SIZE, deadline)? {
             Some(Value::Number(size)) => size,
             other => return Err(Reason::Malformed(format!("the size of the job is {other:?}")).into()),
@@ -72,8 +68,8 @@ impl Client {
         deadline: Deadline,
         work: impl FnOnce(&mut Option<Pmix>) -> R + Send + 'static,
     ) -> Result<R, Reason> {
-        if self.is_stuck {
-            return Err(Reason::Refused("a call to PMIx has not come back yet".to_owned()));
+        if let Some(reason) = &self.broken {
+            return Err(reason.clone());
         }
         let (sender, receiver) = channel();
         let task: Task = Box::new(move |pmix| {
@@ -85,8 +81,9 @@ impl Client {
         match receiver.recv_timeout(deadline.left()?) {
             Ok(result) => Ok(result),
             Err(RecvTimeoutError::Timeout) => {
-                self.is_stuck = true;
-                Err(Reason::TimedOut(deadline.limit()))
+                let reason = Reason::TimedOut(deadline.limit());
+                self.broken = Some(reason.clone());
+                Err(reason)
             }
             Err(RecvTimeoutError::Disconnected) => Err(gone()),
         }
@@ -121,6 +118,18 @@ impl Client {
             }
         })?;
         found.map_err(Reason::Refused)
+    }
+
+    /// What the server says of each rank, if it says it of all.
+    fn of_all_ranks(&mut self, key: &CStr, deadline: Deadline) -> Result<Option<Vec<Value>>, Reason> {
+        let mut values = Vec::with_capacity(self.size as usize);
+        for rank in 0..self.size {
+            match self.get_any(rank, key, deadline)? {
+                Some(value @ (Value::Number(_) | Value::Text(_))) => values.push(value),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(values))
     }
 }
 
@@ -163,21 +172,24 @@ impl Exchange for Client {
         let directives = [Directive::Flag(COLLECT_DATA), Directive::Number(TIMEOUT, seconds(deadline)?)];
         let outcome = self.call(deadline, move |pmix| pmix.fence(&directives))?;
         // Partial success is none: others went on without a process that has ended, and some servers say so to one process only.
-        Ok(outcome.map_err(|(status, words)| match status {
-            ffi::ERR_TIMEOUT => Reason::TimedOut(deadline.limit()),
-            _ => Reason::Incomplete(format!("PMIx_Fence: {words}")),
-        })?)
+        outcome.map_err(|(status, words)| match status {
+            ffi::ERR_TIMEOUT => {
+                let reason = Reason::TimedOut(deadline.limit());
+                self.broken = Some(reason.clone());
+                reason.into()
+            }
+            _ => Reason::Incomplete(format!("PMIx_Fence: {words}")).into(),
+        })
     }
 
     fn nodes(&mut self, deadline: Deadline) -> Result<Option<NodeMap>, Fault> {
-        let mut nodes = Vec::with_capacity(self.size as usize);
-        for rank in 0..self.size {
-            match self.get_any(rank, NODE, deadline)? {
-                Some(Value::Number(node)) => nodes.push(node),
-                _ => return Ok(None),
+        // Slurm tells the number of the own node only, and the host's name of all.
+        for key in [NODE, HOST] {
+            if let Some(nodes) = self.of_all_ranks(key, deadline)? {
+                return Ok(Some(NodeMap::of_identities(nodes)));
             }
         }
-        Ok(Some(NodeMap::of_identities(nodes)))
+        Ok(None)
     }
 
     fn neighbours(&mut self, deadline: Deadline) -> Result<Option<Vec<u32>>, Fault> {
@@ -192,6 +204,8 @@ impl Exchange for Client {
 
     fn abort(&mut self, code: i32, message: &str) {
         let message = ffi::c_string(&message.replace('\0', " ")).unwrap_or_default();
+        // Whatever has gone wrong before: this is tried.
+        self.broken = None;
         let _ = self.call(Deadline::after(ABORT_LIMIT), move |pmix| pmix.abort(code, &message));
     }
 

@@ -77,7 +77,7 @@ const _: () =
     assert!(size_of::<PmixProc>() == 260 && size_of::<PmixValue>() == 32 && size_of::<PmixInfo>() == 552);
 
 /// A value that is not opaque bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Value {
     Bytes(Vec<u8>),
     Text(String),

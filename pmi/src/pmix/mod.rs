@@ -6,5 +6,7 @@
 
 mod client;
 mod ffi;
+mod library;
 
-pub(crate) use client::{Client, LIBRARY_VARIABLE};
+pub(crate) use client::Client;
+pub(crate) use library::library;
