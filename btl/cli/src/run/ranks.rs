@@ -18,7 +18,18 @@ use super::output::Outputs;
 use super::watchdog::Watchdog;
 
 /// What other launchers have left in the environment, which our processes would believe. Prefixes.
-const FOREIGN: [&str; 6] = ["PMI_", "PMIX_", "OMPI_COMM_WORLD_", "PRTE_", "SLURM_STEP_ID", "SLURM_PROCID"];
+const FOREIGN: [&str; 10] = [
+    "PMI_",
+    "PMIX_",
+    "OMPI_COMM_WORLD_",
+    "PRTE_LAUNCHED",
+    "MPI_LOCAL",
+    "HYDI_CONTROL_FD",
+    "I_MPI_HYDRA_UUID",
+    "HYDRA_BSTRAP_",
+    "SLURM_STEP_ID",
+    "SLURM_PROCID",
+];
 
 /// What is to be started.
 pub(super) struct Job<'a> {
