@@ -53,9 +53,21 @@ impl NodeMap {
         Self { size: each.len() as u32, layout: Layout::Each(each) }
     }
 
+    /// From `PMI_process_mapping`, if it tells: servers without one may answer with an empty value, and MPICH 5 has `(vector,0)` for a
+    /// single process. What is not understood tells nothing either: all processes get the same text, and go on alike.
+    pub(crate) fn if_it_is_told(text: &str, size: u32) -> Option<Self> {
+        match Self::of_process_mapping(text, size) {
+            Ok(map) => Some(map),
+            Err(reason) => {
+                tracing::debug!(%reason, "the launcher tells no nodes");
+                None
+            }
+        }
+    }
+
     /// `PMI_process_mapping`: `(vector,(FIRST_NODE,NODES,RANKS_PER_NODE),...)`. When the job has more ranks than the blocks
     /// together, they begin again. Source: MPICH, "PMI process mapping" in its design notes; observed with Hydra and Slurm.
-    pub(crate) fn of_process_mapping(text: &str, size: u32) -> Result<Self, Reason> {
+    fn of_process_mapping(text: &str, size: u32) -> Result<Self, Reason> {
         let malformed = || Reason::Malformed(format!("PMI_process_mapping {text:?}"));
         let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let inside =
@@ -145,6 +157,7 @@ mod tests {
             "(vector)",
             "(vector,)",
             "(vector,())",
+            "(vector,0)",
             "(vector,(0,1))",
             "(vector,(0,1,1,1))",
             "(vector,(0,0,1))",

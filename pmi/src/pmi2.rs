@@ -156,8 +156,8 @@ impl Exchange for Client {
     fn nodes(&mut self, deadline: Deadline) -> Result<Option<NodeMap>, Fault> {
         let request = "info-getjobattr;key=PMI_process_mapping;";
         match self.find(request, "info-getjobattr-response", deadline)? {
-            Some(text) if !text.is_empty() => Ok(Some(NodeMap::of_process_mapping(&text, self.size)?)),
-            _ => Ok(None),
+            Some(text) => Ok(NodeMap::if_it_is_told(&text, self.size)),
+            None => Ok(None),
         }
     }
 

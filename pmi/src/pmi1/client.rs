@@ -179,9 +179,8 @@ impl Exchange for Client {
 
     fn nodes(&mut self, deadline: Deadline) -> Result<Option<NodeMap>, Fault> {
         match self.get_text("PMI_process_mapping", deadline)? {
-            // Servers without one may answer with an empty value.
-            Some(text) if !text.is_empty() => Ok(Some(NodeMap::of_process_mapping(&text, self.size)?)),
-            _ => Ok(None),
+            Some(text) => Ok(NodeMap::if_it_is_told(&text, self.size)),
+            None => Ok(None),
         }
     }
 

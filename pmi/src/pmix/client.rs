@@ -20,6 +20,8 @@ const TIMEOUT: &CStr = c"pmix.timeout";
 /// What the server has, without asking the process whose value it is: all has been collected at a fence.
 const IMMEDIATE: &CStr = c"pmix.immediate";
 
+/// How much longer a call is waited for than PMIx is told, so that its own words are heard, and it is not left in the middle of a call.
+const GRACE: Duration = Duration::from_millis(500);
 /// How long the end of the job is waited for after it was asked for.
 const ABORT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -78,7 +80,7 @@ impl Client {
         });
         let gone = || Reason::System("the thread that calls PMIx has ended".to_owned());
         self.tasks.send(task).map_err(|_| gone())?;
-        match receiver.recv_timeout(deadline.left()?) {
+        match receiver.recv_timeout(deadline.left()? + GRACE) {
             Ok(result) => Ok(result),
             Err(RecvTimeoutError::Timeout) => {
                 let reason = Reason::TimedOut(deadline.limit());
@@ -133,9 +135,11 @@ impl Client {
     }
 }
 
-/// What PMIx is told to wait: a little less than we do, so that its own words are heard.
+/// What PMIx is told to wait; it counts in whole seconds.
 fn seconds(deadline: Deadline) -> Result<i32, Reason> {
-    Ok(i32::try_from(deadline.left()?.as_secs()).unwrap_or(i32::MAX).saturating_sub(1).max(1))
+    let left = deadline.left()?;
+    let more = u64::from(left.subsec_nanos() > 0);
+    Ok(i32::try_from(left.as_secs() + more).unwrap_or(i32::MAX))
 }
 
 fn refused(call: &str) -> impl FnOnce((Status, String)) -> Reason {
