@@ -43,7 +43,7 @@ enum Command {
     Compare(compare::Arguments),
     /// Measure one fabric between two processes, without MPI, in perftest's terms.
     Perf(perf::Arguments),
-    /// Start processes of a program on this machine that find each other through PMI-1.1.
+    /// Start processes of a program on this machine, which find each other through PMI-1.1, as under mpiexec.
     Run(run::Arguments),
     /// The process whose memory `doctor` and `info` try to reach (started by them).
     #[command(hide = true)]
@@ -61,7 +61,8 @@ enum Command {
 
 fn main() -> ExitCode {
     unmaps::tell();
-    let outcome = match CommandLine::parse().command {
+    let words = run::with_np(std::env::args_os().collect());
+    let outcome = match CommandLine::parse_from(words).command {
         Command::Info(arguments) => info::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),

@@ -1,9 +1,10 @@
 //! The processes of a job: started, ended.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ pub(super) struct Job<'a> {
 
 /// A program that could not be started, with the exit status that a shell would have.
 #[derive(Debug, thiserror::Error)]
-#[error("{program:?} cannot be started: {error}")]
+#[error("{} cannot be started: {error}{}", .program.display(), hint(.program, .error))]
 pub(super) struct NotStarted {
     program: OsString,
     error: std::io::Error,
@@ -51,7 +52,24 @@ pub(super) struct NotStarted {
 
 impl NotStarted {
     pub(super) fn status(&self) -> u8 {
-        if self.error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }
+        if self.error.kind() == ErrorKind::NotFound { 127 } else { 126 }
+    }
+}
+
+/// What the system does not say.
+fn hint(program: &OsString, error: &std::io::Error) -> String {
+    let (name, path) = (program.to_string_lossy(), Path::new(program));
+    match error.kind() {
+        ErrorKind::NotFound if !name.contains('/') && path.exists() => {
+            format!("; it is looked for in PATH, and ./{name} is here")
+        }
+        ErrorKind::NotFound if !name.contains('/') => "; it is looked for in PATH".to_owned(),
+        ErrorKind::NotFound if path.exists() => {
+            "; the file is there, so its interpreter (its first line) or its loader is missing".to_owned()
+        }
+        ErrorKind::PermissionDenied if path.is_dir() => "; it is a folder".to_owned(),
+        ErrorKind::PermissionDenied if path.exists() => format!("; chmod +x {name}, if it is a program"),
+        _ => String::new(),
     }
 }
 
@@ -160,6 +178,11 @@ impl Ranks {
     /// How many still run.
     pub(super) fn running(&self) -> usize {
         self.ranks.iter().filter(|rank| rank.ended.is_none()).count()
+    }
+
+    /// How many of the others still run.
+    pub(super) fn running_beside(&self, rank: u32) -> usize {
+        self.running() - usize::from(self.ranks[rank as usize].ended.is_none())
     }
 
     /// Sends a signal to all processes that still run, and to what they have started.

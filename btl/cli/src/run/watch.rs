@@ -114,7 +114,7 @@ impl Watch {
     fn judge(&mut self, rank: u32, status: ExitStatus) {
         if !status.success() {
             let what = format!("rank {rank} (process {}) {}", self.ranks.id(rank), describe(status));
-            self.fail(code(status), &what);
+            self.fail(code(status), rank, &what);
         }
     }
 
@@ -133,6 +133,7 @@ impl Watch {
                     // A status of 0 would hide it.
                     self.fail(
                         u8::try_from(code).unwrap_or(1).max(1),
+                        rank,
                         &format!("rank {rank} has aborted the job{why}"),
                     );
                     self.ending = Ending::AskAt(Instant::now());
@@ -153,9 +154,9 @@ impl Watch {
     }
 
     /// A process has failed. What the others do after that is its consequence, and not told.
-    fn fail(&mut self, status: u8, what: &str) {
+    fn fail(&mut self, status: u8, rank: u32, what: &str) {
         if self.status.is_none() {
-            let others = match self.ranks.running() {
+            let others = match self.ranks.running_beside(rank) {
                 0 => String::new(),
                 1 => "; the other one is being ended".to_owned(),
                 count => format!("; the {count} others are being ended"),
