@@ -1,4 +1,4 @@
-//! Runs one `mpirun` in bounded time, and keeps everything needed to explain and repeat it.
+//! Runs one `mpirun`, or another launcher, in bounded time, and keeps everything needed to explain and repeat it.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
     fs::{self, File},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{self, Child, Command, ExitStatus, Stdio},
+    process::{self, Child, Command, ExitStatus},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -20,16 +20,16 @@ use tempfile::TempDir;
 
 use crate::{leftovers, processes};
 
-/// How long `mpirun` may take to end its ranks once asked, before it is killed.
+/// How long a launcher may take to end its ranks once asked, before it is killed.
 const TERMINATION_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the last process of a job may outlive its `mpirun`.
+/// How long the last process of a job may outlive its launcher.
 const EXIT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A bound on what is printed of each stream of a failed job; a rank in a loop can write a lot.
 const PRINTED_BYTES_MAX: usize = 20_000;
 
-/// A running `mpirun`.
+/// A running launcher.
 #[derive(Debug)]
 pub struct Job {
     child: Child,
@@ -54,7 +54,7 @@ pub enum Ended {
 pub struct Outcome {
     /// How it ended.
     pub ended: Ended,
-    /// What all ranks and `mpirun` printed on standard output.
+    /// What all ranks and the launcher printed on standard output.
     pub stdout: String,
     /// What they printed on standard error.
     pub stderr: String,
@@ -73,34 +73,47 @@ pub struct Outcome {
 impl Job {
     /// Starts `mpirun` with these arguments and additional environment.
     pub fn start(args: &[String], environment: &[(String, String)]) -> Result<Self> {
+        let words: Vec<String> = ["mpirun".to_owned()].into_iter().chain(args.iter().cloned()).collect();
+        Self::start_command(&words, environment, b"")
+            .context("mpirun cannot be started: install Open MPI (Debian: openmpi-bin)")
+    }
+
+    /// Starts any command, with this on its standard input.
+    pub fn start_command(words: &[String], environment: &[(String, String)], stdin: &[u8]) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let dir =
             tempfile::Builder::new().prefix("ironband-test-").tempdir().context("no temporary folder")?;
         let marker = format!("{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let mut command = Command::new("mpirun");
-        // What the caller's shell sets for Open MPI must not change what is tested.
-        for (name, _) in env::vars_os().filter(|(name, _)| is_open_mpi(name)) {
+        let mut command = Command::new(&words[0]);
+        // What the caller's shell sets for launchers must not change what is tested.
+        for (name, _) in env::vars_os().filter(|(name, _)| is_a_launchers(name)) {
             command.env_remove(name);
         }
+        fs::write(dir.path().join("stdin"), stdin).context("cannot write what is read")?;
         command
-            .args(args)
+            .args(&words[1..])
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .envs(ROOT_ENVIRONMENT)
             .env(processes::MARKER, &marker)
             .env("TMPDIR", dir.path())
-            .stdin(Stdio::null())
+            .stdin(File::open(dir.path().join("stdin")).context("cannot open what is read")?)
             .stdout(create(dir.path(), "stdout")?)
             .stderr(create(dir.path(), "stderr")?)
             .process_group(0);
-        let reproduce = command_line(args, environment);
-        let child =
-            command.spawn().context("mpirun cannot be started: install Open MPI (Debian: openmpi-bin)")?;
+        let reproduce = command_line(words, environment);
+        let child = command.spawn().with_context(|| format!("{} cannot be started", words[0]))?;
         Ok(Self { child, marker, dir, reproduce, started: Instant::now() })
     }
 
-    /// The process id of `mpirun`.
-    pub fn mpirun_pid(&self) -> i32 {
+    /// The process id of the launcher.
+    pub fn launcher_pid(&self) -> i32 {
         self.child.id().cast_signed()
+    }
+
+    /// The living processes of this job, the launcher among them: ids and command lines.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let living = processes::of_job(&self.marker);
+        living.into_iter().map(|process| (process.pid, process.command)).collect()
     }
 
     /// What has been printed on standard output so far.
@@ -120,6 +133,16 @@ impl Job {
             }
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What has been printed on standard error so far.
+    pub fn stderr(&self) -> String {
+        read(self.dir.path(), "stderr")
+    }
+
+    /// Sends a signal to one process of this job.
+    pub fn signal(&self, pid: i32, signal: Signal) {
+        processes::signal(pid, signal);
     }
 
     /// Sends SIGKILL to one process of this job.
@@ -148,8 +171,8 @@ impl Job {
         let took = self.started.elapsed();
         let left = processes::left_of_job(&self.marker, EXIT_PATIENCE);
         processes::kill_job(&self.marker);
-        let (stdout, stderr) = (self.stdout(), read(self.dir.path(), "stderr"));
-        for stream in ["stdout", "stderr"] {
+        let (stdout, stderr) = (self.stdout(), self.stderr());
+        for stream in ["stdin", "stdout", "stderr"] {
             fs::remove_file(self.dir.path().join(stream))
                 .with_context(|| format!("cannot remove {stream}"))?;
         }
@@ -171,7 +194,7 @@ impl Job {
 
     fn wait_until(&mut self, deadline: Instant) -> Result<Option<ExitStatus>> {
         loop {
-            if let Some(status) = self.child.try_wait().context("cannot wait for mpirun")? {
+            if let Some(status) = self.child.try_wait().context("cannot wait for the launcher")? {
                 return Ok(Some(status));
             }
             if Instant::now() >= deadline {
@@ -181,12 +204,12 @@ impl Job {
         }
     }
 
-    /// Asks `mpirun` to end its ranks, as it knows them all; then kills whatever is left.
+    /// Asks the launcher to end its ranks, as it knows them all; then kills whatever is left.
     fn terminate(&mut self) -> Result<()> {
-        processes::signal(self.mpirun_pid(), Signal::TERM);
+        processes::signal(self.launcher_pid(), Signal::TERM);
         if self.wait_until(Instant::now() + TERMINATION_PATIENCE)?.is_none() {
             processes::kill_job(&self.marker);
-            self.child.wait().context("cannot wait for mpirun")?;
+            self.child.wait().context("cannot wait for the launcher")?;
         }
         Ok(())
     }
@@ -203,11 +226,14 @@ impl Drop for Job {
 }
 
 impl Outcome {
+    /// True if the launcher ended in time, with a status of 0.
+    pub fn is_well_ended(&self) -> bool {
+        matches!(self.ended, Ended::By(status) if status.success())
+    }
+
     /// True if all ranks ended well, in time, and nothing of the job was left.
     pub fn is_success(&self) -> bool {
-        matches!(self.ended, Ended::By(status) if status.success())
-            && self.processes_left.is_empty()
-            && self.temporaries_left.is_empty()
+        self.is_well_ended() && self.processes_left.is_empty() && self.temporaries_left.is_empty()
     }
 
     /// Everything there is to say about it, the command to repeat it first.
@@ -217,7 +243,7 @@ impl Outcome {
             Ended::By(status) => format!("ended with {status} after {:.1} s", self.took.as_secs_f64()),
             Ended::TimedOut(time) => format!("was not over after {} s and has been killed", time.as_secs()),
         };
-        let _infallible = writeln!(text, "mpirun {how}");
+        let _infallible = writeln!(text, "the launcher {how}");
         for process in &self.processes_left {
             let _infallible = writeln!(text, "process left over (killed now): {process}");
         }
@@ -235,9 +261,11 @@ impl Outcome {
 const ROOT_ENVIRONMENT: [(&str, &str); 2] =
     [("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")];
 
-fn is_open_mpi(name: &OsString) -> bool {
+fn is_a_launchers(name: &OsString) -> bool {
     let name = name.to_string_lossy();
-    ["OMPI_", "PMIX_", "ORTE_", "PRTE_"].iter().any(|prefix| name.starts_with(prefix))
+    ["OMPI_", "PMIX_", "ORTE_", "PRTE_", "PMI_", "IRONBAND_PMI", "IRONBAND_RUN"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 fn create(dir: &Path, name: &str) -> Result<File> {
@@ -261,12 +289,11 @@ fn shortened(text: &str) -> String {
     format!("{}\n[... {} bytes left out ...]\n{}", &text[..head], tail - head, &text[tail..])
 }
 
-fn command_line(args: &[String], environment: &[(String, String)]) -> String {
+fn command_line(command: &[String], environment: &[(String, String)]) -> String {
     let mut words = vec!["env".to_owned()];
     words.extend(ROOT_ENVIRONMENT.iter().map(|(name, value)| format!("{name}={value}")));
     words.extend(environment.iter().map(|(name, value)| quoted(&format!("{name}={value}"))));
-    words.push("mpirun".to_owned());
-    words.extend(args.iter().map(|arg| quoted(arg)));
+    words.extend(command.iter().map(|word| quoted(word)));
     words.join(" ")
 }
 

@@ -15,6 +15,7 @@
 
 pub mod conformance;
 mod job;
+mod launchers;
 mod leftovers;
 mod processes;
 mod program;
@@ -24,8 +25,9 @@ mod tally;
 mod transport;
 
 pub use job::{Ended, Job, Outcome};
+pub use launchers::Launcher;
 pub use leftovers::Snapshot;
-pub use program::{CompiledProgram, build_example, compile_library, compile_program};
-pub use row::Row;
+pub use program::{CompiledProgram, build_example, build_ironband, compile_library, compile_program};
+pub use row::{Row, wait_for_turn};
 pub use tally::Tally;
 pub use transport::Transport;

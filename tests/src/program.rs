@@ -88,10 +88,21 @@ fn newest_source() -> Result<SystemTime> {
 ///
 /// The folder is this build's own, so what `ci/test` has built already is not built again.
 pub fn build_example(name: &str) -> Result<CompiledProgram> {
+    build(&["--release", "--package", "ironband-examples", "--bin", name], name)
+}
+
+/// Builds the `ironband` command with cargo, as these tests were built, and says where it is.
+pub fn build_ironband() -> Result<CompiledProgram> {
+    let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
+    build(&[profile, &["--package", "ironband-cli", "--bin", "ironband"]].concat(), "ironband")
+}
+
+fn build(arguments: &[&str], name: &str) -> Result<CompiledProgram> {
     let mut command = Command::new(env!("CARGO"));
     command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--release", "--package", "ironband-examples", "--bin", name])
+        .arg("build")
+        .args(arguments)
         .arg("--message-format=json-render-diagnostics");
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(

@@ -279,9 +279,11 @@ const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
 /// The variable that `check.h` reads.
 const WATCHDOG: &str = "IRONBAND_TEST_WATCHDOG_SECONDS";
 
+/// Until nothing else of this harness runs, and then nothing else does until the result is dropped.
+///
 /// Rows share two or three cores with each other badly. A lock on a file, because a runner may use a process for each
 /// test; two open files exclude each other within one process as well.
-fn wait_for_turn(dir: &Path) -> Result<File> {
+pub fn wait_for_turn(dir: &Path) -> Result<File> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let path = dir.join("mpirun.lock");
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;

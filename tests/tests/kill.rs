@@ -105,7 +105,7 @@ fn every_rank_and_mpirun_killed_in_traffic() {
         row("").not_over("vader", "of Open MPI 4.1.4 leaves its segments in /dev/shm when mpirun dies too");
     let _turn = row.turn();
     let Some(Traffic { before, job, pids, used }) = start(&row) else { return };
-    job.kill(job.mpirun_pid());
+    job.kill(job.launcher_pid());
     for &pid in &pids {
         job.kill(pid);
     }

@@ -1,7 +1,8 @@
 //! One process of a job that tries the wire-up: what [`tests/wire_up.rs`] starts under each launcher.
 //!
-//! `check` goes through all of it. `die WHEN RANK` has one process killed; `delay RANK MS`, `stop RANK` and `abort RANK CODE` have it come
-//! late, stop, abort. Each process prints lines that begin with its rank; the status is 0 if all is well, and 3 if a fence failed.
+//! `check` goes through all of it. `die WHEN RANK` has one process killed; `delay RANK MS`, `stop RANK`, `leave RANK` and `abort RANK
+//! CODE` have it come late, stop, end without a word, abort. Each process prints lines that begin with its rank; the status is 0 if all is well, 3 if a fence failed, and 4 if
+//! something else did.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -21,12 +22,13 @@ fn main() -> ExitCode {
         ["die", when, rank] => die(when, number(rank)),
         ["delay", rank, milliseconds] => delay(number(rank), number(milliseconds)),
         ["stop", rank] => stop(number(rank)),
+        ["leave", rank] => leave(number(rank)),
         ["abort", rank, code] => abort(number(rank), number(code)),
         _ => panic!("{words:?}: see the head of this file"),
     };
     outcome.unwrap_or_else(|error| {
-        println!("{error}");
-        ExitCode::FAILURE
+        println!("{}: {error}", error.rank.or_else(rank_in_environment).unwrap_or_default());
+        ExitCode::from(4)
     })
 }
 
@@ -71,7 +73,10 @@ fn check() -> Result<ExitCode, Error> {
     assert!(neighbours.contains(&rank), "{neighbours:?} without {rank}");
     let nodes = pmi.nodes()?;
     assert_eq!(nodes.neighbours_of(rank), neighbours);
-    println!("{rank} of {size}: ok, {} by {}, neighbours {neighbours:?}", pmi.protocol(), pmi.launcher());
+    // What Slurm says, for the test to hold the neighbours against.
+    let node = std::env::var("SLURM_NODEID").unwrap_or_else(|_| "0".to_owned());
+    let (protocol, launcher) = (pmi.protocol(), pmi.launcher());
+    println!("{rank} of {size}: ok, {protocol} by {launcher}, on node {node}, neighbours {neighbours:?}");
     pmi.finalize()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -95,11 +100,22 @@ fn tell(pmi: &mut Pmi) -> bool {
     outcome.is_ok()
 }
 
+/// What launchers say about it before they are asked.
+fn rank_in_environment() -> Option<u32> {
+    let names = ["PMIX_RANK", "PMI_RANK", "PMI_ID", "SLURM_PROCID", "IRONBAND_PMI_RANK"];
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
 fn die(when: &str, victim: u32) -> Result<ExitCode, Error> {
+    if when == "before-init" && rank_in_environment() == Some(victim) {
+        kill_this_process();
+    }
     let mut pmi = Pmi::init()?;
     let is_victim = pmi.rank() == victim;
     println!("{}: here, process {}", pmi.rank(), std::process::id());
-    pmi.fence()?;
+    if !tell(&mut pmi) {
+        return Ok(ExitCode::from(3));
+    }
     if is_victim && when == "before-put" {
         kill_this_process();
     }
@@ -153,8 +169,19 @@ fn delay(late: u32, milliseconds: u64) -> Result<ExitCode, Error> {
 fn stop(victim: u32) -> Result<ExitCode, Error> {
     let mut pmi = Pmi::init()?;
     pmi.fence()?;
+    println!("{}: here, process {}", pmi.rank(), std::process::id());
     if pmi.rank() == victim {
         let _ = kill_process(getpid(), Signal::STOP);
+    }
+    Ok(ExitCode::from(if tell(&mut pmi) { 0 } else { 3 }))
+}
+
+/// One process ends as if all were well.
+fn leave(early: u32) -> Result<ExitCode, Error> {
+    let mut pmi = Pmi::init()?;
+    pmi.fence()?;
+    if pmi.rank() == early {
+        std::process::exit(0);
     }
     Ok(ExitCode::from(if tell(&mut pmi) { 0 } else { 3 }))
 }
