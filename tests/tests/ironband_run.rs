@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use ironband_tests::{Ended, Job, Outcome, build_ironband, wait_for_turn};
@@ -20,7 +21,9 @@ fn turn() -> impl Sized {
 }
 
 fn own() -> String {
-    build_ironband().unwrap_or_else(|error| panic!("{error:#}")).path.display().to_string()
+    static PATH: OnceLock<String> = OnceLock::new();
+    let build = || build_ironband().unwrap_or_else(|error| panic!("{error:#}")).path.display().to_string();
+    PATH.get_or_init(build).clone()
 }
 
 /// `ironband run` with these words, and this on its standard input.
