@@ -32,13 +32,19 @@ pub(crate) fn socket(fd: i32) -> Result<OwnedFd, Reason> {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::os::fd::AsRawFd;
+    use std::os::fd::{AsFd, AsRawFd};
     use std::os::unix::net::UnixStream;
+
+    use rustix::io::fcntl_getfd;
 
     #[test]
     fn a_socket_is_taken_and_nothing_else() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
+        fcntl_setfd(&ours, FdFlags::empty()).unwrap();
         let taken = socket(ours.as_raw_fd()).unwrap();
+        for fd in [ours.as_fd(), taken.as_fd()] {
+            assert!(fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC), "children must not have it");
+        }
         UnixStream::from(taken).write_all(b"hello").unwrap();
         let mut heard = [0; 5];
         theirs.read_exact(&mut heard).unwrap();

@@ -37,7 +37,8 @@ Exit status: 0 if all processes end with 0, otherwise that of the first that fai
 it); the others are then asked to end, and after 5 seconds killed. 127: there is no such program; 126: it cannot be started.
 
 Signals: SIGINT, SIGTERM, SIGHUP and SIGQUIT are handed on, and what has not ended 5 seconds later is killed; a second one kills at \
-once. SIGUSR1 and SIGUSR2 are only handed on. Processes do not outlive `ironband run`, even if it is killed.
+once. SIGUSR1 and SIGUSR2 are only handed on. Processes, and what they start and leave in their process groups, do not outlive \
+`ironband run`, even if it is killed.
 
 Example: ironband run -n 4 --tag-output ./program --its-own-option";
 

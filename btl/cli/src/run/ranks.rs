@@ -12,7 +12,7 @@ use anyhow::Context;
 use ironband_pmi::launcher::Connections;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::output::Outputs;
@@ -81,14 +81,18 @@ struct Rank {
 }
 
 impl Rank {
-    /// How it has ended, if it has and that was not told before.
+    /// How it has ended, if it has and that was not told before. It is left for [`Ranks::drop`] to be waited for: until then its number,
+    /// which is its group's, does not become another's, and the group can be ended.
     fn reap(&mut self) -> Option<ExitStatus> {
-        if self.ended.is_none() {
-            // An error means that somebody else has waited for it, which nobody here does.
-            self.ended = self.child.try_wait().ok().flatten();
-            return self.ended;
+        if self.ended.is_some() {
+            return None;
         }
-        None
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        // An error means that somebody else has waited for it, which nobody here does.
+        let status = waitid(WaitId::Pid(self.group), options).ok().flatten()?;
+        let code = status.exit_status().map(|code| code << 8);
+        self.ended = Some(ExitStatus::from_raw(code.or_else(|| status.terminating_signal())?));
+        self.ended
     }
 }
 
@@ -202,9 +206,7 @@ impl Drop for Ranks {
         for rank in &mut self.ranks {
             // Also what an ended process has left behind in its group.
             let _ = kill_process_group(rank.group, Signal::KILL);
-            if rank.ended.is_none() {
-                let _ = rank.child.wait();
-            }
+            let _ = rank.child.wait();
             self.watchdog.end(rank.group);
         }
         self.outputs.finish();
