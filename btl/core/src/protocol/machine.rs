@@ -27,7 +27,7 @@
 
 use std::collections::VecDeque;
 
-use super::matching::{Envelope, Matching, ReceiveHandle};
+use super::matching::{Envelope, Matching, MessageHandle, ReceiveHandle};
 use super::peer::{Peer, PeerLimits, Word};
 use super::requests::{Handle, Requests};
 use crate::wire::message::{Announce, HEADER_BYTES_MAX, Hello, Memory};
@@ -307,6 +307,14 @@ impl<S, R, K> Protocol<S, R, K> {
             if waits_for_peer {
                 receive.stage = ReceiveStage::Done(Err(lost));
             }
+        }
+        // What it has announced cannot come any more; a receive of any source must not wait for that, nor fail because of it.
+        let announced: Vec<MessageHandle> = (self.matching.messages())
+            .filter(|(_, envelope, kept)| envelope.source == rank && matches!(kept, Kept::Announced(_)))
+            .map(|(handle, ..)| handle)
+            .collect();
+        for handle in announced {
+            self.matching.take(handle);
         }
     }
 

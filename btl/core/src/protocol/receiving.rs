@@ -143,6 +143,17 @@ impl<S, R, K> Protocol<S, R, K> {
         }
     }
 
+    /// Whose message a receive has found.
+    pub fn peer_of_receive(&self, handle: Handle) -> Option<u32> {
+        let receive = self.receives.get(handle)?;
+        (!matches!(receive.stage, ReceiveStage::Posted(_))).then_some(receive.message.source)
+    }
+
+    /// The sources that receives name for which no message has come.
+    pub fn awaited_sources(&self) -> impl Iterator<Item = u32> {
+        self.matching.receives().filter_map(|(_, pattern, _)| pattern.source)
+    }
+
     /// What was kept with a receive.
     pub fn receive_body(&mut self, handle: Handle) -> Option<&mut R> {
         self.receives.get_mut(handle).map(|receive| &mut receive.body)

@@ -41,6 +41,16 @@ impl<S, R, K> Protocol<S, R, K> {
         }
     }
 
+    /// Says something to a peer that has no other meaning than that it may notice, and this process by it, when the connection does not
+    /// work any more.
+    pub fn nudge(&mut self, peer: u32) {
+        if let Some(peer) = self.peers[peer as usize].as_deref_mut()
+            && !std::mem::replace(&mut peer.credit_waits, true)
+        {
+            peer.say(Word::Credit, &mut self.talkers);
+        }
+    }
+
     /// A message to be sent. `memory` is where a peer can read it, if it is registered.
     pub fn send(&mut self, peer: u32, tag: u64, len_bytes: u64, memory: Option<Memory>, body: S) -> Handle {
         let stage = if self.is_lost(peer) {
@@ -63,6 +73,11 @@ impl<S, R, K> Protocol<S, R, K> {
             SendStage::Done(outcome) => Some(outcome),
             _ => None,
         }
+    }
+
+    /// To whom a send is.
+    pub fn peer_of_send(&self, handle: Handle) -> Option<u32> {
+        self.sends.get(handle).map(|send| send.peer)
     }
 
     /// What was kept with a send.

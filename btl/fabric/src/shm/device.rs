@@ -18,6 +18,7 @@ use super::ring::LINE_BODY_BYTES;
 use super::segment::{Mapping, Segment};
 use super::transfer::{AheadState, Job, JobKind, Jobs, Task, Tasks, Timed, WatchedPull};
 use super::{DEVICE, OUTSTANDING_MAX};
+use crate::extent::Want;
 use crate::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError,
     Operation, Payload, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteAddress,
@@ -120,6 +121,12 @@ impl ShmDevice {
             .store(u64::from(ironband_core::wire::CARD_VERSION), std::sync::atomic::Ordering::Release);
         control.magic.store(MAGIC, std::sync::atomic::Ordering::Release);
         Ok(device)
+    }
+
+    /// A request to the own process that its registrations do not allow.
+    fn refuse(&mut self, qp: QueuePairNumber, id: WorkId, operation: Operation) -> Posted {
+        self.done.push_back(Completion::Done { qp, id, operation, status: CompletionStatus::RemoteAccess });
+        Posted::Queued
     }
 
     #[inline(always)]
@@ -593,8 +600,12 @@ impl Device for ShmDevice {
             return Posted::Complete;
         }
         if self.is_self(qp) {
-            // SAFETY: the caller vouches for `local`; the remote address is this process's own registered memory.
-            unsafe { std::ptr::copy(remote.address as *const u8, local, len_bytes) };
+            let Some(other) = self.regions.check(remote.key, remote.address, len_bytes as u64, Want::Read)
+            else {
+                return self.refuse(qp, id, Operation::Read);
+            };
+            // SAFETY: the caller vouches for `local`, the registration for the other; they may overlap.
+            unsafe { std::ptr::copy(other, local, len_bytes) };
             return Posted::Complete;
         }
         let allowed = self.allowed(qp, len_bytes, hint);
@@ -633,9 +644,16 @@ impl Device for ShmDevice {
             return posted;
         }
         let own = self.is_self(qp);
-        if imm.is_none() && (own || len_bytes == 0) {
-            // SAFETY: the caller vouches for `local`; the remote address is this process's own registered memory.
-            unsafe { std::ptr::copy(local, remote.address as *mut u8, len_bytes) };
+        if imm.is_none() && len_bytes == 0 {
+            return Posted::Complete;
+        }
+        if imm.is_none() && own {
+            let Some(other) = self.regions.check(remote.key, remote.address, len_bytes as u64, Want::Write)
+            else {
+                return self.refuse(qp, id, Operation::Write);
+            };
+            // SAFETY: as for a read.
+            unsafe { std::ptr::copy(local, other, len_bytes) };
             return Posted::Complete;
         }
         let entry = &mut self.qps[qp.index()];
@@ -669,9 +687,11 @@ impl Device for ShmDevice {
         }
         let (code, operand, compare) = atomics::wire_form(op);
         if self.is_self(qp) && remote.address.is_multiple_of(width.bytes() as u64) {
+            let checked = self.regions.check(remote.key, remote.address, width.bytes() as u64, Want::Atomic);
+            let Some(word) = checked else { return self.refuse(qp, id, Operation::Atomic) };
             // SAFETY: own registered memory, aligned as just checked; `result` as promised by the caller.
             unsafe {
-                let old = atomics::run_atomic(code, width, remote.address as *mut u8, operand, compare);
+                let old = atomics::run_atomic(code, width, word, operand, compare);
                 atomics::store_result(result, width, old);
             }
             return Posted::Complete;

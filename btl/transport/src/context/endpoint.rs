@@ -27,7 +27,8 @@ impl<'c> Endpoint<'c> {
     }
 
     /// Sends a message, and waits until `data` may be used again: a short message may be under way then, a long one has been
-    /// received. Messages of one tag, or that one receive matches, arrive in the order in which they were sent.
+    /// received, and so has a short one that was too much: a process keeps about 4,000 short messages, or a megabyte, of each other one
+    /// that it has not received. Messages of one tag, or that one receive matches, arrive in the order in which they were sent.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::PeerLost`].
@@ -56,7 +57,7 @@ impl<'c> Endpoint<'c> {
     /// makes progress. `data` may be used again at once.
     ///
     /// # Errors
-    /// [`Error::TooLong`] for more than the device carries in one message; as [`Endpoint::send`].
+    /// [`Error::TooLong`] for more than the device carries in one message; [`Error::ActiveId`]; as [`Endpoint::send`].
     pub fn send_active(&self, id: u32, data: &[u8]) -> Result<(), Error> {
         self.context.send_active(self.rank, id, data)
     }

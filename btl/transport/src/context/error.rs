@@ -104,6 +104,12 @@ pub enum Error {
         /// What the device says.
         status: CompletionStatus,
     },
+    /// An active message with a number that is Ironband's.
+    #[error("{id:#x} is no number of an active message: they end before {:#x}", super::ACTIVE_IDS_OWN)]
+    ActiveId {
+        /// The number.
+        id: u32,
+    },
     /// A message that the device cannot carry in one piece.
     #[error("an active message has {len_bytes} bytes, and {limit_bytes} at most can be sent to rank {rank}")]
     TooLong {

@@ -12,6 +12,17 @@ use super::body::{copy_rest, copy_start};
 use super::state::{InFlight, Link, State, limits_of};
 use crate::device::{Handler, QueuePair};
 
+/// Active messages that are kept until their handlers are set; further ones are an error.
+const UNCLAIMED_MAX: usize = 1024;
+
+struct EndHandling<'c>(&'c Context);
+
+impl Drop for EndHandling<'_> {
+    fn drop(&mut self) {
+        self.0.is_handling.set(false);
+    }
+}
+
 /// The ears of a context at one of its devices.
 pub(super) struct Ears<'c> {
     pub(super) context: &'c Context,
@@ -41,9 +52,8 @@ impl Context {
     fn hear(&self, from: Link, imm: u32, payload: Payload) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        // One that was lost and connects again is a stranger.
-        let known = state.rank_of(from.device, from.qp).filter(|rank| !state.protocol.is_lost(*rank));
-        let Some(rank) = known else {
+        let Some(rank) = state.rank_of(from.device, from.qp).filter(|rank| !state.protocol.is_lost(*rank))
+        else {
             drop(guard);
             return self.hear_stranger(from, imm, payload);
         };
@@ -67,14 +77,17 @@ impl Context {
             Ok(Arrival::Active { id }) => {
                 let mut data = state.buffer();
                 copy_rest(payload, ACTIVE_HEADER_BYTES, &mut data);
-                drop(guard);
-                self.active(rank, id, data);
+                state.actives.push_back((rank, id, data));
             }
             Ok(Arrival::Farewell) => self.hear_farewell(state, rank, payload),
             Err(violation) => {
                 let reason = format!("it does not keep to the protocol: {violation}");
                 self.give_up(state, rank, reason);
             }
+        }
+        // At once: the data of a message that was announced may lie right behind, if it was sent ahead.
+        if state.protocol.has_transfer() {
+            self.start_transfers(state);
         }
     }
 
@@ -90,9 +103,14 @@ impl Context {
         state.lose(rank, format!("it has given this process up: {why}"));
     }
 
-    /// The first message over a connection that the peer has made.
+    /// The first message over a connection that the peer has made, or one of a peer that was lost.
     #[cold]
     fn hear_stranger(&self, from: Link, imm: u32, payload: Payload) {
+        let is_first = matches!(Kind::of_immediate(imm), Some((Kind::Hello, _)));
+        if !is_first && self.state.borrow().rank_of(from.device, from.qp).is_some() {
+            // It was lost; what it had under way means nothing any more.
+            return;
+        }
         let mut start = [0; 48];
         copy_start(payload, &mut start);
         let hello = match Kind::of_immediate(imm) {
@@ -137,17 +155,36 @@ impl Context {
         }
     }
 
-    fn active(&self, source: u32, id: u32, data: Vec<u8>) {
-        let handler = self.handlers.borrow().get(&id).cloned();
-        match handler {
-            Some(handler) => handler(self, source, &data),
-            None => {
-                let reason =
-                    format!("it has sent an active message for the handler {id}, which there is not");
-                self.give_up(&mut self.state.borrow_mut(), source, reason);
+    /// Calls the handlers of the active messages that have come; not inside a handler, so that none waits for another.
+    pub(super) fn run_handlers(&self) {
+        if self.is_handling.replace(true) {
+            return;
+        }
+        // Also if a handler panics.
+        let _guard = EndHandling(self);
+        loop {
+            let next = self.state.borrow_mut().actives.pop_front();
+            let Some((source, id, data)) = next else { return };
+            let handler = self.handlers.borrow().get(&id).cloned();
+            match handler {
+                Some(handler) => {
+                    handler(self, source, &data);
+                    self.state.borrow_mut().give_back(data);
+                }
+                None => self.keep_unclaimed(source, id, data),
             }
         }
-        self.state.borrow_mut().give_back(data);
+    }
+
+    /// No handler has this number yet: processes do not set theirs at the same time.
+    fn keep_unclaimed(&self, source: u32, id: u32, data: Vec<u8>) {
+        let mut state = self.state.borrow_mut();
+        if state.unclaimed.len() < UNCLAIMED_MAX {
+            state.unclaimed.push((source, id, data));
+        } else {
+            let reason = format!("it sends active messages for the handler {id}, which there is not");
+            self.give_up(&mut state, source, reason);
+        }
     }
 
     /// A request of a device has ended.

@@ -192,7 +192,7 @@ impl<B: BufferMut> Exposed<'_, B> {
     }
 
     fn deregister(&mut self) {
-        for registered in self.registrations.drain(..) {
+        for registered in std::mem::take(&mut self.registrations) {
             self.context.deregister(Some(registered));
         }
     }
@@ -330,7 +330,11 @@ impl<'c> RemoteMemory<'c> {
 
     fn at(&self, offset: u64, len_bytes: usize, align: u64) -> Result<ironband_fabric::RemoteAddress, Error> {
         check_range(offset, len_bytes as u64, self.len_bytes, align)?;
-        Ok(ironband_fabric::RemoteAddress { address: self.address + offset, key: self.key })
+        let address = self
+            .address
+            .checked_add(offset)
+            .ok_or(Error::Key { reason: "its memory ends behind the last address" })?;
+        Ok(ironband_fabric::RemoteAddress { address, key: self.key })
     }
 
     /// # Safety

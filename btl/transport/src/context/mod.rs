@@ -24,13 +24,14 @@ pub use memory::{Exposed, MemoryKey, RemoteMemory};
 pub use open::simulated;
 pub use request::{ReceiveRequest, SendRequest};
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 pub use ironband_core::protocol::matching::Pattern;
 use ironband_core::protocol::{Handle, Received, RequestError};
-use ironband_core::wire::message::Memory;
+use ironband_core::wire::message::{ACTIVE_HEADER_BYTES, Memory};
 use ironband_fabric::{Access, Posted};
 
 use body::{Incoming, Outgoing};
@@ -44,6 +45,11 @@ type ActiveHandler = Rc<dyn Fn(&Context, u32, &[u8])>;
 
 /// Active messages with these numbers and above are ours.
 pub const ACTIVE_IDS_OWN: u32 = 0xffff_ff00;
+
+/// Calls of progress between two looks at the clock.
+const NUDGE_TURNS: u32 = 4096;
+/// Between two words to processes that are awaited.
+const NUDGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// This process's place in its job.
 ///
@@ -66,6 +72,13 @@ pub struct Context {
     directory: RefCell<Directory>,
     handlers: RefCell<BTreeMap<u32, ActiveHandler>>,
     roll_call: RefCell<RollCall>,
+    is_simulated: bool,
+    /// A handler is being called.
+    is_handling: Cell<bool>,
+    /// Calls of progress, and when awaited processes were last looked after.
+    turn: Cell<u32>,
+    nudged: Cell<Instant>,
+    awaited_in_roll_call: Cell<Option<u32>>,
     rank: u32,
     size: u32,
     /// The same in all processes of the job.
@@ -113,7 +126,36 @@ impl Context {
             self.devices.iter().for_each(AnyDevice::reset_patience);
         }
         self.go_on();
+        self.run_handlers();
+        self.look_after_awaited();
         count
+    }
+
+    /// Now and then says something to those from whom messages are awaited: an idle connection would not show that the other
+    /// process has ended.
+    #[inline]
+    fn look_after_awaited(&self) {
+        let turn = self.turn.get().wrapping_add(1);
+        self.turn.set(turn);
+        if turn.is_multiple_of(NUDGE_TURNS) {
+            self.nudge_awaited();
+        }
+    }
+
+    #[cold]
+    fn nudge_awaited(&self) {
+        // Simulated time does not pass with this machine's.
+        if self.nudged.get().elapsed() < NUDGE_INTERVAL || self.is_simulated {
+            return;
+        }
+        self.nudged.set(Instant::now());
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let awaited: BTreeSet<u32> = state.protocol.awaited_sources().collect();
+        for rank in awaited.into_iter().chain(self.awaited_in_roll_call.get()) {
+            state.protocol.nudge(rank);
+        }
+        self.say_news(state);
     }
 
     /// What a user who wants details should be told, once: for example that the kernel refuses something and what is done instead.
@@ -246,6 +288,10 @@ impl Context {
     fn begin_receive(&self, pattern: Pattern, body: Incoming) -> Result<Handle, Error> {
         if let Some(source) = pattern.source {
             self.check_rank(source)?;
+            // With a connection its end is noticed. One that is lost may have sent before: the protocol knows.
+            if self.state.borrow().link(source).is_none() && !self.state.borrow().protocol.is_lost(source) {
+                self.connect(source)?;
+            }
         }
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
@@ -272,45 +318,58 @@ impl Context {
     // ---- active messages ----------------------------------------------------------------------------------------------
 
     /// Sets what is done with active messages of this number: `handler` gets the context, the sender's rank and the data, while this
-    /// process makes progress. It may send and start requests; it should not wait.
+    /// process makes progress, after all that has arrived was taken in. It may send and start requests; it must not wait for another active
+    /// message, because no handler is called inside a handler. What came before the handler was set is handled then.
     ///
     /// # Panics
     /// For numbers from [`ACTIVE_IDS_OWN`] on, which are Ironband's.
     pub fn on_active(&self, id: u32, handler: impl Fn(&Self, u32, &[u8]) + 'static) {
         assert!(id < ACTIVE_IDS_OWN, "the numbers of active messages end at {ACTIVE_IDS_OWN:#x}");
-        self.handlers.borrow_mut().insert(id, Rc::new(handler));
+        let before = self.handlers.borrow_mut().insert(id, Rc::new(handler));
+        // The old one may call the context when it is dropped.
+        drop(before);
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let claimed = state.unclaimed.extract_if(.., |(_, other, _)| *other == id);
+        let claimed: Vec<_> = claimed.collect();
+        for message in claimed.into_iter().rev() {
+            state.actives.push_front(message);
+        }
     }
 
-    pub(crate) fn send_active(&self, rank: u32, id: u32, data: &[u8]) -> Result<(), Error> {
+    fn send_active(&self, rank: u32, id: u32, data: &[u8]) -> Result<(), Error> {
+        if id >= ACTIVE_IDS_OWN {
+            return Err(Error::ActiveId { id });
+        }
+        while !self.try_active(rank, id, data)? {
+            self.progress();
+        }
+        Ok(())
+    }
+
+    /// Sends an active message if there is room for it now.
+    fn try_active(&self, rank: u32, id: u32, data: &[u8]) -> Result<bool, Error> {
         let link = self.link(rank)?;
         let device = &self.devices[link.device];
         let limit_bytes = state::active_bytes_max(device);
         if data.len() > limit_bytes {
             return Err(Error::TooLong { rank, len_bytes: data.len(), limit_bytes });
         }
-        let mut header = [0; ironband_core::wire::message::ACTIVE_HEADER_BYTES];
+        let mut header = [0; ACTIVE_HEADER_BYTES];
         header[..4].copy_from_slice(&id.to_le_bytes());
-        loop {
-            {
-                let mut state = self.state.borrow_mut();
-                if state.protocol.is_lost(rank) {
-                    return Err(Error::PeerLost { rank, reason: state.loss(rank) });
-                }
-                if let Some(immediate) = state.protocol.try_active(rank) {
-                    match device.send_short(link.qp, immediate, &header, data) {
-                        Posted::Complete | Posted::Queued => {
-                            state.protocol.active_sent(rank);
-                            return Ok(());
-                        }
-                        Posted::Busy => {}
-                        Posted::Failed => {
-                            let reason = device.failure(link.qp).unwrap_or_default();
-                            self.give_up(&mut state, rank, reason);
-                        }
-                    }
-                }
+        let mut state = self.state.borrow_mut();
+        let Some(immediate) = state.protocol.try_active(rank) else { return Ok(false) };
+        match device.send_short(link.qp, immediate, &header, data) {
+            Posted::Complete | Posted::Queued => {
+                state.protocol.active_sent(rank);
+                Ok(true)
             }
-            self.progress();
+            Posted::Busy => Ok(false),
+            Posted::Failed => {
+                let reason = device.failure(link.qp).unwrap_or_default();
+                self.give_up(&mut state, rank, reason.clone());
+                Err(Error::PeerLost { rank, reason })
+            }
         }
     }
 

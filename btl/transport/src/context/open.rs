@@ -1,8 +1,9 @@
 //! How a context comes to be, reaches others, and ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use ironband_core::config::{Config, FabricName};
 use ironband_core::partners;
@@ -24,6 +25,9 @@ use crate::device::{Device, Threads};
 /// By which processes publish their cards, and rank 0 the job's number.
 const CARD_KEY: &str = "card";
 const JOB_KEY: &str = "job";
+
+/// How long the end of requests that nobody waits for is waited for at the end.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where the cards of others come from.
 pub(super) enum Directory {
@@ -90,7 +94,7 @@ impl Context {
         let limit = pmi.fence_limit();
         let place = Place { rank: pmi.rank(), size: pmi.size(), job };
         let context = Self::of(devices, Directory::Launcher(Box::new(pmi)), &place);
-        context.call_the_roll(limit)?;
+        context.call_the_roll(Some(limit))?;
         Ok(context)
     }
 
@@ -100,9 +104,14 @@ impl Context {
         let context = Self {
             state: RefCell::new(State::new(hello, size, devices.len())),
             devices,
-            directory: RefCell::new(directory),
             handlers: RefCell::new(BTreeMap::new()),
             roll_call: RefCell::new(RollCall::default()),
+            is_simulated: matches!(directory, Directory::Table(_)),
+            directory: RefCell::new(directory),
+            is_handling: Cell::new(false),
+            turn: Cell::new(0),
+            nudged: Cell::new(Instant::now()),
+            awaited_in_roll_call: Cell::new(None),
             rank,
             size,
             job,
@@ -120,16 +129,34 @@ impl Context {
     }
 
     fn leave(&self) -> Result<(), Error> {
-        let limit = match &*self.directory.borrow() {
-            Directory::Launcher(pmi) => pmi.fence_limit(),
-            Directory::Table(_) => return Ok(()),
-        };
-        let all_came = self.call_the_roll(limit);
         let nobody = Directory::Table(Rc::default());
+        // Left before, or simulated.
+        if matches!(&*self.directory.borrow(), Directory::Table(_)) {
+            return Ok(());
+        }
+        // However long the others compute: a process that lives is waited for. One that is missing was found missing before.
+        let all_came = if self.roll_call.borrow().has_failed() { Ok(()) } else { self.call_the_roll(None) };
         if let Directory::Launcher(pmi) = self.directory.replace(nobody) {
             pmi.finalize()?;
         }
         all_came
+    }
+
+    /// Gives requests that nobody waits for a moment to end. The buffers of those that do not are never freed: a device may still
+    /// use them.
+    fn end_orphans(&self) {
+        let start = Instant::now();
+        loop {
+            self.progress();
+            let mut state = self.state.borrow_mut();
+            if state.orphan_sends.is_empty() && state.orphan_receives.is_empty() {
+                return;
+            }
+            if start.elapsed() > ORPHAN_LIMIT || std::thread::panicking() || self.is_simulated {
+                state.forget_orphans();
+                return;
+            }
+        }
     }
 
     /// Ends all processes of the job, says why on standard error, and ends this one with this exit status.
@@ -205,6 +232,9 @@ impl Context {
 
     /// Which of the peer's devices of its fabric a link leads to.
     pub(super) fn port_of_peer(&self, rank: u32, link: Link) -> Result<usize, Error> {
+        if let Some(port) = self.state.borrow().ports.get(&rank) {
+            return Ok(*port);
+        }
         let fabric = self.devices[link.device].fabric();
         let Some(first) = self.devices.iter().position(|device| device.fabric() == fabric) else {
             return Ok(0);
@@ -212,7 +242,9 @@ impl Context {
         let card = self.directory.borrow_mut().card(rank)?;
         let theirs = addresses_of(&card, fabric).map_err(|reason| Error::Unreachable { rank, reason })?;
         let pairs = self.pairs(first, &theirs, &mut Vec::new());
-        Ok(pairs.into_iter().find(|(own, _)| *own == link.device).map_or(0, |(_, peer)| peer))
+        let port = pairs.into_iter().find(|(own, _)| *own == link.device).map_or(0, |(_, peer)| peer);
+        self.state.borrow_mut().ports.insert(rank, port);
+        Ok(port)
     }
 }
 
@@ -224,6 +256,7 @@ impl Drop for Context {
         {
             tracing::warn!(%error, "a context was dropped");
         }
+        self.end_orphans();
     }
 }
 

@@ -8,6 +8,11 @@ use super::Context;
 use super::devices::Registered;
 use super::state::{InFlight, Link, State};
 
+/// So many requests that nobody waits for are looked at each time.
+const ORPHANS_FEW: usize = 16;
+/// More of them so often.
+const ORPHANS_INTERVAL: u32 = 256;
+
 /// What a transfer needs that it does not have now.
 enum Start {
     /// It has begun, or ended.
@@ -23,6 +28,12 @@ impl Context {
         let mut state = self.state.borrow_mut();
         if !state.is_quiet() {
             self.go_on_with(&mut state);
+            if !state.to_drop.is_empty() {
+                // The program's types may call the context when they are dropped.
+                let owners = std::mem::take(&mut state.to_drop);
+                drop(state);
+                drop(owners);
+            }
         }
     }
 
@@ -31,7 +42,12 @@ impl Context {
         if !state.farewells.is_empty() {
             self.say_farewells(state);
         }
-        // Those that stalled are older.
+        self.start_transfers(state);
+        self.say_news(state);
+    }
+
+    /// Starts what is to be started. What stalled is older.
+    pub(super) fn start_transfers(&self, state: &mut State) {
         for _ in 0..state.stalled.len() {
             let Some(transfer) = state.stalled.pop_front() else { break };
             if let Start::Later = self.start(state, transfer) {
@@ -43,7 +59,6 @@ impl Context {
                 state.stalled.push_back(transfer);
             }
         }
-        self.say_news(state);
     }
 
     /// Posts what waits for peers.
@@ -105,13 +120,20 @@ impl Context {
     }
 
     /// Registers the buffer of a receive, if it was not and the device needs that. False if it cannot be.
-    fn register_receive(&self, state: &mut State, receive: Handle, link: Link, access: Access) -> bool {
+    fn register_receive(
+        &self,
+        state: &mut State,
+        receive: Handle,
+        link: Link,
+        access: Access,
+        len_bytes: u64,
+    ) -> bool {
         let Some(body) = state.protocol.receive_body(receive) else { return false };
         let device = &self.devices[link.device];
         let needs = access != Access::LOCAL || device.capabilities().registers_local_memory;
         if body.registration.is_none() && needs {
             // SAFETY: the buffer stays until the receive was taken out, which deregisters it before.
-            match unsafe { device.register(body.start(), body.len_bytes(), access) } {
+            match unsafe { device.register(body.start(), body.len_bytes().min(len_bytes as usize), access) } {
                 Ok(registration) => {
                     body.registration = Some(Registered { device: link.device, registration })
                 }
@@ -136,7 +158,7 @@ impl Context {
             state.protocol.read_ended(receive, false);
             return Start::Begun;
         };
-        if !self.register_receive(state, receive, link, Access::LOCAL) {
+        if !self.register_receive(state, receive, link, Access::LOCAL, len_bytes) {
             state.protocol.read_impossible(receive);
             return Start::Begun;
         }
@@ -178,7 +200,7 @@ impl Context {
     ) -> Option<Memory> {
         let link = state.link(peer)?;
         let access = Access { remote_write: true, ..Access::LOCAL };
-        if !self.register_receive(state, receive, link, access) {
+        if !self.register_receive(state, receive, link, access, len_bytes) {
             return None;
         }
         let body = state.protocol.receive_body(receive)?;
@@ -239,8 +261,11 @@ impl Context {
         state.lose(rank, reason);
     }
 
-    /// Says why, and ends a connection.
+    /// Says why, and ends a connection; once.
     pub(super) fn part(&self, state: &mut State, link: Link, why: String) {
+        if state.farewells.iter().any(|(other, _)| *other == link) {
+            return;
+        }
         tracing::warn!(why, "a connection is ended");
         state.farewells.push((link, why));
         self.say_farewells(state);
@@ -259,12 +284,20 @@ impl Context {
         });
     }
 
-    /// Requests that nobody waits for: those that have ended are forgotten, with their buffers.
+    /// Requests that nobody waits for: those that have ended are forgotten, and their buffers handed over, to be dropped when nothing is
+    /// borrowed any more.
     fn put_away_orphans(&self, state: &mut State) {
+        // Many are looked at now and then only.
+        state.orphan_turn = state.orphan_turn.wrapping_add(1);
+        let count = state.orphan_sends.len() + state.orphan_receives.len();
+        if count == 0 || (count > ORPHANS_FEW && !state.orphan_turn.is_multiple_of(ORPHANS_INTERVAL)) {
+            return;
+        }
         let mut sends = std::mem::take(&mut state.orphan_sends);
         sends.retain(|send| match state.protocol.take_send(*send) {
             Some((body, _)) => {
                 self.deregister(body.registration);
+                state.to_drop.extend(body.owner);
                 false
             }
             None => true,
@@ -274,6 +307,7 @@ impl Context {
         receives.retain(|receive| match state.protocol.take_receive(*receive) {
             Some((body, _)) => {
                 self.deregister(body.registration);
+                state.to_drop.extend(body.owner);
                 false
             }
             None => true,

@@ -39,22 +39,22 @@ impl<'c> EndBeforeReturn<'c> {
 
 impl Drop for EndBeforeReturn<'_> {
     fn drop(&mut self) {
-        // It is there still only if a handler of the program has panicked.
-        match self.kind {
-            Kind::Send => {
-                if self.context.state.borrow_mut().protocol.send_body(self.handle).is_some() {
-                    let _ = self.context.finish_send(self.handle);
-                }
-            }
-            Kind::Receive => {
-                let mut state = self.context.state.borrow_mut();
-                let is_there = state.protocol.receive_body(self.handle).is_some();
-                if is_there && state.protocol.cancel(self.handle).is_none() {
-                    drop(state);
-                    let _ = self.context.finish_receive(self.handle);
-                }
-            }
-        }
+        // It is there still only if a handler of the program has panicked. The peer may wait for what this process will not send any
+        // more, so it is given up: then the request ends.
+        let mut guard = self.context.state.borrow_mut();
+        let state = &mut *guard;
+        let peer = match self.kind {
+            Kind::Send => state.protocol.peer_of_send(self.handle),
+            Kind::Receive if state.protocol.cancel(self.handle).is_some() => None,
+            Kind::Receive => state.protocol.peer_of_receive(self.handle),
+        };
+        let Some(peer) = peer else { return };
+        self.context.give_up(state, peer, "a handler of this process has panicked".to_owned());
+        drop(guard);
+        let _ = match self.kind {
+            Kind::Send => self.context.finish_send(self.handle),
+            Kind::Receive => self.context.finish_receive(self.handle).map(|_| ()),
+        };
     }
 }
 
@@ -100,18 +100,17 @@ impl<'c, B: Buffer> SendRequest<'c, B> {
     }
 
     fn take(&mut self) -> Result<B, Error> {
-        if let Some(send) = self.handle.take() {
-            // If a handler of the program panics in here the buffer is leaked, and the send goes on.
-            let outcome = self.context.finish_send(send);
-            let buffer = self.take_buffer();
-            return outcome.map(|()| buffer);
-        }
-        Ok(self.take_buffer())
+        // The handle stays until the send has ended: a handler of the program may panic before.
+        let outcome = self.handle.map_or(Ok(()), |send| self.context.finish_send(send));
+        self.handle = None;
+        let buffer = self.take_buffer();
+        outcome.map(|()| buffer)
     }
 
     fn take_buffer(&mut self) -> B {
-        assert!(!std::mem::replace(&mut self.is_over, true), "polled again after it was ready");
-        // SAFETY: taken once: `is_over` was false, and nothing uses the buffer after it is true.
+        self.is_over = true;
+        // SAFETY: taken once: every caller has seen that `is_over` was false, or consumes the request, and nothing uses the buffer
+        // after it is true.
         unsafe { ManuallyDrop::take(&mut self.buffer) }
     }
 }
@@ -125,8 +124,8 @@ impl<B: Buffer> Drop for SendRequest<'_, B> {
             drop(self.take_buffer());
             return;
         };
-        let mut state = self.context.state.borrow_mut();
         let buffer = self.take_buffer();
+        let mut state = self.context.state.borrow_mut();
         if let Some(body) = state.protocol.send_body(send) {
             body.owner = Some(Box::new(buffer));
             state.orphan_sends.push(send);
@@ -140,6 +139,7 @@ impl<B: Buffer + Unpin> Future for SendRequest<'_, B> {
     /// Makes progress, and asks to be polled again soon: without that nothing would move.
     fn poll(self: Pin<&mut Self>, task: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let request = self.get_mut();
+        assert!(!request.is_over, "polled again after it was ready");
         if request.is_done() {
             return Poll::Ready(request.take());
         }
@@ -208,8 +208,9 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
     }
 
     fn take_buffer(&mut self) -> B {
-        assert!(!std::mem::replace(&mut self.is_over, true), "polled again after it was ready");
-        // SAFETY: taken once: `is_over` was false, and nothing uses the buffer after it is true.
+        self.is_over = true;
+        // SAFETY: taken once: every caller has seen that `is_over` was false, or consumes the request, and nothing uses the buffer
+        // after it is true.
         unsafe { ManuallyDrop::take(&mut self.buffer) }
     }
 }
@@ -219,9 +220,11 @@ impl<B: BufferMut> Drop for ReceiveRequest<'_, B> {
         if self.is_over {
             return;
         }
-        let mut state = self.context.state.borrow_mut();
+        // Dropped last: the program's type may call the context.
         let buffer = self.take_buffer();
+        let mut state = self.context.state.borrow_mut();
         if state.protocol.cancel(self.handle).is_some() {
+            drop(state);
             return;
         }
         if let Some(body) = state.protocol.receive_body(self.handle) {
@@ -237,6 +240,7 @@ impl<B: BufferMut + Unpin> Future for ReceiveRequest<'_, B> {
     /// As that of [`SendRequest`].
     fn poll(self: Pin<&mut Self>, task: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let request = self.get_mut();
+        assert!(!request.is_over, "polled again after it was ready");
         if request.is_done() {
             return Poll::Ready(request.take());
         }

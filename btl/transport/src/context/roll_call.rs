@@ -29,6 +29,13 @@ pub(super) struct RollCall {
     missing: Option<u32>,
 }
 
+impl RollCall {
+    /// Somebody is missing.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.missing.is_some()
+    }
+}
+
 impl Context {
     /// Listens to the words of roll-calls.
     pub(super) fn attend_roll_calls(&self) {
@@ -44,6 +51,10 @@ impl Context {
             tracing::warn!(source, "a roll-call of {} bytes makes no sense", data.len());
             return;
         };
+        if round >= rounds(self.size) || (missing != NOBODY && missing >= self.size) {
+            tracing::warn!(source, round, missing, "a roll-call makes no sense");
+            return;
+        }
         let mut roll_call = self.roll_call.borrow_mut();
         if missing != NOBODY {
             roll_call.missing.get_or_insert(missing);
@@ -51,11 +62,11 @@ impl Context {
         roll_call.heard.insert((number, round));
     }
 
-    /// Waits until all processes of the job have called this, as a barrier.
+    /// Waits until all processes of the job have called this, as a barrier; without a limit until one is known to have ended.
     ///
     /// # Errors
     /// [`Error::Missing`] with the process that has not come within the time, or has ended.
-    pub(super) fn call_the_roll(&self, limit: Duration) -> Result<(), Error> {
+    pub(super) fn call_the_roll(&self, limit: Option<Duration>) -> Result<(), Error> {
         let number = {
             let mut roll_call = self.roll_call.borrow_mut();
             roll_call.number += 1;
@@ -63,46 +74,69 @@ impl Context {
         };
         let start = Instant::now();
         let mut missing: Option<(u32, String)> = None;
-        for round in 0..rounds(self.size) {
-            let (to, from) = partners(self.rank, self.size, round);
+        let word = |round: u32, missing: &Option<(u32, String)>| {
             let said = missing.as_ref().map_or(NOBODY, |(rank, _)| *rank);
-            let word = [number.to_le_bytes(), round.to_le_bytes(), said.to_le_bytes()].concat();
-            if let Err(error) = self.send_active(to, ROLL_CALL_ID, &word) {
-                missing.get_or_insert((to, error.to_string()));
-            }
-            // Who knows does not wait, and tells the others.
-            if missing.is_none() {
-                missing = self.await_word(number, round, from, start + limit + ROUND_GRACE * round).err();
+            [number.to_le_bytes(), round.to_le_bytes(), said.to_le_bytes()].concat()
+        };
+        for round in 0..rounds(self.size) {
+            let deadline = limit.map(|limit| start + limit + ROUND_GRACE * round);
+            let knew = missing.is_some();
+            if let Err(found) = self.call_round(number, round, &word(round, &missing), deadline, knew)
+                && !knew
+            {
+                missing = Some(found);
+                // It may have been told that all are here, or nothing yet.
+                let _ = self.call_round(number, round, &word(round, &missing), deadline, true);
             }
         }
-        self.roll_call.borrow_mut().heard.retain(|(heard, _)| *heard > number);
+        self.awaited_in_roll_call.set(None);
+        let mut roll_call = self.roll_call.borrow_mut();
+        roll_call.heard.retain(|(heard, _)| *heard > number);
         match missing {
             None => Ok(()),
-            Some((rank, reason)) => Err(Error::Missing { rank, seconds: limit.as_secs(), reason }),
+            Some((rank, reason)) => {
+                roll_call.missing.get_or_insert(rank);
+                let seconds = start.elapsed().as_secs();
+                Err(Error::Missing { rank, seconds, reason })
+            }
         }
     }
 
-    /// Until `from` has spoken; or who is missing, and what is known.
-    fn await_word(&self, number: u32, round: u32, from: u32, deadline: Instant) -> Result<(), (u32, String)> {
-        // With a connection to it its end is noticed.
-        self.link(from).map_err(|error| (from, error.to_string()))?;
+    /// Speaks to one and hears another; who knows that one is missing does not wait to hear. The error is who is missing, and why that is
+    /// believed.
+    fn call_round(
+        &self,
+        number: u32,
+        round: u32,
+        word: &[u8],
+        deadline: Option<Instant>,
+        knows: bool,
+    ) -> Result<(), (u32, String)> {
+        let (to, from) = partners(self.rank, self.size, round);
+        let mut has_spoken = false;
+        self.awaited_in_roll_call.set(Some(from));
         loop {
-            {
+            if !has_spoken {
+                has_spoken =
+                    self.try_active(to, ROLL_CALL_ID, word).map_err(|error| (to, error.to_string()))?;
+            }
+            let (has_heard, missing) = {
                 let roll_call = self.roll_call.borrow();
-                if let Some(missing) = roll_call.missing {
-                    return Err((missing, "another process has said so".to_owned()));
-                }
-                if roll_call.heard.contains(&(number, round)) {
-                    return Ok(());
-                }
+                (roll_call.heard.contains(&(number, round)), roll_call.missing)
+            };
+            if has_spoken && (has_heard || knows) {
+                return Ok(());
             }
-            let state = self.state.borrow();
-            if state.protocol.is_lost(from) {
-                return Err((from, state.loss(from)));
+            if let Some(missing) = missing.filter(|_| !knows) {
+                return Err((missing, "another process has said so".to_owned()));
             }
-            drop(state);
-            if Instant::now() > deadline {
-                return Err((from, "it has not spoken".to_owned()));
+            if !has_heard && !knows {
+                // With a connection to it its end is noticed.
+                self.link(from).map_err(|error| (from, error.to_string()))?;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                let silent = if has_spoken { from } else { to };
+                return Err((silent, "it has not spoken".to_owned()));
             }
             self.progress();
         }

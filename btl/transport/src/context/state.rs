@@ -1,5 +1,6 @@
 //! What a context knows: the protocol, which queue pair leads to which rank, and what waits.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 
 use ironband_core::protocol::{Handle, PeerLimits, Protocol, Requests, Transfer};
@@ -59,8 +60,17 @@ pub(super) struct State {
     /// Requests that nobody waits for, and whose buffers are kept until they end.
     pub(super) orphan_sends: Vec<Handle>,
     pub(super) orphan_receives: Vec<Handle>,
+    pub(super) orphan_turn: u32,
+    /// Buffers of those that have ended.
+    pub(super) to_drop: Vec<Box<dyn Any>>,
     /// Connections to end, once it could be said why.
     pub(super) farewells: Vec<(Link, String)>,
+    /// Active messages that have come and were not handled: from, number, data.
+    pub(super) actives: VecDeque<(u32, u32, Vec<u8>)>,
+    /// Those whose handler was not set yet.
+    pub(super) unclaimed: Vec<(u32, u32, Vec<u8>)>,
+    /// Which of its devices a peer is reached at, where that was found out.
+    pub(super) ports: BTreeMap<u32, usize>,
     /// Why peers are lost.
     pub(super) losses: BTreeMap<u32, String>,
 }
@@ -77,7 +87,12 @@ impl State {
             pool: Vec::new(),
             orphan_sends: Vec::new(),
             orphan_receives: Vec::new(),
+            orphan_turn: 0,
+            to_drop: Vec::new(),
             farewells: Vec::new(),
+            actives: VecDeque::new(),
+            unclaimed: Vec::new(),
+            ports: BTreeMap::new(),
             losses: BTreeMap::new(),
         }
     }
@@ -125,6 +140,16 @@ impl State {
             && self.farewells.is_empty()
             && self.orphan_sends.is_empty()
             && self.orphan_receives.is_empty()
+    }
+
+    /// Leaks the buffers of requests that nobody waits for.
+    pub(super) fn forget_orphans(&mut self) {
+        for send in std::mem::take(&mut self.orphan_sends) {
+            std::mem::forget(self.protocol.send_body(send).and_then(|body| body.owner.take()));
+        }
+        for receive in std::mem::take(&mut self.orphan_receives) {
+            std::mem::forget(self.protocol.receive_body(receive).and_then(|body| body.owner.take()));
+        }
     }
 
     pub(super) fn buffer(&mut self) -> Vec<u8> {
