@@ -327,6 +327,14 @@ fn more_ranks_than_cores() {
     }
 }
 
+/// Another process's socket would keep its connection open after its end.
+#[test]
+fn each_process_has_its_own_socket_only() {
+    let _turn = turn();
+    let outcome = run(&["-n", "4", "sh", "-c", "ls -l /proc/$$/fd | grep -c socket:"]);
+    assert_eq!(outcome.stdout, "1\n1\n1\n1\n", "{}", outcome.explain());
+}
+
 /// Each process belongs to the innermost job.
 #[test]
 fn jobs_in_jobs() {
