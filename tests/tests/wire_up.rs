@@ -203,6 +203,7 @@ fn assert_helps(name: &str, said: &str, outcome: &Outcome) {
         "not all processes of the job have come: ",
         "the launcher has closed the connection; ",
         "no answer within 2s; a process may have ended",
+        "no answer within 2s; missing: rank",
     ];
     assert!(knows.iter().any(|known| said.contains(known)), "{said:?}\n{}", outcome.explain());
     if said.contains("no answer within") {
@@ -233,9 +234,8 @@ fn die(name: &'static str, when: &str) {
     let outcome = finish(launcher.start(RANKS, &[AGENT, "die", when, &VICTIM.to_string()], &SHORT));
     assert_status(name, &outcome, killed);
     assert!(outcome.took < END, "{when}: {}", outcome.explain());
-    let is_told = survivors == Survivors::Told
-        // Rank 0 does not know of one that it has never heard of.
-        && (name == "ironband" || when != "before-init");
+    // Rank 0 of a job without a server does not know that one has ended that it has never heard of, only that it has not come.
+    let is_told = survivors == Survivors::Told && (name == "ironband" || when != "before-init");
     for rank in (0..RANKS).filter(|rank| *rank != VICTIM) {
         let said = said_by(&outcome, rank);
         let passed = said.iter().filter(|said| said.starts_with("the fence let go")).count();
@@ -257,6 +257,10 @@ fn die(name: &'static str, when: &str) {
     }
     if is_told {
         assert!(outcome.took < Duration::from_secs(FENCE_SECONDS), "at once\n{}", outcome.explain());
+    }
+    if survivors == Survivors::Told {
+        let names_it = |line: &str| line.contains(&format!("missing: rank {VICTIM}; "));
+        assert!(is_told || outcome.stdout.lines().any(names_it), "nobody is told\n{}", outcome.explain());
     }
     // ORTE's server says so to all that are in the fence. (Others, and ORTE otherwise, call it a success.)
     if name == "openmpi4" && when == "in-fence" && status(&outcome) != 139 {
@@ -287,6 +291,10 @@ fn stop(name: &'static str) {
     }
     let outcome = finish(job);
     assert!(given_up(&outcome.stdout) >= 1, "{}", outcome.explain());
+    if known(name).survivors == Survivors::Told {
+        let wanted = format!("no answer within 2s; missing: rank {VICTIM}; ");
+        assert!(outcome.stdout.contains(&wanted), "no {wanted:?}\n{}", outcome.explain());
+    }
     for rank in (0..RANKS).filter(|rank| *rank != VICTIM) {
         for said in said_by(&outcome, rank).into_iter().filter(|said| said.starts_with("fence failed")) {
             assert_helps(name, said, &outcome);

@@ -1,5 +1,7 @@
 //! The side of a process.
 
+use std::time::Duration;
+
 use crate::deadline::Deadline;
 use crate::detect::check_rank;
 use crate::error::{Fault, Reason};
@@ -18,9 +20,14 @@ pub(crate) struct Client {
     space: String,
     key_bytes_max: usize,
     value_bytes_max: usize,
+    /// It is our own server, which can be asked who has not come.
+    knows_who_is_missing: bool,
     /// Why the connection is of no use any more: an answer that comes too late would be taken for another one's.
     broken: Option<Reason>,
 }
+
+/// A server that has not let a fence go has this long to say who has not come.
+const MISSING_LIMIT: Duration = Duration::from_millis(500);
 
 /// What a server stores at least, if it does not say (MPICH: `PMI_KEYLEN_MAX`, `PMI_VALLEN_MAX`).
 const KEY_BYTES_LEAST: usize = 64;
@@ -40,6 +47,7 @@ impl Client {
             space: String::new(),
             key_bytes_max: KEY_BYTES_LEAST,
             value_bytes_max: VALUE_BYTES_LEAST,
+            knows_who_is_missing: false,
             broken: None,
         };
         client.greet(deadline)?;
@@ -90,6 +98,7 @@ impl Client {
             let versions = (line.get("pmi_version"), line.get("pmi_subversion"));
             return Err(Reason::Refused(format!("it does not speak PMI-1.1 (it offers {versions:?})")).into());
         }
+        self.knows_who_is_missing = line.get("server") == Some("ironband");
         let line = self.ask("cmd=get_maxes", "maxes", deadline)?;
         self.key_bytes_max = line.number("keylen_max")?;
         self.value_bytes_max = line.number("vallen_max")?;
@@ -130,6 +139,29 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Asks in the middle of a fence, and for the last time on this connection.
+    fn who_is_missing(&mut self) -> Result<Vec<u32>, Reason> {
+        if !self.knows_who_is_missing {
+            return Ok(Vec::new());
+        }
+        let deadline = Deadline::after(MISSING_LIMIT);
+        self.stream.write_all(b"cmd=get_missing\n", deadline)?;
+        loop {
+            // The end of the fence may come before, too late.
+            let line = read_record(&mut self.stream, deadline)?;
+            if line.command() == "missing" {
+                return Ok(ranks(line.get("ranks")));
+            }
+        }
+    }
+}
+
+/// Ranks in a list.
+fn ranks(list: Option<&str>) -> Vec<u32> {
+    list.unwrap_or_default().split(',').filter_map(|rank| rank.parse().ok()).collect()
+}
+
 impl FlatSpace for Client {
     fn key_bytes_max(&self) -> usize {
         self.key_bytes_max
@@ -167,14 +199,18 @@ impl Exchange for Client {
     }
 
     fn fence(&mut self, deadline: Deadline) -> Result<(), Fault> {
-        let line = self.ask("cmd=barrier_in", "barrier_out", deadline)?;
-        if line.is_success() {
-            return Ok(());
+        let was_broken = self.broken.is_some();
+        match self.ask("cmd=barrier_in", "barrier_out", deadline) {
+            Ok(line) if line.is_success() => Ok(()),
+            // Our own server says who.
+            Ok(line) => {
+                Err(Fault { missing: ranks(line.get("missing")), reason: Reason::Incomplete(line.message()) })
+            }
+            Err(Fault { reason: reason @ Reason::TimedOut(_), .. }) if !was_broken => {
+                Err(Fault { missing: self.who_is_missing().unwrap_or_default(), reason })
+            }
+            Err(fault) => Err(fault),
         }
-        // Our own server says who.
-        let missing =
-            line.get("missing").unwrap_or_default().split(',').filter_map(|rank| rank.parse().ok()).collect();
-        Err(Fault { missing, reason: Reason::Incomplete(line.message()) })
     }
 
     fn nodes(&mut self, deadline: Deadline) -> Result<Option<NodeMap>, Fault> {
@@ -191,7 +227,7 @@ impl Exchange for Client {
             .take(200)
             .collect();
         let request = format!("cmd=abort exitcode={code} message={message}\n");
-        let _ = self.stream.write_all(request.as_bytes(), Deadline::after(std::time::Duration::from_secs(1)));
+        let _ = self.stream.write_all(request.as_bytes(), Deadline::after(Duration::from_secs(1)));
     }
 
     fn finalize(&mut self, deadline: Deadline) -> Result<(), Fault> {

@@ -186,6 +186,36 @@ fn a_fence_that_failed_names_who_is_missing() {
     assert_eq!(fault.reason, Reason::Incomplete("processes have ended".to_owned()));
 }
 
+/// Our own server is asked who has not come, once; even if the fence is let go meanwhile, it has failed.
+#[test]
+fn a_fence_that_took_too_long_names_who_has_not_come() {
+    for (answer, missing) in [
+        ("cmd=missing ranks=1,3\n", vec![1, 3]),
+        ("cmd=barrier_out rc=0\ncmd=missing ranks=\n", vec![]),
+        ("cmd=barrier_out rc=0\n", vec![]),
+    ] {
+        let mut values = BTreeMap::new();
+        let mut asked = 0;
+        let stream = of_lines(move |line| match line {
+            "cmd=init pmi_version=1 pmi_subversion=1" => {
+                Reply::Say(serve(&mut values, line, Quirk::None) + " server=ironband\n")
+            }
+            "cmd=barrier_in" => Reply::Say(String::new()),
+            "cmd=get_missing" => {
+                asked += 1;
+                assert_eq!(asked, 1);
+                Reply::Say(answer.to_owned())
+            }
+            line => Reply::Say(serve(&mut values, line, Quirk::None) + "\n"),
+        });
+        let mut client = Client::start(stream, 0, 4, soon()).unwrap();
+        let limit = Duration::from_millis(50);
+        let fault = client.fence(Deadline::after(limit)).unwrap_err();
+        assert_eq!((fault.missing, fault.reason), (missing, Reason::TimedOut(limit)));
+        assert_eq!(client.fence(soon()).unwrap_err().reason, Reason::TimedOut(limit));
+    }
+}
+
 /// As MPICH's with `-pmi-port`: rank and size come over the connection, in any order.
 #[test]
 fn an_introduction_over_a_port() {

@@ -1,6 +1,7 @@
 //! The side of a launcher: a pure state machine, driven by `ironband run` and by rank 0 of jobs without a launcher.
 //!
-//! It differs from others in one thing: when a process ends that others wait for, they are told which, at once.
+//! It differs from others in two things: when a process ends that others wait for, they are told which, at once; and those who have
+//! waited too long may ask who has not come (`get_missing`). Who can ask is told by `server=ironband` in the answer to a greeting.
 
 use std::collections::BTreeMap;
 
@@ -100,7 +101,10 @@ impl Server {
                 self.stages[rank as usize] = Stage::Running;
                 // 1.1 is what is spoken, whatever is asked for: the client decides.
                 let rc = if line.get("pmi_version") == Some("1") { 0 } else { -1 };
-                answer(format!("cmd=response_to_init pmi_version=1 pmi_subversion=1 rc={rc}"))
+                answer(format!("cmd=response_to_init pmi_version=1 pmi_subversion=1 rc={rc} server=ironband"))
+            }
+            ("get_missing", Stage::Running | Stage::InBarrier) => {
+                answer(format!("cmd=missing ranks={}", self.ranks(|stage| *stage != Stage::InBarrier)))
             }
             ("abort", _) => vec![Action::Abort {
                 rank,
@@ -171,6 +175,12 @@ impl Server {
         }
     }
 
+    /// The processes at such a stage, as they are told.
+    fn ranks(&self, is_there: impl Fn(&Stage) -> bool) -> String {
+        let there = self.stages.iter().enumerate().filter(|(_, stage)| is_there(stage));
+        there.map(|(rank, _)| rank.to_string()).collect::<Vec<_>>().join(",")
+    }
+
     fn enter_barrier(&mut self, rank: u32) -> Vec<Action> {
         self.stages[rank as usize] = Stage::InBarrier;
         self.look_at_barrier()
@@ -191,13 +201,10 @@ impl Server {
     /// Lets go those who wait, if all have come or some cannot come any more.
     fn look_at_barrier(&mut self) -> Vec<Action> {
         let in_barrier = |stage: &Stage| *stage == Stage::InBarrier;
-        let never: Vec<String> = (self.stages.iter().enumerate())
-            .filter(|(_, stage)| matches!(stage, Stage::Gone | Stage::Finalized))
-            .map(|(rank, _)| rank.to_string())
-            .collect();
+        let never = self.ranks(|stage| matches!(stage, Stage::Gone | Stage::Finalized));
         let answer = if !never.is_empty() {
-            let has = if never.len() == 1 { "a_process_has" } else { "processes_have" };
-            format!("cmd=barrier_out rc=1 missing={} msg={has}_ended\n", never.join(","))
+            let has = if never.contains(',') { "processes_have" } else { "a_process_has" };
+            format!("cmd=barrier_out rc=1 missing={never} msg={has}_ended\n")
         } else if self.stages.iter().all(in_barrier) {
             "cmd=barrier_out rc=0\n".to_owned()
         } else {
@@ -225,7 +232,7 @@ mod tests {
             let actions = server.handle(rank, "cmd=init pmi_version=1 pmi_subversion=1");
             assert_eq!(
                 answers(&actions),
-                [(rank, "cmd=response_to_init pmi_version=1 pmi_subversion=1 rc=0\n")]
+                [(rank, "cmd=response_to_init pmi_version=1 pmi_subversion=1 rc=0 server=ironband\n")]
             );
         }
         server
@@ -284,6 +291,18 @@ mod tests {
         assert!(ask(&mut server, 3, "cmd=finalize").contains("rc=0"));
         let actions = server.handle(0, "cmd=barrier_in");
         assert_eq!(answers(&actions), [(0, "cmd=barrier_out rc=1 missing=2,3 msg=processes_have_ended\n")]);
+    }
+
+    #[test]
+    fn who_has_waited_too_long_may_ask_for_whom() {
+        let mut server = started(3);
+        assert_eq!(server.handle(0, "cmd=barrier_in"), []);
+        assert_eq!(ask(&mut server, 0, "cmd=get_missing"), "cmd=missing ranks=1,2");
+        assert_eq!(server.handle(2, "cmd=barrier_in"), []);
+        assert_eq!(ask(&mut server, 0, "cmd=get_missing"), "cmd=missing ranks=1");
+        // It was asked in the middle of the barrier, which goes on.
+        let actions = server.handle(1, "cmd=barrier_in");
+        assert_eq!(answers(&actions).len(), 3);
     }
 
     #[test]
