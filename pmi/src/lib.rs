@@ -28,6 +28,10 @@ mod exchange;
 #[cfg(test)]
 mod fake;
 mod flat;
+/// For `tests/fuzz`.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inherited;
 mod nodes;
 mod pmi;

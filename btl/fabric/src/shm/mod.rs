@@ -24,6 +24,9 @@ mod transfer;
 
 pub use device::ShmDevice;
 pub use regions::MemoryRegion;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use ring::fuzzing;
 
 use ironband_core::config::{Config, FabricName};
 

@@ -143,7 +143,7 @@ impl<M: RingMemory> Producer<M> {
     }
 
     /// Starts at other positions than 0, to test the wrap. The memory's `freed` must say the same.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn starting_at(memory: M, slots: u32, units: u32) -> Self {
         Self {
             memory,
@@ -290,7 +290,7 @@ impl<M: RingMemory> Consumer<M> {
     }
 
     /// See [`Producer::starting_at`].
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn starting_at(memory: M, slots: u32, units: u32) -> Self {
         Self { memory, head: slots, bulk_head: units, held: 0 }
     }
@@ -349,7 +349,10 @@ impl<M: RingMemory> Consumer<M> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(feature = "fuzzing", not(loom)))]
+#[path = "ring_fuzzing.rs"]
+pub mod fuzzing;
+#[cfg(all(any(test, feature = "fuzzing"), not(loom)))]
 #[path = "ring_heap.rs"]
 mod heap;
 #[cfg(test)]
