@@ -2,7 +2,7 @@
 
 use crate::nodes::NodeMap;
 use crate::pmi1::server::{Action, Server};
-use crate::record::{Record, body_bytes, escape};
+use crate::record::{RECORD_BYTES_MAX, Record, body_bytes, escape};
 use crate::{slurm, value};
 
 /// The first byte says what the others are.
@@ -12,7 +12,7 @@ pub fn line(data: &[u8]) {
     match which % 8 {
         0 => read(Record::of_line(&text).ok()),
         1 => body(&text),
-        2 => drop(body_bytes(bytes)),
+        2 => assert!(!body_bytes(bytes).is_ok_and(|count| count > RECORD_BYTES_MAX)),
         3 | 4 => mapping(&text),
         5 => drop(slurm::first_host(&text)),
         6 => stored(&text),

@@ -119,5 +119,8 @@ fn hostile_consumer(
                 if word.is_multiple_of(2) { producer.reserve() } else { producer.unreserve() }
             }
         }
+        // No more is taken for free than the ring has.
+        assert!(producer.tail.wrapping_sub(producer.freed_slots) <= memory.slots());
+        assert!(producer.bulk_tail.wrapping_sub(producer.freed_units) <= memory.units());
     }
 }
