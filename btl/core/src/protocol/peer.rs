@@ -12,7 +12,7 @@ pub const INITIAL_WINDOW_BYTES: u32 = 64 * 1024;
 
 /// How many messages a peer may announce that no receive has asked for. They take no room of its window, so that none has to wait; and a
 /// program may well send thousands before it receives one. So this is no flow control but the end of a peer that has gone wrong,
-/// before memory ends: some 250 MB of announcements.
+/// before memory ends: 120 MB of announcements with one tag, 310 MB with a tag for each.
 pub const ANNOUNCED_MAX: u32 = 1 << 20;
 
 /// What the connection to a peer carries.
