@@ -93,8 +93,13 @@ pub fn build_example(name: &str) -> Result<CompiledProgram> {
 
 /// Builds the `ironband` command with cargo, as these tests were built, and says where it is.
 pub fn build_ironband() -> Result<CompiledProgram> {
+    build_program("ironband-cli", "ironband")
+}
+
+/// Builds a program of one of our packages, as these tests were built, and says where it is.
+pub fn build_program(package: &str, name: &str) -> Result<CompiledProgram> {
     let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
-    build(&[profile, &["--package", "ironband-cli", "--bin", "ironband"]].concat(), "ironband")
+    build(&[profile, &["--package", package, "--bin", name]].concat(), name)
 }
 
 fn build(arguments: &[&str], name: &str) -> Result<CompiledProgram> {

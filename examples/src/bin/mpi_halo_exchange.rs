@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use ironband_examples::plate::{Block, Side, compare, nearly_square, place, share};
 use mpi::{
     Count, Rank,
     datatype::PartitionMut,
@@ -30,111 +31,6 @@ struct Options {
     /// Steps in time.
     #[arg(long, default_value_t = 100)]
     steps: usize,
-}
-
-/// How much of the difference to its neighbours a cell takes over in a step; above 0.25 it would not settle.
-const DIFFUSION: f64 = 0.1;
-
-/// A rectangle of the plate with one row and column of neighbours' cells around it, row by row.
-#[derive(Clone)]
-struct Block {
-    rows: usize,
-    columns: usize,
-    cells: Vec<f64>,
-}
-
-impl Block {
-    /// The part of the initial plate in these rows and columns; what lies around it is cold (0).
-    fn new(rows: Range<usize>, columns: Range<usize>) -> Self {
-        let mut block = Self {
-            rows: rows.len(),
-            columns: columns.len(),
-            cells: vec![0.0; (rows.len() + 2) * (columns.len() + 2)],
-        };
-        for (i, row) in rows.enumerate() {
-            for (j, column) in columns.clone().enumerate() {
-                let at = block.at(i + 1, j + 1);
-                block.cells[at] = initial(row, column);
-            }
-        }
-        block
-    }
-
-    /// The index of a cell; rows and columns count from the halo, so the block's own begin at 1.
-    fn at(&self, row: usize, column: usize) -> usize {
-        row * (self.columns + 2) + column
-    }
-
-    /// One step: each cell moves towards the mean of its four neighbours.
-    fn step(&mut self) {
-        let old = self.cells.clone();
-        for row in 1..=self.rows {
-            for column in 1..=self.columns {
-                let here = self.at(row, column);
-                let (north, south) = (old[self.at(row - 1, column)], old[self.at(row + 1, column)]);
-                let (west, east) = (old[here - 1], old[here + 1]);
-                self.cells[here] = old[here] + DIFFUSION * (north + south + west + east - 4.0 * old[here]);
-            }
-        }
-    }
-
-    /// The indices of a side's cells: `depth` 0 is the halo, 1 the block's own edge.
-    fn side(&self, side: Side, depth: usize) -> Vec<usize> {
-        match side {
-            Side::North => (1..=self.columns).map(|column| self.at(depth, column)).collect(),
-            Side::South => (1..=self.columns).map(|column| self.at(self.rows + 1 - depth, column)).collect(),
-            Side::West => (1..=self.rows).map(|row| self.at(row, depth)).collect(),
-            Side::East => (1..=self.rows).map(|row| self.at(row, self.columns + 1 - depth)).collect(),
-        }
-    }
-
-    /// The block without its halo, row by row.
-    fn interior(&self) -> Vec<f64> {
-        (1..=self.rows)
-            .flat_map(|row| &self.cells[self.at(row, 1)..self.at(row, self.columns + 1)])
-            .copied()
-            .collect()
-    }
-}
-
-/// Where a neighbour is; also the tag of what is sent to that side.
-#[derive(Clone, Copy)]
-enum Side {
-    North,
-    South,
-    West,
-    East,
-}
-
-impl Side {
-    const ALL: [Self; 4] = [Self::North, Self::South, Self::West, Self::East];
-
-    fn opposite(self) -> Self {
-        match self {
-            Self::North => Self::South,
-            Self::South => Self::North,
-            Self::West => Self::East,
-            Self::East => Self::West,
-        }
-    }
-}
-
-/// The plate at the start: unlike everywhere, so that a block in the wrong place is noticed.
-fn initial(row: usize, column: usize) -> f64 {
-    ((row * 7919 + column * 104_729) % 1000) as f64 / 10.0
-}
-
-/// The part of `cells` that belongs to coordinate `index` of `count`, as even as can be.
-fn share(cells: usize, count: usize, index: usize) -> Range<usize> {
-    cells * index / count..cells * (index + 1) / count
-}
-
-/// The two factors of `ranks` that are closest to each other: a square has the shortest edges.
-fn nearly_square(ranks: usize) -> (usize, usize) {
-    let rows =
-        (1..=ranks).take_while(|rows| rows * rows <= ranks).filter(|rows| ranks.is_multiple_of(*rows)).last();
-    let rows = rows.unwrap_or(1);
-    (rows, ranks / rows)
 }
 
 /// The ranks next to this one; none beyond the edge of the plate.
@@ -206,33 +102,10 @@ fn gather(
     root.gather_varcount_into_root(&interior[..], &mut partition);
 
     let mut plate = vec![0.0; gathered.len()];
-    let mut cells = gathered.into_iter();
-    for (rows, columns) in places {
-        for row in rows {
-            for column in columns.clone() {
-                plate[row * options.columns + column] = cells.next()?;
-            }
-        }
+    for ((rows, columns), start) in places.into_iter().zip(starts) {
+        place(&mut plate, options.columns, rows, columns, &gathered[start as usize..]);
     }
     Some(plate)
-}
-
-fn serial(options: &Options) -> Vec<f64> {
-    let mut plate = Block::new(0..options.rows, 0..options.columns);
-    (0..options.steps).for_each(|_| plate.step());
-    plate.interior()
-}
-
-/// Bit by bit: the blocks were computed by the same operations in the same order.
-fn compare(options: &Options, got: &[f64], expected: &[f64]) -> Result<()> {
-    for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
-        let (row, column) = (index / options.columns, index % options.columns);
-        ensure!(
-            got.to_bits() == expected.to_bits(),
-            "row {row}, column {column}: the serial run has {expected}, got {got}"
-        );
-    }
-    Ok(())
 }
 
 fn main() -> Result<()> {
@@ -262,7 +135,7 @@ fn main() -> Result<()> {
         block.step();
     }
     if let Some(plate) = gather(&grid, &options, shape, &block) {
-        if let Err(error) = compare(&options, &plate, &serial(&options)) {
+        if let Err(error) = compare(&plate, options.rows, options.columns, options.steps) {
             eprintln!("mpi_halo_exchange: {error}");
             grid.abort(1);
         }
@@ -272,32 +145,4 @@ fn main() -> Result<()> {
         );
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_cover_everything_once() {
-        for (cells, count) in [(10, 3), (7, 7), (100, 1), (53, 6)] {
-            let all: Vec<usize> = (0..count).flat_map(|index| share(cells, count, index)).collect();
-            assert_eq!(all, (0..cells).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn ranks_are_arranged_nearly_square() {
-        assert_eq!([1, 2, 4, 6, 7, 12].map(nearly_square), [(1, 1), (1, 2), (2, 2), (2, 3), (1, 7), (3, 4)]);
-    }
-
-    #[test]
-    fn heat_is_kept_while_it_is_far_from_the_edge() {
-        let mut block = Block::new(0..9, 0..9);
-        block.cells.fill(0.0);
-        let middle = block.at(5, 5);
-        block.cells[middle] = 1.0;
-        (0..3).for_each(|_| block.step());
-        assert!((block.interior().iter().sum::<f64>() - 1.0).abs() < 1e-12);
-    }
 }

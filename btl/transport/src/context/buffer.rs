@@ -2,20 +2,25 @@
 
 /// Bytes whose address does not change when the value is moved: a request that is under way knows it.
 ///
+/// Vectors of numbers are buffers, and so are `Arc<[u8]>` and bytes that are constant for ever (`b"hello"`), which can only be sent.
+/// A number travels as it lies in memory: all processes of a job have the same byte order.
+///
+/// ```
+/// use ironband::Buffer;
+///
+/// assert_eq!(vec![1.5_f64; 3].len_bytes(), 24);
+/// assert_eq!(b"hello".len_bytes(), 5);
+/// ```
+///
 /// # Safety
-/// [`Buffer::as_ptr`] and [`Buffer::len`] give the same on every call, wherever the value was moved meanwhile; the memory is
+/// [`Buffer::as_ptr`] and [`Buffer::len_bytes`] give the same on every call, wherever the value was moved meanwhile; the memory is
 /// initialised and lives until the value is dropped; it may be read from, and nobody writes to it as long as the value is not borrowed.
 pub unsafe trait Buffer: 'static {
     /// The first byte.
     fn as_ptr(&self) -> *const u8;
 
     /// Length in bytes.
-    fn len(&self) -> usize;
-
-    /// True if there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+    fn len_bytes(&self) -> usize;
 }
 
 /// As [`Buffer`], to be written.
@@ -27,24 +32,31 @@ pub unsafe trait BufferMut: Buffer {
     fn as_mut_ptr(&mut self) -> *mut u8;
 }
 
-// SAFETY: a vector's elements stay where they are when it is moved, and only a borrow can change or read them. (A box says when it is
-// moved that nobody else has its address.)
-unsafe impl Buffer for Vec<u8> {
-    fn as_ptr(&self) -> *const u8 {
-        self.as_slice().as_ptr()
-    }
+/// Numbers of which every pattern of bits is one, and that have no gaps.
+macro_rules! vectors_of {
+    ($($number:ty)*) => { $(
+        // SAFETY: a vector's elements stay where they are when it is moved, and only a borrow can change or read them. (A box says
+        // when it is moved that nobody else has its address.)
+        unsafe impl Buffer for Vec<$number> {
+            fn as_ptr(&self) -> *const u8 {
+                self.as_slice().as_ptr().cast()
+            }
 
-    fn len(&self) -> usize {
-        self.as_slice().len()
-    }
+            fn len_bytes(&self) -> usize {
+                size_of_val(self.as_slice())
+            }
+        }
+
+        // SAFETY: as above; any bytes are numbers.
+        unsafe impl BufferMut for Vec<$number> {
+            fn as_mut_ptr(&mut self) -> *mut u8 {
+                self.as_mut_slice().as_mut_ptr().cast()
+            }
+        }
+    )* };
 }
 
-// SAFETY: as above.
-unsafe impl BufferMut for Vec<u8> {
-    fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.as_mut_slice().as_mut_ptr()
-    }
-}
+vectors_of! { u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 }
 
 // SAFETY: constant for ever.
 unsafe impl Buffer for &'static [u8] {
@@ -52,8 +64,19 @@ unsafe impl Buffer for &'static [u8] {
         <[u8]>::as_ptr(self)
     }
 
-    fn len(&self) -> usize {
-        <[u8]>::len(self)
+    fn len_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: constant for ever.
+unsafe impl<const N: usize> Buffer for &'static [u8; N] {
+    fn as_ptr(&self) -> *const u8 {
+        self.as_slice().as_ptr()
+    }
+
+    fn len_bytes(&self) -> usize {
+        N
     }
 }
 
@@ -63,7 +86,7 @@ unsafe impl Buffer for std::sync::Arc<[u8]> {
         <[u8]>::as_ptr(self)
     }
 
-    fn len(&self) -> usize {
-        <[u8]>::len(self)
+    fn len_bytes(&self) -> usize {
+        self.len()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ironband_core::protocol::Handle;
 use ironband_fabric::{Access, AtomicOp, AtomicWidth, CompletionStatus, Posted, ReadHint, WorkId};
 
-use super::devices::Registered;
+use super::devices::{AnyDevice, Registered};
 use super::state::{AccessState, InFlight, Link};
 use super::{BufferMut, Context, Error};
 
@@ -26,6 +26,9 @@ const KEY_HEAD_BYTES: usize = 24;
 const KEY_ENTRY_BYTES: usize = 9;
 
 impl MemoryKey {
+    /// The longest key, in bytes: a buffer of this length receives any.
+    pub const BYTES_MAX: usize = KEY_HEAD_BYTES + u8::MAX as usize * KEY_ENTRY_BYTES;
+
     /// The bytes, to be sent.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -90,7 +93,7 @@ impl Context {
     /// # Errors
     /// [`Error::Register`] when a device or the process is out of what registration needs.
     pub fn expose<B: BufferMut>(&self, mut buffer: B) -> Result<Exposed<'_, B>, Error> {
-        let (start, len_bytes) = (buffer.as_mut_ptr(), buffer.len());
+        let (start, len_bytes) = (buffer.as_mut_ptr(), buffer.len_bytes());
         let mut exposed = Exposed {
             context: self,
             registrations: Vec::new(),
@@ -360,6 +363,7 @@ impl<'c> RemoteMemory<'c> {
         let access = context.state.borrow_mut().accesses.insert(state);
         let guard = AccessGuard { context, access };
         loop {
+            let mut is_over = false;
             {
                 let mut guard = context.state.borrow_mut();
                 let state = &mut *guard;
@@ -383,10 +387,15 @@ impl<'c> RemoteMemory<'c> {
                 if let (Some(access), Some(_)) = (state.accesses.get_mut(access), status) {
                     access.is_posted = true;
                     access.status = status;
-                    break;
+                    is_over = true;
                 }
             }
             context.progress();
+            if is_over {
+                // A loop of accesses that end at once must not keep others waiting for this process, and does not wait itself.
+                context.devices.iter().for_each(AnyDevice::reset_patience);
+                break;
+            }
         }
         guard.end()
     }

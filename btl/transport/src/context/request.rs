@@ -74,7 +74,7 @@ impl<'c, B: Buffer> SendRequest<'c, B> {
         let mut request = Self { context, handle: None, buffer: ManuallyDrop::new(buffer), is_over: false };
         // SAFETY: the buffer is ours and stays where it is, as its type promises, until the send has ended; a forgotten request
         // leaks it, and a dropped one leaves it to the context.
-        let body = unsafe { Outgoing::new(request.buffer.as_ptr(), request.buffer.len()) };
+        let body = unsafe { Outgoing::new(request.buffer.as_ptr(), request.buffer.len_bytes()) };
         if !context.send_now(rank, tag, body.part(0, body.len_bytes())) {
             request.handle = Some(context.begin_send(rank, tag, body)?);
         }
@@ -162,7 +162,7 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
     pub(super) fn start(context: &'c Context, pattern: Pattern, buffer: B) -> Result<Self, Error> {
         let mut buffer = ManuallyDrop::new(buffer);
         // SAFETY: as for a send.
-        let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len()) };
+        let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len_bytes()) };
         match context.begin_receive(pattern, body) {
             Ok(handle) => Ok(Self { context, handle, buffer, is_over: false }),
             Err(error) => {
