@@ -199,11 +199,7 @@ impl Context {
             Some(InFlight::Write { send }) => {
                 state.protocol.write_ended(send, is_done);
             }
-            Some(InFlight::Access { access }) => {
-                if let Some(access) = state.accesses.get_mut(access) {
-                    access.status = Some(status);
-                }
-            }
+            Some(InFlight::Access { access }) => state.access_ended(access, Some(status)),
             None => debug_assert!(false, "a request ends that there is not"),
         }
         self.say_news(state);

@@ -3,12 +3,12 @@
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ironband_core::protocol::Handle;
-use ironband_fabric::{Access, AtomicOp, AtomicWidth, CompletionStatus, Posted, ReadHint, WorkId};
+use ironband_fabric::{Access, AtomicOp, AtomicWidth, ReadHint};
 
-use super::devices::{AnyDevice, Registered};
-use super::state::{AccessState, InFlight, Link};
-use super::{BufferMut, Context, Error};
+use super::access::{self, AccessGuard, AccessRequest};
+use super::devices::Registered;
+use super::state::Link;
+use super::{Buffer, BufferMut, Context, Error};
 
 /// What another process needs to reach memory that was exposed: opaque bytes, to be sent to it by a message.
 ///
@@ -256,47 +256,159 @@ impl<'c> RemoteMemory<'c> {
         self.len_bytes == 0
     }
 
-    /// Writes to the memory, and waits until the other process can see it.
+    /// Writes `from` to the memory, `offset` bytes from its start, and waits until the other process can see it. Makes progress.
+    ///
+    /// ```
+    /// # let context = ironband::Context::open()?;
+    /// let exposed = context.expose(vec![0_u8; 16])?;
+    /// let memory = context.endpoint(context.rank())?.memory(&exposed.key())?;
+    /// memory.put(4, b"salt")?;
+    /// let mut back = [0; 4];
+    /// memory.get(4, &mut back)?;
+    /// assert_eq!(&back, b"salt");
+    /// assert!(memory.put(13, b"salt").is_err(), "that is beyond its end");
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Range`], [`Error::PeerLost`], [`Error::Access`].
+    /// [`Error::Range`] for bytes outside the memory; [`Error::PeerLost`]; [`Error::Access`] when the other process or its adapter refuses it,
+    /// as they do when the memory is not exposed any more; [`Error::Register`] when `from` cannot be registered.
     pub fn put(&self, offset: u64, from: &[u8]) -> Result<(), Error> {
-        let remote = self.at(offset, from.len(), 1)?;
-        if from.is_empty() {
-            return Ok(());
+        // SAFETY: `from` is borrowed until the access has ended, which the guard waits for.
+        match unsafe { self.begin_put(offset, from.as_ptr(), from.len()) }? {
+            Some(guard) => guard.end(),
+            None => Ok(()),
         }
-        let start = from.as_ptr();
-        // SAFETY: `from` is borrowed until the access has ended, which `run` waits for.
-        let registered = unsafe { self.register_local(start.cast_mut(), from.len()) }?;
-        self.run(registered, |id, own| {
-            let device = &self.context.devices[self.link.device];
-            // SAFETY: as above; the registration is kept until the access has ended.
-            unsafe {
-                device.put(self.link.qp, id, start, own.map(|own| &own.registration), remote, from.len())
-            }
-        })
     }
 
-    /// Reads from the memory.
+    /// Reads as many bytes as `to` has, `offset` bytes from the start of the memory. What the other process, or a third one, writes
+    /// meanwhile may be there in part. Makes progress.
     ///
     /// # Errors
     /// As [`RemoteMemory::put`].
     pub fn get(&self, offset: u64, to: &mut [u8]) -> Result<(), Error> {
-        let remote = self.at(offset, to.len(), 1)?;
-        if to.is_empty() {
-            return Ok(());
-        }
-        let (start, len_bytes) = (to.as_mut_ptr(), to.len());
         // SAFETY: as in `put`.
+        match unsafe { self.begin_get(offset, to.as_mut_ptr(), to.len()) }? {
+            Some(guard) => guard.end(),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to write `from`, which the request owns and gives back. Waits for room if too much is under way. Accesses under way
+    /// have no order: to write a flag behind data, wait for the data or [`RemoteMemory::flush`] first.
+    ///
+    /// ```
+    /// # let context = ironband::Context::open()?;
+    /// let exposed = context.expose(vec![0_u64; 1000])?;
+    /// let memory = context.endpoint(context.rank())?.memory(&exposed.key())?;
+    /// let request = memory.start_put(80, vec![7_u64; 100])?;
+    /// // ... compute ...
+    /// let numbers = request.wait()?;
+    /// assert_eq!((numbers.len(), exposed.load(80)?), (100, 7));
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Range`], [`Error::Register`]; the others come when it is waited for. The buffer is dropped then.
+    pub fn start_put<B: Buffer>(&self, offset: u64, from: B) -> Result<AccessRequest<'c, B>, Error> {
+        let start = |buffer: &mut B| {
+            // SAFETY: the buffer stays where it is, as its type promises, and the request keeps it until the access has ended, leaves
+            // it to the context, or leaks it.
+            unsafe { self.begin_put(offset, buffer.as_ptr(), buffer.len_bytes()) }
+        };
+        AccessRequest::start(self.context, from, start)
+    }
+
+    /// Begins to read as many bytes as `to` has. The request owns the buffer, and gives it back.
+    ///
+    /// ```
+    /// # let context = ironband::Context::open()?;
+    /// let exposed = context.expose((0..1000).collect::<Vec<u64>>())?;
+    /// let memory = context.endpoint(context.rank())?.memory(&exposed.key())?;
+    /// let request = memory.start_get(80, vec![0_u64; 3])?;
+    /// assert_eq!(request.wait()?, [10, 11, 12]);
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`RemoteMemory::start_put`].
+    pub fn start_get<B: BufferMut>(&self, offset: u64, to: B) -> Result<AccessRequest<'c, B>, Error> {
+        let start = |buffer: &mut B| {
+            // SAFETY: as in `start_put`.
+            unsafe { self.begin_get(offset, buffer.as_mut_ptr(), buffer.len_bytes()) }
+        };
+        AccessRequest::start(self.context, to, start)
+    }
+
+    /// Waits until all accesses of this process to memory of the same process have ended, those whose requests were dropped or
+    /// forgotten included: what was put can be seen there then.
+    ///
+    /// ```
+    /// # let context = ironband::Context::open()?;
+    /// let exposed = context.expose(vec![0_u64; 1000])?;
+    /// let memory = context.endpoint(context.rank())?.memory(&exposed.key())?;
+    /// for at in 0..10 {
+    ///     drop(memory.start_put(at * 800, vec![at; 100])?);
+    /// }
+    /// memory.flush()?;
+    /// assert_eq!(exposed.load(7992)?, 9);
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::PeerLost`]. Other failures are told by the requests.
+    pub fn flush(&self) -> Result<(), Error> {
+        let rank = self.rank;
+        self.context.wait_until(|state| state.accesses_under_way(rank) == 0);
+        let state = self.context.state.borrow();
+        if state.protocol.is_lost(rank) {
+            return Err(Error::PeerLost { rank, reason: state.loss(rank) });
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// The memory stays readable, and nobody writes to it, until the access has ended.
+    unsafe fn begin_put(
+        &self,
+        offset: u64,
+        start: *const u8,
+        len_bytes: usize,
+    ) -> Result<Option<AccessGuard<'c>>, Error> {
+        let remote = self.at(offset, len_bytes, 1)?;
+        if len_bytes == 0 {
+            return Ok(None);
+        }
+        // SAFETY: as promised by the caller.
+        let registered = unsafe { self.register_local(start.cast_mut(), len_bytes) }?;
+        let Link { device, qp } = self.link;
+        let device = &self.context.devices[device];
+        Ok(Some(access::begin(self.context, self.rank, registered, |id, own| {
+            // SAFETY: as promised by the caller; the registration is kept until the access has ended.
+            unsafe { device.put(qp, id, start, own.map(|own| &own.registration), remote, len_bytes) }
+        })))
+    }
+
+    /// # Safety
+    /// The memory stays writable, and nobody else touches it, until the access has ended.
+    unsafe fn begin_get(
+        &self,
+        offset: u64,
+        start: *mut u8,
+        len_bytes: usize,
+    ) -> Result<Option<AccessGuard<'c>>, Error> {
+        let remote = self.at(offset, len_bytes, 1)?;
+        if len_bytes == 0 {
+            return Ok(None);
+        }
+        // SAFETY: as promised by the caller.
         let registered = unsafe { self.register_local(start, len_bytes) }?;
-        self.run(registered, |id, own| {
-            let device = &self.context.devices[self.link.device];
-            let hint = ReadHint::OwnerMayBeAway;
-            // SAFETY: as in `put`.
-            unsafe {
-                device.get(self.link.qp, id, start, own.map(|own| &own.registration), remote, len_bytes, hint)
-            }
-        })
+        let Link { device, qp } = self.link;
+        let (device, hint) = (&self.context.devices[device], ReadHint::OwnerMayBeAway);
+        Ok(Some(access::begin(self.context, self.rank, registered, |id, own| {
+            // SAFETY: as in `begin_put`.
+            unsafe { device.get(qp, id, start, own.map(|own| &own.registration), remote, len_bytes, hint) }
+        })))
     }
 
     /// Adds to the 8 bytes at an offset, wrapping, and gives what was there before.
@@ -323,11 +435,12 @@ impl<'c> RemoteMemory<'c> {
         let remote = self.at(offset, 8, 8)?;
         let mut before = 0_u64;
         let result: *mut u8 = (&raw mut before).cast();
-        self.run(None, |id, _| {
+        let guard = access::begin(self.context, self.rank, None, |id, _| {
             let device = &self.context.devices[self.link.device];
-            // SAFETY: `before` lives until the access has ended, which `run` waits for.
+            // SAFETY: `before` lives until the access has ended, which the guard waits for.
             unsafe { device.atomic(self.link.qp, id, result, remote, op, AtomicWidth::Eight) }
-        })?;
+        });
+        guard.end()?;
         Ok(before)
     }
 
@@ -350,96 +463,5 @@ impl<'c> RemoteMemory<'c> {
         // SAFETY: as promised by the caller.
         let registration = unsafe { device.register(start, len_bytes, Access::LOCAL) }?;
         Ok(Some(Registered { device: self.link.device, registration }))
-    }
-
-    /// Posts an access and waits for its end, also if a handler of the program panics meanwhile.
-    fn run(
-        &self,
-        registered: Option<Registered>,
-        post: impl Fn(WorkId, Option<&Registered>) -> Posted,
-    ) -> Result<(), Error> {
-        let context = self.context;
-        let state = AccessState { rank: self.rank, is_posted: false, status: None, registration: registered };
-        let access = context.state.borrow_mut().accesses.insert(state);
-        let guard = AccessGuard { context, access };
-        loop {
-            let mut is_over = false;
-            {
-                let mut guard = context.state.borrow_mut();
-                let state = &mut *guard;
-                let id = state.in_flight.insert(InFlight::Access { access });
-                let own = state.accesses.get(access).and_then(|access| access.registration.as_ref());
-                let posted = post(WorkId(id.to_wire()), own);
-                if posted != Posted::Queued {
-                    state.in_flight.remove(id);
-                }
-                let status = match posted {
-                    Posted::Queued => {
-                        if let Some(access) = state.accesses.get_mut(access) {
-                            access.is_posted = true;
-                        }
-                        break;
-                    }
-                    Posted::Busy => None,
-                    Posted::Complete => Some(CompletionStatus::Success),
-                    Posted::Failed => Some(CompletionStatus::Flushed),
-                };
-                if let (Some(access), Some(_)) = (state.accesses.get_mut(access), status) {
-                    access.is_posted = true;
-                    access.status = status;
-                    is_over = true;
-                }
-            }
-            context.progress();
-            if is_over {
-                // A loop of accesses that end at once must not keep others waiting for this process, and does not wait itself.
-                context.devices.iter().for_each(AnyDevice::reset_patience);
-                break;
-            }
-        }
-        guard.end()
-    }
-}
-
-/// An access that is waited for, whatever happens.
-struct AccessGuard<'c> {
-    context: &'c Context,
-    access: Handle,
-}
-
-impl AccessGuard<'_> {
-    fn end(self) -> Result<(), Error> {
-        let Some(AccessState { rank, status, .. }) = self.wait() else { return Ok(()) };
-        match status {
-            Some(CompletionStatus::Success) | None => Ok(()),
-            Some(CompletionStatus::Flushed) => {
-                Err(Error::PeerLost { rank, reason: self.context.state.borrow().loss(rank) })
-            }
-            Some(status) => Err(Error::Access { rank, status }),
-        }
-    }
-
-    /// Waits for the end; `None` if it was waited for before.
-    fn wait(&self) -> Option<AccessState> {
-        let is_over = |state: &super::State| {
-            state.accesses.get(self.access).is_none_or(|access| access.status.is_some())
-        };
-        self.context.wait_until(is_over);
-        let mut access = self.context.state.borrow_mut().accesses.remove(self.access)?;
-        self.context.deregister(access.registration.take());
-        Some(access)
-    }
-}
-
-impl Drop for AccessGuard<'_> {
-    fn drop(&mut self) {
-        let is_posted =
-            self.context.state.borrow().accesses.get(self.access).is_some_and(|access| access.is_posted);
-        if is_posted {
-            self.wait();
-        } else {
-            let access = self.context.state.borrow_mut().accesses.remove(self.access);
-            self.context.deregister(access.and_then(|access| access.registration));
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! [`Context`] is a process's place in its job. It is used by one thread, has no threads of its own, and nothing moves unless
 //! something of it is called: a blocking call, a wait, or [`Context::progress`].
 
+mod access;
 mod body;
 mod buffer;
 mod devices;
@@ -15,14 +16,17 @@ mod open;
 mod posting;
 mod request;
 mod roll_call;
+mod scope;
 mod state;
 
+pub use access::AccessRequest;
 pub use buffer::{Buffer, BufferMut};
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use memory::{Exposed, MemoryKey, RemoteMemory};
 pub use open::simulated;
 pub use request::{ReceiveRequest, SendRequest};
+pub use scope::{Scope, ScopedReceive, ScopedSend};
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};

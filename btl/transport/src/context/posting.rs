@@ -313,5 +313,14 @@ impl Context {
             None => true,
         });
         state.orphan_receives = receives;
+        let mut accesses = std::mem::take(&mut state.orphan_accesses);
+        accesses.retain(|access| {
+            let is_over = state.accesses.get(*access).is_none_or(|access| access.status.is_some());
+            if is_over && let Some(ended) = state.accesses.remove(*access) {
+                self.deregister(ended.registration);
+            }
+            !is_over
+        });
+        state.orphan_accesses = accesses;
     }
 }

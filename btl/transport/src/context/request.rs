@@ -35,6 +35,22 @@ impl<'c> EndBeforeReturn<'c> {
     pub(super) const fn handle(&self) -> Handle {
         self.handle
     }
+
+    /// Waits for the end, if nobody has done so before.
+    pub(super) fn end(self) -> Result<(), Error> {
+        let is_there = {
+            let mut state = self.context.state.borrow_mut();
+            match self.kind {
+                Kind::Send => state.protocol.send_body(self.handle).is_some(),
+                Kind::Receive => state.protocol.receive_body(self.handle).is_some(),
+            }
+        };
+        match self.kind {
+            _ if !is_there => Ok(()),
+            Kind::Send => self.context.finish_send(self.handle),
+            Kind::Receive => self.context.finish_receive(self.handle).map(|_| ()),
+        }
+    }
 }
 
 impl Drop for EndBeforeReturn<'_> {

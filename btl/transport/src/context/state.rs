@@ -43,6 +43,8 @@ pub(super) struct AccessState {
     pub(super) status: Option<CompletionStatus>,
     /// Of the local buffer.
     pub(super) registration: Option<Registered>,
+    /// The local buffer itself, when nobody else keeps it any more.
+    pub(super) owner: Option<Box<dyn Any>>,
 }
 
 pub(super) struct State {
@@ -55,6 +57,8 @@ pub(super) struct State {
     pub(super) stalled: VecDeque<Transfer>,
     pub(super) in_flight: Requests<InFlight>,
     pub(super) accesses: Requests<AccessState>,
+    /// Posted and not ended, by rank.
+    accesses_under_way: Vec<u32>,
     /// Empty buffers.
     pub(super) pool: Vec<Vec<u8>>,
     /// Requests that nobody waits for, and whose buffers are kept until they end.
@@ -71,6 +75,7 @@ pub(super) struct State {
     pub(super) unclaimed: Vec<(u32, u32, Vec<u8>)>,
     /// Which of its devices a peer is reached at, where that was found out.
     pub(super) ports: BTreeMap<u32, usize>,
+    pub(super) orphan_accesses: Vec<Handle>,
     /// Why peers are lost.
     pub(super) losses: BTreeMap<u32, String>,
 }
@@ -84,6 +89,7 @@ impl State {
             stalled: VecDeque::new(),
             in_flight: Requests::new(),
             accesses: Requests::new(),
+            accesses_under_way: vec![0; size as usize],
             pool: Vec::new(),
             orphan_sends: Vec::new(),
             orphan_receives: Vec::new(),
@@ -93,6 +99,7 @@ impl State {
             actives: VecDeque::new(),
             unclaimed: Vec::new(),
             ports: BTreeMap::new(),
+            orphan_accesses: Vec::new(),
             losses: BTreeMap::new(),
         }
     }
@@ -140,6 +147,27 @@ impl State {
             && self.farewells.is_empty()
             && self.orphan_sends.is_empty()
             && self.orphan_receives.is_empty()
+            && self.orphan_accesses.is_empty()
+    }
+
+    /// A device has an access, or has refused it.
+    pub(super) fn access_posted(&mut self, access: Handle) {
+        if let Some(access) = self.accesses.get_mut(access) {
+            access.is_posted = true;
+            self.accesses_under_way[access.rank as usize] += 1;
+        }
+    }
+
+    /// An access that was posted has ended.
+    pub(super) fn access_ended(&mut self, access: Handle, status: Option<CompletionStatus>) {
+        if let Some(access) = self.accesses.get_mut(access) {
+            access.status = status;
+            self.accesses_under_way[access.rank as usize] -= 1;
+        }
+    }
+
+    pub(super) fn accesses_under_way(&self, rank: u32) -> u32 {
+        self.accesses_under_way[rank as usize]
     }
 
     /// Leaks the buffers of requests that nobody waits for.
@@ -149,6 +177,9 @@ impl State {
         }
         for receive in std::mem::take(&mut self.orphan_receives) {
             std::mem::forget(self.protocol.receive_body(receive).and_then(|body| body.owner.take()));
+        }
+        for access in std::mem::take(&mut self.orphan_accesses) {
+            std::mem::forget(self.accesses.get_mut(access).and_then(|access| access.owner.take()));
         }
     }
 
