@@ -27,7 +27,9 @@ mod transport;
 pub use job::{Ended, Job, Outcome};
 pub use launchers::Launcher;
 pub use leftovers::Snapshot;
-pub use program::{CompiledProgram, build_example, build_ironband, build_program, compile_library, compile_program};
+pub use program::{
+    CompiledProgram, build_example, build_ironband, build_program, compile_library, compile_program,
+};
 pub use row::{Row, wait_for_turn};
 pub use tally::Tally;
 pub use transport::Transport;

@@ -21,7 +21,9 @@ fn run(launcher: Launcher, processes: u32, name: &str, args: &str) -> Outcome {
     let _turn = Row::new(name, processes, env!("CARGO_TARGET_TMPDIR")).turn();
     let number = processes.to_string();
     let mut words = match launcher {
-        Launcher::IronbandRun => vec![program("ironband-cli", "ironband"), "run".to_owned(), "-n".to_owned(), number],
+        Launcher::IronbandRun => {
+            vec![program("ironband-cli", "ironband"), "run".to_owned(), "-n".to_owned(), number]
+        }
         Launcher::Mpirun => {
             ["mpirun", "-np", &number, "--oversubscribe", "--bind-to", "none"].map(str::to_owned).to_vec()
         }

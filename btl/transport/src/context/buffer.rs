@@ -3,7 +3,13 @@
 /// Bytes whose address does not change when the value is moved: a request that is under way knows it.
 ///
 /// Vectors of numbers are buffers, and so are `Arc<[u8]>` and bytes that are constant for ever (`b"hello"`), which can only be sent.
-/// A number travels as it lies in memory: all processes of a job have the same byte order.
+/// A number travels as it lies in memory: all processes of a job have the same byte order. Say the type of numbers, as in
+/// `vec![0_u8; 8]`; vectors of `i32`, which Rust takes `vec![0; 8]` for, are no buffers:
+///
+/// ```compile_fail,E0277
+/// # let context = ironband::Context::open().unwrap();
+/// context.start_receive(ironband::Pattern::anything(), vec![0; 8]).unwrap();
+/// ```
 ///
 /// ```
 /// use ironband::Buffer;
@@ -56,7 +62,8 @@ macro_rules! vectors_of {
     )* };
 }
 
-vectors_of! { u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 }
+// Without `i32`: `vec![0; 8]` would be taken for that, 32 bytes, where 8 bytes are meant; so it is an error.
+vectors_of! { u8 u16 u32 u64 u128 usize i8 i16 i64 i128 isize f32 f64 }
 
 // SAFETY: constant for ever.
 unsafe impl Buffer for &'static [u8] {

@@ -26,18 +26,50 @@ impl<'c> Endpoint<'c> {
         self.rank
     }
 
-    /// Sends a message, and waits until `data` may be used again: a short message may be under way then, a long one has been
+    /// Sends a message of bytes, and waits until `data` may be used again: a short message may be under way then, a long one has been
     /// received, and so has a short one that was too much: a process keeps about 4,000 short messages, or a megabyte, of each other one
-    /// that it has not received. Messages of one tag, or that one receive matches, arrive in the order in which they were sent.
+    /// that it has not received. Messages of one tag, or that one receive matches, arrive in the order in which they were sent. How long a short message
+    /// may be depends on the device (`eager_bytes`, some KiB); a program that is right for any length begins its receives first.
+    ///
+    /// ```
+    /// # let context = ironband::Context::open()?;
+    /// let own = context.endpoint(context.rank())?;
+    /// own.send(7, &2.5_f64.to_le_bytes())?;
+    /// let mut bytes = [0; 8];
+    /// own.receive(7, &mut bytes)?;
+    /// assert_eq!(f64::from_le_bytes(bytes), 2.5);
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::PeerLost`].
+    /// [`Error::Unreachable`] when no device leads there; [`Error::PeerLost`] when the process has ended or the connection has broken;
+    /// [`Error::NotMoved`].
     #[inline]
     pub fn send(&self, tag: u64, data: &[u8]) -> Result<(), Error> {
         self.context.send_blocking(self.rank, tag, data)
     }
 
-    /// Begins to send a message. The request gives the buffer back.
+    /// Begins to send a message. The request owns the buffer, and gives it back with [`SendRequest::wait`]; dropped, the message is
+    /// sent all the same.
+    ///
+    /// ```
+    /// # let context = ironband::Context::open()?;
+    /// let own = context.endpoint(context.rank())?;
+    /// let request = own.start_send(7, vec![0_u8; 1_000_000])?;
+    /// own.receive(7, &mut vec![1; 1_000_000])?;
+    /// let buffer = request.wait()?;
+    /// assert_eq!(buffer.len(), 1_000_000);
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
+    ///
+    /// A borrowed buffer might be gone before the message was sent; [`Context::scope`] is for those:
+    ///
+    /// ```compile_fail,E0597
+    /// # let context = ironband::Context::open().unwrap();
+    /// # let own = context.endpoint(context.rank()).unwrap();
+    /// let data = [1, 2, 3];
+    /// let request = own.start_send(7, &data[..]).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As [`Endpoint::send`].
@@ -45,7 +77,7 @@ impl<'c> Endpoint<'c> {
         SendRequest::start(self.context, self.rank, tag, data)
     }
 
-    /// Receives a message of this process with this tag.
+    /// Waits for a message of this process with this tag, and receives it into `buffer`, which may be longer than the message.
     ///
     /// # Errors
     /// As [`Context::receive`].
@@ -54,15 +86,40 @@ impl<'c> Endpoint<'c> {
     }
 
     /// Sends an active message: the handler that the other process has set for `id` ([`Context::on_active`]) is called there, when it
-    /// makes progress. `data` may be used again at once.
+    /// makes progress. `data` may be used again at once. Waits only for room on the way. There is no order with other messages.
+    ///
+    /// ```
+    /// # use ironband::{Context, Error};
+    /// # let context = Context::open()?;
+    /// context.on_active(1, |_context, source, data| println!("rank {source} says {data:?}"));
+    /// let own = context.endpoint(context.rank())?;
+    /// own.send_active(1, b"hello")?;
+    /// let too_long = own.send_active(1, &vec![0; 1 << 30]);
+    /// assert!(matches!(too_long, Err(Error::TooLong { .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::TooLong`] for more than the device carries in one message; [`Error::ActiveId`]; as [`Endpoint::send`].
+    /// [`Error::TooLong`] for more than the device carries in one message, some KiB; [`Error::ActiveId`]; as [`Endpoint::send`].
     pub fn send_active(&self, id: u32, data: &[u8]) -> Result<(), Error> {
         self.context.send_active(self.rank, id, data)
     }
 
-    /// Memory that this process has exposed, by the key that it has sent.
+    /// Memory that this process has exposed ([`Context::expose`]), by the key that it has sent.
+    ///
+    /// ```
+    /// # use ironband::{Context, MemoryKey};
+    /// # let context = Context::open()?;
+    /// let own = context.endpoint(context.rank())?;
+    /// let exposed = context.expose(vec![0_u64; 4])?;
+    /// // Usually to another process.
+    /// own.send(7, exposed.key().as_bytes())?;
+    /// let mut bytes = [0; MemoryKey::BYTES_MAX];
+    /// let received = own.receive(7, &mut bytes)?;
+    /// let key = MemoryKey::from_bytes(&bytes[..received.len_bytes as usize])?;
+    /// assert_eq!(own.memory(&key)?.len(), 32);
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Key`] when that is no key; as [`Endpoint::send`].

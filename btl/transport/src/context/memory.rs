@@ -88,7 +88,19 @@ pub struct Exposed<'c, B: BufferMut> {
 }
 
 impl Context {
-    /// Exposes memory to all processes of the job. Atomics want offsets that are multiples of 8, and memory that begins at one.
+    /// Exposes memory to all processes of the job that have its key. Atomics want offsets that are multiples of 8, and memory that begins
+    /// at one, as that of a `Vec<u64>` does.
+    ///
+    /// ```
+    /// # let context = ironband::Context::open()?;
+    /// let exposed = context.expose(vec![0_u64; 4])?;
+    /// exposed.store(8, 41)?;
+    /// let memory = context.endpoint(context.rank())?.memory(&exposed.key())?;
+    /// assert_eq!(memory.fetch_add(8, 1)?, 41);
+    /// assert_eq!(exposed.load(8)?, 42);
+    /// assert_eq!(exposed.into_inner(), [0, 42, 0, 0]);
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Register`] when a device or the process is out of what registration needs.
@@ -133,10 +145,10 @@ impl<B: BufferMut> Exposed<'_, B> {
         self.len_bytes == 0
     }
 
-    /// Copies from the memory.
+    /// Copies as many bytes as `to` has from the memory, from `offset` bytes on.
     ///
     /// # Errors
-    /// [`Error::Range`].
+    /// [`Error::Range`] for bytes outside the memory.
     pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<(), Error> {
         check_range(offset as u64, to.len() as u64, self.len_bytes as u64, 1)?;
         // SAFETY: in range; others may write meanwhile, so it is copied raw.
@@ -144,10 +156,10 @@ impl<B: BufferMut> Exposed<'_, B> {
         Ok(())
     }
 
-    /// Copies to the memory.
+    /// Copies all of `from` to the memory, from `offset` bytes on.
     ///
     /// # Errors
-    /// [`Error::Range`].
+    /// [`Error::Range`] for bytes outside the memory.
     pub fn write(&self, offset: usize, from: &[u8]) -> Result<(), Error> {
         check_range(offset as u64, from.len() as u64, self.len_bytes as u64, 1)?;
         // SAFETY: as in `read`.
@@ -155,18 +167,19 @@ impl<B: BufferMut> Exposed<'_, B> {
         Ok(())
     }
 
-    /// The 8 bytes at an offset, as a number that others change by atomics.
+    /// The 8 bytes at an offset (in bytes), as a number that others change by atomics.
     ///
     /// # Errors
-    /// [`Error::Range`].
+    /// [`Error::Range`] when they are outside the memory, or not at a multiple of 8.
     pub fn load(&self, offset: usize) -> Result<u64, Error> {
         Ok(self.word(offset)?.load(Ordering::Acquire))
     }
 
-    /// Sets the 8 bytes at an offset.
+    /// Sets the 8 bytes at an offset. An atomic of another process at the same time may win: a number that is counted by others is
+    /// set before they have the key.
     ///
     /// # Errors
-    /// [`Error::Range`].
+    /// As [`Exposed::load`].
     pub fn store(&self, offset: usize, value: u64) -> Result<(), Error> {
         self.word(offset)?.store(value, Ordering::Release);
         Ok(())
@@ -218,7 +231,9 @@ fn check_range(offset: u64, len_bytes: u64, memory_bytes: u64, align: u64) -> Re
     if offset.is_multiple_of(align) { Ok(()) } else { range("the offset must be a multiple of 8") }
 }
 
-/// Memory that another process has exposed.
+/// Memory that another process, or this one, has exposed. Offsets and lengths are in bytes.
+///
+/// A blocking access has ended when its call returns; those that requests were made for end in any order.
 #[derive(Clone, Copy)]
 pub struct RemoteMemory<'c> {
     context: &'c Context,
@@ -411,18 +426,30 @@ impl<'c> RemoteMemory<'c> {
         })))
     }
 
-    /// Adds to the 8 bytes at an offset, wrapping, and gives what was there before.
+    /// Adds to the 8 bytes at an offset, wrapping, and gives what was there before; see [`Context::expose`].
     ///
     /// # Errors
-    /// As [`RemoteMemory::put`].
+    /// As [`RemoteMemory::put`], and [`Error::Range`] for offsets that are no multiples of 8.
     pub fn fetch_add(&self, offset: u64, value: u64) -> Result<u64, Error> {
         self.atomic(offset, AtomicOp::FetchAdd(value))
     }
 
-    /// Replaces the 8 bytes at an offset by `swap` if they are `compare`, and gives what was there before.
+    /// Replaces the 8 bytes at an offset by `swap` if they are `compare`, and gives what was there before: it has succeeded if that
+    /// is `compare`.
+    ///
+    /// ```
+    /// # let context = ironband::Context::open()?;
+    /// let exposed = context.expose(vec![5_u64])?;
+    /// let memory = context.endpoint(context.rank())?.memory(&exposed.key())?;
+    /// assert_eq!(memory.compare_swap(0, 5, 6)?, 5);
+    /// assert_eq!(memory.compare_swap(0, 5, 7)?, 6);
+    /// assert_eq!(exposed.load(0)?, 6);
+    /// assert!(memory.compare_swap(4, 0, 0).is_err(), "no multiple of 8");
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`RemoteMemory::put`].
+    /// As [`RemoteMemory::fetch_add`].
     pub fn compare_swap(&self, offset: u64, compare: u64, swap: u64) -> Result<u64, Error> {
         self.atomic(offset, AtomicOp::CompareSwap { compare, swap })
     }
@@ -430,7 +457,7 @@ impl<'c> RemoteMemory<'c> {
     /// Any atomic on the 8 bytes at an offset; gives what was there before.
     ///
     /// # Errors
-    /// As [`RemoteMemory::put`].
+    /// As [`RemoteMemory::fetch_add`].
     pub fn atomic(&self, offset: u64, op: AtomicOp) -> Result<u64, Error> {
         let remote = self.at(offset, 8, 8)?;
         let mut before = 0_u64;

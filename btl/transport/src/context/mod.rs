@@ -55,20 +55,59 @@ const NUDGE_TURNS: u32 = 4096;
 /// Between two words to processes that are awaited.
 const NUDGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// This process's place in its job.
+/// This process's place in its job: what `MPI_COMM_WORLD` is to an MPI program.
 ///
 /// ```
 /// use ironband::{Context, Pattern};
 ///
 /// let context = Context::open()?;
 /// let next = context.endpoint((context.rank() + 1) % context.size())?;
-/// let request = context.start_receive(Pattern::any_source(7), vec![0; 5])?;
+/// let request = context.start_receive(Pattern::any_source(7), vec![0_u8; 5])?;
 /// next.send(7, b"hello")?;
 /// let (bytes, received) = request.wait()?;
 /// assert_eq!((&bytes[..], received.len_bytes), (&b"hello"[..], 5));
 /// context.close()?;
 /// # Ok::<(), ironband::Error>(())
 /// ```
+///
+/// *It stays with its thread*, because it takes no locks:
+///
+/// ```compile_fail,E0277
+/// # let context = ironband::Context::open().unwrap();
+/// std::thread::spawn(move || context.rank());
+/// ```
+///
+/// *It ends last.* It cannot be closed while one of its requests lives, because the request's buffer may be in use:
+///
+/// ```compile_fail,E0505
+/// # use ironband::{Context, Pattern};
+/// # let context = Context::open().unwrap();
+/// let request = context.start_receive(Pattern::anything(), vec![0_u8; 8]).unwrap();
+/// context.close().unwrap();
+/// request.wait().unwrap();
+/// ```
+///
+/// Nor while memory is exposed, which other processes may be writing:
+///
+/// ```compile_fail,E0505
+/// # let context = ironband::Context::open().unwrap();
+/// let exposed = context.expose(vec![0_u8; 8]).unwrap();
+/// context.close().unwrap();
+/// drop(exposed);
+/// ```
+///
+/// Nor may a request leave the function that has the context:
+///
+/// ```compile_fail,E0515
+/// # use ironband::{Context, Pattern, ReceiveRequest};
+/// fn begin() -> ReceiveRequest<'static, Vec<u8>> {
+///     let context = Context::open().unwrap();
+///     context.start_receive(Pattern::anything(), vec![0_u8; 8]).unwrap()
+/// }
+/// ```
+///
+/// *Dropped without [`Context::close`]*, it waits for the other processes all the same, so that what was sent arrives. A program that has
+/// failed should call [`Context::abort`], or the others wait for it, and it for them.
 pub struct Context {
     // Dropped in this order: what is registered before the devices that registered it.
     state: RefCell<State>,
@@ -107,6 +146,13 @@ impl Context {
 
     /// The process of this rank. Cheap; the connection is made when it is first used.
     ///
+    /// ```
+    /// # let context = ironband::Context::open()?;
+    /// assert_eq!(context.endpoint(0)?.rank(), 0);
+    /// assert!(context.endpoint(context.size()).is_err());
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoSuchRank`].
     pub fn endpoint(&self, rank: u32) -> Result<Endpoint<'_>, Error> {
@@ -118,8 +164,9 @@ impl Context {
         if rank < self.size { Ok(()) } else { Err(Error::NoSuchRank { rank, size: self.size }) }
     }
 
-    /// Does what there is to do, and returns how many things that were: messages that have arrived, requests that have ended. Offers
-    /// the processor to others when there is nothing for long.
+    /// Does what there is to do, and returns how many things that were: messages that have arrived, requests that have ended. Never
+    /// waits; offers the processor to others when there is nothing for long. A program that computes for long calls it now and then:
+    /// some devices need this process's processor to serve others.
     #[inline]
     pub fn progress(&self) -> usize {
         let mut count = 0;
@@ -257,7 +304,18 @@ impl Context {
 
     // ---- receiving ----------------------------------------------------------------------------------------------------
 
-    /// Receives the first message that matches into `buffer`, which may be longer than the message.
+    /// Waits for the first message that matches, and receives it into `buffer`, which may be longer than the message.
+    ///
+    /// ```
+    /// # use ironband::{Context, Pattern};
+    /// # let context = Context::open()?;
+    /// context.endpoint(context.rank())?.send(7, b"hello")?;
+    /// let mut buffer = [0; 100];
+    /// let received = context.receive(Pattern::any_source(7), &mut buffer)?;
+    /// assert_eq!((received.source, received.tag, received.len_bytes), (context.rank(), 7, 5));
+    /// assert_eq!(buffer[..5], *b"hello");
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Truncated`] when the message is longer than the buffer; [`Error::PeerLost`] when the source, if the pattern names
@@ -271,10 +329,32 @@ impl Context {
         self.finish_receive(guard.handle())
     }
 
-    /// Begins to receive the first message that matches. The request gives the buffer back.
+    /// Begins to receive the first message that matches. The request owns the buffer, and gives it back with [`ReceiveRequest::wait`].
+    ///
+    /// ```
+    /// # use ironband::{Context, Pattern};
+    /// # let context = Context::open()?;
+    /// let request = context.start_receive(Pattern::any_source(7), vec![0.0_f64; 3])?;
+    /// context.endpoint(context.rank())?.start_send(7, vec![1.0, 2.0, 3.0])?.wait()?;
+    /// let (numbers, received) = request.wait()?;
+    /// assert_eq!((&numbers[..], received.len_bytes), (&[1.0, 2.0, 3.0][..], 24));
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
+    ///
+    /// Nobody else can read the buffer meanwhile:
+    ///
+    /// ```compile_fail,E0382
+    /// # use ironband::{Context, Pattern};
+    /// # let context = Context::open().unwrap();
+    /// let buffer = vec![0_u8; 8];
+    /// let request = context.start_receive(Pattern::anything(), buffer).unwrap();
+    /// println!("{}", buffer[0]);
+    /// ```
+    ///
+    /// [`Context::scope`] is for borrowed buffers.
     ///
     /// # Errors
-    /// [`Error::NoSuchRank`] when the pattern names a source that there is not.
+    /// [`Error::NoSuchRank`] when the pattern names a source that there is not. The buffer is dropped then.
     pub fn start_receive<B: BufferMut>(
         &self,
         pattern: Pattern,
@@ -283,7 +363,23 @@ impl Context {
         ReceiveRequest::start(self, pattern, buffer)
     }
 
-    /// The first message that a receive would get, if one is there, without receiving it. Makes progress.
+    /// The first message that a receive would get, if one is there, without receiving it: tells how long a buffer has to be. Makes
+    /// progress, and never waits.
+    ///
+    /// ```
+    /// # use ironband::{Context, Pattern};
+    /// # let context = Context::open()?;
+    /// context.endpoint(context.rank())?.send(7, b"hello")?;
+    /// let found = loop {
+    ///     if let Some(found) = context.probe(Pattern::any_source(7)) {
+    ///         break found;
+    ///     }
+    /// };
+    /// let mut buffer = vec![0; found.len_bytes as usize];
+    /// context.receive(Pattern::exact(found.source, found.tag), &mut buffer)?;
+    /// assert_eq!(buffer, b"hello");
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
     pub fn probe(&self, pattern: Pattern) -> Option<Received> {
         self.progress();
         self.state.borrow().protocol.probe(pattern)
@@ -323,7 +419,25 @@ impl Context {
 
     /// Sets what is done with active messages of this number: `handler` gets the context, the sender's rank and the data, while this
     /// process makes progress, after all that has arrived was taken in. It may send and start requests; it must not wait for another active
-    /// message, because no handler is called inside a handler. What came before the handler was set is handled then.
+    /// message, because no handler is called inside a handler. What came before the handler was set is handled then. It replaces
+    /// the handler that was there before.
+    ///
+    /// ```
+    /// # use ironband::Context;
+    /// use std::{cell::Cell, rc::Rc};
+    ///
+    /// # let context = Context::open()?;
+    /// let sum = Rc::new(Cell::new(0));
+    /// let in_handler = Rc::clone(&sum);
+    /// context.on_active(1, move |_context, _source, data| in_handler.set(in_handler.get() + data[0]));
+    /// let own = context.endpoint(context.rank())?;
+    /// own.send_active(1, &[3])?;
+    /// own.send_active(1, &[4])?;
+    /// while sum.get() != 7 {
+    ///     context.progress();
+    /// }
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
     ///
     /// # Panics
     /// For numbers from [`ACTIVE_IDS_OWN`] on, which are Ironband's.

@@ -75,6 +75,33 @@ impl Drop for EndBeforeReturn<'_> {
 }
 
 /// A message that is being sent, with its buffer. Dropped or forgotten, it is sent all the same.
+///
+/// As a `Future` it makes progress whenever it is polled, so any executor of one thread will do, for example:
+///
+/// ```
+/// # use ironband::Context;
+/// # use std::{future::Future, pin::pin, task::{Poll, Waker}};
+/// fn block_on<F: Future>(future: F) -> F::Output {
+///     let mut future = pin!(future);
+///     let mut task = std::task::Context::from_waker(Waker::noop());
+///     loop {
+///         if let Poll::Ready(output) = future.as_mut().poll(&mut task) {
+///             return output;
+///         }
+///     }
+/// }
+///
+/// # let context = Context::open()?;
+/// let own = context.endpoint(context.rank())?;
+/// let pattern = ironband::Pattern::any_source(7);
+/// let (bytes, _) = block_on(async {
+///     let coming = context.start_receive(pattern, vec![0_u8; 5])?;
+///     own.start_send(7, b"hello")?.await?;
+///     coming.await
+/// })?;
+/// assert_eq!(bytes, b"hello");
+/// # Ok::<(), ironband::Error>(())
+/// ```
 #[must_use = "wait for it to know whether the message was sent, and to get the buffer back"]
 pub struct SendRequest<'c, B: Buffer> {
     context: &'c Context,
@@ -164,7 +191,19 @@ impl<B: Buffer + Unpin> Future for SendRequest<'_, B> {
     }
 }
 
-/// A message that is awaited, with its buffer. Dropped before a message has come, it receives none.
+/// A message that is awaited, with its buffer. Dropped before a message has come, it receives none. It is a `Future` as
+/// [`SendRequest`] is.
+///
+/// ```
+/// # use ironband::{Context, Pattern};
+/// # let context = Context::open()?;
+/// let request = context.start_receive(Pattern::any_source(7), vec![0_u8; 5])?;
+/// assert!(!request.is_done());
+/// // Nothing has come: it can be taken back.
+/// let Ok(buffer) = request.cancel() else { unreachable!() };
+/// assert_eq!(buffer.len(), 5);
+/// # Ok::<(), ironband::Error>(())
+/// ```
 #[must_use = "wait for it to know what was received, and to get the buffer back"]
 pub struct ReceiveRequest<'c, B: BufferMut> {
     context: &'c Context,

@@ -1,0 +1,112 @@
+//! Requests with borrowed buffers, and accesses whose requests nobody waits for: none outlives its buffer, whatever the program does.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use ironband::{Buffer, Context, Error, Pattern};
+
+const TAG: u64 = 7;
+/// Longer than any eager message.
+const LONG: usize = 1_000_000;
+
+#[test]
+fn all_requests_of_a_scope_have_ended_after_it() {
+    let context = Context::open().unwrap();
+    let (short, long) = ([3; 40], vec![4; LONG]);
+    let (mut short_there, mut long_there, mut forgotten_there) = ([0; 40], vec![0; LONG], vec![0; LONG]);
+    let scoped = context.scope(|scope| {
+        let first = scope.start_receive(Pattern::exact(0, TAG), &mut short_there)?;
+        drop(scope.start_receive(Pattern::exact(0, TAG + 1), &mut long_there)?);
+        let _ = scope.start_receive(Pattern::exact(0, TAG + 2), &mut forgotten_there)?;
+        drop(scope.start_send(0, TAG + 1, &long)?);
+        let _ = scope.start_send(0, TAG + 2, &long)?;
+        scope.start_send(0, TAG, &short)?.wait()?;
+        let (there, received) = first.wait()?;
+        assert_eq!((there.len(), received.len_bytes), (40, 40));
+        Ok::<_, Error>(5)
+    });
+    assert_eq!(scoped.unwrap().unwrap(), 5);
+    assert_eq!((short, long.clone(), long), (short_there, long_there, forgotten_there));
+}
+
+#[test]
+fn a_failure_that_nobody_waits_for_is_told_by_the_scope() {
+    let context = Context::open().unwrap();
+    let mut buffer = [0; 4];
+    let outcome = context.scope(|scope| {
+        drop(scope.start_receive(Pattern::exact(0, TAG), &mut buffer).unwrap());
+        scope.start_send(0, TAG, b"too long").unwrap().wait().unwrap();
+    });
+    assert!(matches!(outcome, Err(Error::Truncated { len_bytes: 8, capacity_bytes: 4, .. })), "{outcome:?}");
+    assert!(matches!(
+        context.scope(|scope| scope.start_send(1, TAG, b"").err()),
+        Ok(Some(Error::NoSuchRank { rank: 1, size: 1 }))
+    ));
+}
+
+/// The receive that was begun must not get the message that comes after its buffer has gone.
+#[test]
+fn a_panic_in_a_scope_ends_its_requests() {
+    let context = Context::open().unwrap();
+    let mut buffer = vec![0; LONG];
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        context.scope(|scope| {
+            std::mem::forget(scope.start_receive(Pattern::exact(0, TAG), &mut buffer));
+            panic!("as planned");
+        })
+    }));
+    assert!(panicked.is_err());
+    let request = context.endpoint(0).unwrap().start_send(TAG, vec![9_u8; LONG]).unwrap();
+    assert!(!request.is_done(), "who has received it?");
+    let mut other = vec![0_u8; LONG];
+    context.receive(Pattern::exact(0, TAG), &mut other).unwrap();
+    request.wait().unwrap();
+    assert!(buffer.iter().all(|byte| *byte == 0) && other.iter().all(|byte| *byte == 9));
+}
+
+/// Tells when it is dropped.
+struct Watched(Vec<u8>, Rc<Cell<u32>>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.1.set(self.1.get() + 1);
+    }
+}
+
+// SAFETY: as the vector's.
+unsafe impl Buffer for Watched {
+    fn as_ptr(&self) -> *const u8 {
+        Buffer::as_ptr(&self.0)
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.0.len_bytes()
+    }
+}
+
+#[test]
+fn buffers_of_accesses_are_dropped_once_they_have_ended() {
+    let context = Context::open().unwrap();
+    let exposed = context.expose(vec![0_u8; 10 * LONG]).unwrap();
+    let memory = context.endpoint(0).unwrap().memory(&exposed.key()).unwrap();
+    let drops = Rc::new(Cell::new(0));
+    for at in 0..10 {
+        let buffer = Watched(vec![at + 1; LONG], Rc::clone(&drops));
+        let request = memory.start_put(u64::from(at) * LONG as u64, buffer).unwrap();
+        match at {
+            0 => drop(request.wait().unwrap()),
+            1 => std::mem::forget(request),
+            _ => drop(request),
+        }
+    }
+    memory.flush().unwrap();
+    let all = memory.start_get(0, vec![0_u8; 10 * LONG]).unwrap().wait().unwrap();
+    assert!(all.chunks(LONG).zip(1..).all(|(part, value)| part.iter().all(|byte| *byte == value)));
+    context.progress();
+    assert_eq!(drops.get(), 9, "all but the forgotten one");
+    assert!(memory.start_put(10 * LONG as u64, Watched(vec![0], Rc::clone(&drops))).is_err());
+    assert_eq!(drops.get(), 10, "one that was not begun");
+    assert!(memory.start_put(0, Watched(Vec::new(), Rc::clone(&drops))).unwrap().is_done());
+    assert_eq!(drops.get(), 11, "an empty one");
+}
