@@ -22,6 +22,8 @@ use crate::stream::{Stream, split_address};
 
 /// A process that connects has this long to say who it is.
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(2);
+/// After a connection that could not be accepted, which would be tried again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// How often the thread looks whether it is still needed.
 const TURN: Duration = Duration::from_millis(200);
 
@@ -106,7 +108,11 @@ fn turn(listener: &TcpListener, connections: &mut Connections, size: u32, job: &
                 }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {}
-            Err(error) => return Err(error),
+            // Of one connection, or of too many descriptors: those that are there are served on.
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                std::thread::sleep(ACCEPT_PAUSE);
+            }
         }
     }
     for event in events {

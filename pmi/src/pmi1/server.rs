@@ -113,7 +113,14 @@ impl Server {
             }],
             (command, Stage::Running) => {
                 self.serve(rank, command, &line).map_or_else(close, |text| match text {
-                    Some(text) => answer(text),
+                    Some(text) => {
+                        let mut actions = answer(text);
+                        // Who has finalized does not come to the barrier that others are in.
+                        if command == "finalize" {
+                            actions.extend(self.look_at_barrier());
+                        }
+                        actions
+                    }
                     None => self.enter_barrier(rank),
                 })
             }
@@ -303,6 +310,15 @@ mod tests {
         // It was asked in the middle of the barrier, which goes on.
         let actions = server.handle(1, "cmd=barrier_in");
         assert_eq!(answers(&actions).len(), 3);
+    }
+
+    #[test]
+    fn who_waits_is_told_who_has_finalized() {
+        let mut server = started(2);
+        assert_eq!(server.handle(1, "cmd=barrier_in"), []);
+        let actions = server.handle(0, "cmd=finalize");
+        let told = (1, "cmd=barrier_out rc=1 missing=0 msg=a_process_has_ended\n");
+        assert_eq!(answers(&actions), [(0, "cmd=finalize_ack rc=0\n"), told]);
     }
 
     #[test]
