@@ -1,17 +1,69 @@
 //! One process of a job that tries the Rust API: what `tests/context.rs` starts under launchers.
+//!
+//! Without arguments it goes through all of it. `die WHEN RANK` has one process killed: before it publishes its card, before the others are
+//! called together, or while they wait for its messages. Who finds out says so and ends with status 3.
 
 use std::process::ExitCode;
 
+use std::time::Instant;
+
 use ironband::{Context, Error, Pattern};
+use ironband_pmi::Pmi;
+use rustix::process::{Signal, getpid, kill_process};
 
 fn main() -> ExitCode {
-    match run() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (outcome, status) = match words[..] {
+        [] => (run(), ExitCode::FAILURE),
+        ["die", when, rank] => (die(when, rank.parse().expect("a rank")), ExitCode::from(3)),
+        _ => panic!("{words:?}: see the head of this file"),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("{error}");
-            ExitCode::FAILURE
+            status
         }
     }
+}
+
+fn kill_this_process() -> ! {
+    let _ = kill_process(getpid(), Signal::KILL);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn die(when: &str, victim: u32) -> Result<(), Error> {
+    let is_victim = |rank: u32| rank == victim;
+    if when == "before-card" || when == "before-roll-call" {
+        // A process that joins as others do, and goes no further.
+        let rank = std::env::var("IRONBAND_TEST_RANK").ok().or_else(|| std::env::var("PMI_RANK").ok());
+        if rank.is_some_and(|rank| is_victim(rank.parse().expect("a rank"))) {
+            let mut pmi = Pmi::init()?;
+            if when == "before-card" {
+                kill_this_process();
+            }
+            pmi.put("card", b"\x01\x00")?;
+            pmi.fence()?;
+            kill_this_process();
+        }
+    }
+    let context = Context::open()?;
+    let rank = context.rank();
+    if is_victim(rank) {
+        kill_this_process();
+    }
+    // By a receive that names it: nothing else is under way.
+    let waited = Instant::now();
+    let outcome = context.receive(Pattern::exact(victim, 1), &mut [0; 8]);
+    println!(
+        "{rank}: after {} ms: {}",
+        waited.elapsed().as_millis(),
+        outcome.as_ref().map_or_else(Error::to_string, |_| "received".to_owned())
+    );
+    outcome.map(|_| ())
 }
 
 fn pattern(seed: u32, len_bytes: usize) -> Vec<u8> {

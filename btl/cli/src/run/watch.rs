@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use super::ranks::{Job, NotStarted, Ranks, code, describe};
 
 /// After a process has failed, the others have this long to say what they have noticed.
-const NOTICE_LIMIT: Duration = Duration::from_secs(1);
+const NOTICE_LIMIT: Duration = Duration::from_secs(3);
 /// And then this long to end when they are asked to.
 const ASKED_LIMIT: Duration = Duration::from_secs(5);
 /// Between the end of a process's connection and its own.

@@ -172,6 +172,10 @@ impl AnyDevice {
         with!(self, device => device.take_warning().or_else(|| device.take_notice()))
     }
 
+    pub(super) fn is_idle(&self) -> bool {
+        with!(self, device => device.is_idle())
+    }
+
     /// # Safety
     /// As [`Device::register`].
     pub(super) unsafe fn register(

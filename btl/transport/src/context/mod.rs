@@ -53,7 +53,7 @@ pub const ACTIVE_IDS_OWN: u32 = 0xffff_ff00;
 /// Calls of progress between two looks at the clock.
 const NUDGE_TURNS: u32 = 4096;
 /// Between two words to processes that are awaited.
-const NUDGE_INTERVAL: Duration = Duration::from_secs(1);
+const NUDGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// This process's place in its job: what `MPI_COMM_WORLD` is to an MPI program.
 ///

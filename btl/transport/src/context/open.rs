@@ -26,6 +26,8 @@ use crate::device::{Device, Threads};
 const CARD_KEY: &str = "card";
 const JOB_KEY: &str = "job";
 
+/// How long a process that ends because one is missing stays for the others.
+const LINGER_LIMIT: Duration = Duration::from_secs(1);
 /// How long the end of requests that nobody waits for is waited for at the end.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -142,6 +144,14 @@ impl Context {
         all_came
     }
 
+    /// Stays until others have heard who is missing, for a moment: otherwise they would believe that it is this one.
+    fn let_others_hear(&self) {
+        let start = Instant::now();
+        while start.elapsed() < LINGER_LIMIT && !self.devices.iter().all(AnyDevice::is_idle) {
+            self.progress();
+        }
+    }
+
     /// Gives requests that nobody waits for a moment to end. The buffers of those that do not are never freed: a device may still
     /// use them.
     fn end_orphans(&self) {
@@ -255,6 +265,9 @@ impl Drop for Context {
             && let Err(error) = self.leave()
         {
             tracing::warn!(%error, "a context was dropped");
+        }
+        if self.roll_call.borrow().has_failed() && !std::thread::panicking() {
+            self.let_others_hear();
         }
         self.end_orphans();
     }

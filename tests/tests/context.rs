@@ -1,0 +1,85 @@
+//! The Rust API under each launcher: one program, unchanged. And processes that end too early, found out by the others whatever the
+//! launcher does.
+
+use std::time::Duration;
+
+use ironband_tests::{Ended, Job, Launcher, Outcome, wait_for_turn};
+
+const AGENT: &str = env!("CARGO_BIN_EXE_context_agent");
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn turn() -> impl Sized {
+    wait_for_turn(env!("CARGO_TARGET_TMPDIR").as_ref()).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn finish(job: Job) -> Outcome {
+    let outcome = job.wait(LIMIT).unwrap();
+    assert!(!matches!(outcome.ended, Ended::TimedOut(_)), "{}", outcome.explain());
+    assert!(outcome.processes_left.is_empty(), "{}", outcome.explain());
+    outcome
+}
+
+fn passes(name: &'static str, numbers: &[u32]) {
+    let Some(launcher) = Launcher::find(name) else { return };
+    let _turn = turn();
+    for &ranks in numbers {
+        let outcome = finish(launcher.start(ranks, &[AGENT], &[]));
+        assert!(outcome.is_well_ended(), "{}", outcome.explain());
+        for rank in 0..ranks {
+            assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", outcome.explain());
+        }
+        println!("{ranks} ranks: ok after {:.2} s", outcome.took.as_secs_f64());
+    }
+}
+
+macro_rules! launchers {
+    ($($test:ident: $name:literal),+ $(,)?) => {
+        $(
+            #[test]
+            fn $test() {
+                passes($name, &[1, 2, 3]);
+            }
+        )+
+    };
+}
+
+launchers! {
+    openmpi4: "openmpi4", openmpi5: "openmpi5", mpich4: "mpich4", mpich5: "mpich5", mpich5_gforker: "mpich5-gforker",
+    mpich5_port: "mpich5-port", impi: "impi", slurm_pmi2: "slurm-pmi2", slurm_pmix: "slurm-pmix", slurm_none: "slurm-none",
+}
+
+#[test]
+fn ironband_run() {
+    passes("ironband", &[1, 2, 3, 5, 8]);
+}
+
+#[test]
+fn alone() {
+    passes("alone", &[1]);
+}
+
+/// One of four is killed; all others say which, without the launcher's help.
+fn dies(when: &str, name: &str) {
+    let Some(launcher) = Launcher::find("ironband") else { return };
+    let _turn = turn();
+    let outcome = finish(launcher.start(4, &[AGENT, "die", when, "1"], &[]));
+    let named = outcome.stdout.lines().filter(|line| line.starts_with(name)).count();
+    assert_eq!(named, 3, "{}", outcome.explain());
+    assert!(outcome.took < Duration::from_secs(10), "{}", outcome.explain());
+}
+
+#[test]
+fn one_ends_before_it_publishes_its_card() {
+    dies("before-card", "fence failed in rank");
+}
+
+#[test]
+fn one_ends_before_the_roll_is_called() {
+    dies("before-roll-call", "rank 1 has not come");
+}
+
+/// The others only wait for its messages.
+#[test]
+fn one_ends_while_others_wait() {
+    dies("after-open", "rank 1 is lost");
+}
