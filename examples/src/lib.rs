@@ -6,6 +6,7 @@
 //!
 //! | program | processes | shows |
 //! |---|---|---|
+//! | `hello` | 1 or more | the first program: who am I, a message, the end |
 //! | `ring` | 1 or more | blocking send and receive; requests that own their buffers; how a failed process ends all |
 //! | `ping_pong` | 2 | how long a message takes, by length: shortest, median, 99% |
 //! | `counter` | 1 or more | memory that others reach: put, get, fetch-and-add, compare-and-swap, and what goes wrong without atomics |

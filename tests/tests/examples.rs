@@ -57,6 +57,27 @@ fn fails(name: &str, args: &str, processes: u32, expected: &str) {
 }
 
 #[test]
+fn hello() {
+    passes("hello", "", &[1, 2, 3, 5], "rank 0 got: hello from ");
+}
+
+/// What a newcomer copies from there is a program that is compiled and run here.
+#[test]
+fn hello_is_in_the_readme() {
+    let read = |path: &str| {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+    };
+    let program = read("examples/src/bin/hello.rs");
+    let code = program.lines().skip_while(|line| line.starts_with("//!") || line.is_empty());
+    let indent = |line: &str| if line.is_empty() { "\n".to_owned() } else { format!("    {line}\n") };
+    let code: String = code.map(indent).collect();
+    assert!(
+        code.lines().count() <= 15 && read("README.md").contains(&code),
+        "README.md does not have:\n{code}"
+    );
+}
+
+#[test]
 fn ring() {
     passes("ring", "--laps 100 --words 50000", &[1, 2, 3, 5], "blocks of 50000 words: all as expected");
     passes("ring", "--laps 0 --words 0", &[3], "blocks of 0 words: all as expected");
@@ -110,7 +131,7 @@ fn key_value_store_with_one_key() {
 /// Without any launcher a process is a job of one.
 #[test]
 fn alone() {
-    for name in ["ring", "counter", "halo_exchange", "key_value_store"] {
+    for name in ["hello", "ring", "counter", "halo_exchange", "key_value_store"] {
         let output = std::process::Command::new(Path::new(&program("ironband-examples", name))).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));

@@ -14,20 +14,20 @@ const LONG: usize = 1_000_000;
 fn all_requests_of_a_scope_have_ended_after_it() {
     let context = Context::open().unwrap();
     let (short, long) = ([3; 40], vec![4; LONG]);
-    let (mut short_there, mut long_there, mut forgotten_there) = ([0; 40], vec![0; LONG], vec![0; LONG]);
+    let (mut short_there, mut long_there, mut third_there) = ([0; 40], vec![0; LONG], vec![0; LONG]);
     let scoped = context.scope(|scope| {
         let first = scope.start_receive(Pattern::exact(0, TAG), &mut short_there)?;
         drop(scope.start_receive(Pattern::exact(0, TAG + 1), &mut long_there)?);
-        let _ = scope.start_receive(Pattern::exact(0, TAG + 2), &mut forgotten_there)?;
+        drop(scope.start_receive(Pattern::exact(0, TAG + 2), &mut third_there)?);
         drop(scope.start_send(0, TAG + 1, &long)?);
-        let _ = scope.start_send(0, TAG + 2, &long)?;
+        drop(scope.start_send(0, TAG + 2, &long)?);
         scope.start_send(0, TAG, &short)?.wait()?;
         let (there, received) = first.wait()?;
         assert_eq!((there.len(), received.len_bytes), (40, 40));
         Ok::<_, Error>(5)
     });
     assert_eq!(scoped.unwrap().unwrap(), 5);
-    assert_eq!((short, long.clone(), long), (short_there, long_there, forgotten_there));
+    assert_eq!((short, long.clone(), long), (short_there, long_there, third_there));
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_panic_in_a_scope_ends_its_requests() {
     let mut buffer = vec![0; LONG];
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         context.scope(|scope| {
-            std::mem::forget(scope.start_receive(Pattern::exact(0, TAG), &mut buffer));
+            drop(scope.start_receive(Pattern::exact(0, TAG), &mut buffer).unwrap());
             panic!("as planned");
         })
     }));
