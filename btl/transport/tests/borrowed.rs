@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use ironband::{Buffer, Context, Error, Pattern};
+use ironband::{Buffer, Config, Context, Error, Pattern};
 
 const TAG: u64 = 7;
 /// Longer than any eager message.
@@ -28,6 +28,19 @@ fn all_requests_of_a_scope_have_ended_after_it() {
     });
     assert_eq!(scoped.unwrap().unwrap(), 5);
     assert_eq!((short, long.clone(), long), (short_there, long_there, third_there));
+}
+
+#[test]
+fn what_was_begun_last_has_ended_too() {
+    let context = Context::open().unwrap();
+    let (long, mut there) = (vec![4; LONG], vec![0; LONG]);
+    let scoped = context.scope(|scope| {
+        drop(scope.start_receive(Pattern::exact(0, TAG), &mut there)?);
+        drop(scope.start_send(0, TAG, &long)?);
+        Ok::<_, Error>(())
+    });
+    scoped.unwrap().unwrap();
+    assert_eq!(long, there);
 }
 
 #[test]
@@ -63,6 +76,26 @@ fn a_panic_in_a_scope_ends_its_requests() {
     context.receive(Pattern::exact(0, TAG), &mut other).unwrap();
     request.wait().unwrap();
     assert!(buffer.iter().all(|byte| *byte == 0) && other.iter().all(|byte| *byte == 9));
+}
+
+/// Over a simulated adapter, where no access has ended when its call returns.
+#[test]
+fn flush_waits_for_what_nobody_else_waits_for() {
+    let contexts = ironband::simulated("seed=7", 2, &Config::default()).unwrap();
+    let [near, far] = &contexts[..] else { panic!("two were wanted") };
+    let exposed = far.expose(vec![0_u64; 1000]).unwrap();
+    let memory = near.endpoint(1).unwrap().memory(&exposed.key()).unwrap();
+    for _ in 0..1000 {
+        near.progress();
+        far.progress();
+    }
+    for at in 0..10 {
+        drop(memory.start_put(800 * at, vec![at + 1; 100]).unwrap());
+    }
+    memory.flush().unwrap();
+    for at in 0..1000 {
+        assert_eq!(exposed.load(8 * at).unwrap(), at as u64 / 100 + 1, "word {at}");
+    }
 }
 
 /// Tells when it is dropped.
