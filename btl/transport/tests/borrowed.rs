@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use ironband::{Buffer, Config, Context, Error, Pattern};
+use ironband_fabric::sim::{Options, World};
 
 const TAG: u64 = 7;
 /// Longer than any eager message.
@@ -81,7 +82,7 @@ fn a_panic_in_a_scope_ends_its_requests() {
 /// Over a simulated adapter, where no access has ended when its call returns.
 #[test]
 fn flush_waits_for_what_nobody_else_waits_for() {
-    let contexts = ironband::simulated("seed=7", 2, &Config::default()).unwrap();
+    let contexts = ironband::simulated(&World::new(Options::new(7)), 2, &Config::default()).unwrap();
     let [near, far] = &contexts[..] else { panic!("two were wanted") };
     let exposed = far.expose(vec![0_u64; 1000]).unwrap();
     let memory = near.endpoint(1).unwrap().memory(&exposed.key()).unwrap();

@@ -159,7 +159,7 @@ impl Context {
         loop {
             self.progress();
             let mut state = self.state.borrow_mut();
-            if state.orphan_sends.is_empty() && state.orphan_receives.is_empty() {
+            if !state.has_orphans() {
                 return;
             }
             if start.elapsed() > ORPHAN_LIMIT || std::thread::panicking() || self.is_simulated {

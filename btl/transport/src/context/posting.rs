@@ -289,7 +289,7 @@ impl Context {
     fn put_away_orphans(&self, state: &mut State) {
         // Many are looked at now and then only.
         state.orphan_turn = state.orphan_turn.wrapping_add(1);
-        let count = state.orphan_sends.len() + state.orphan_receives.len();
+        let count = state.orphan_sends.len() + state.orphan_receives.len() + state.orphan_accesses.len();
         if count == 0 || (count > ORPHANS_FEW && !state.orphan_turn.is_multiple_of(ORPHANS_INTERVAL)) {
             return;
         }
@@ -318,6 +318,7 @@ impl Context {
             let is_over = state.accesses.get(*access).is_none_or(|access| access.status.is_some());
             if is_over && let Some(ended) = state.accesses.remove(*access) {
                 self.deregister(ended.registration);
+                state.to_drop.extend(ended.owner);
             }
             !is_over
         });

@@ -145,9 +145,13 @@ impl State {
             && self.stalled.is_empty()
             && !self.protocol.has_transfer()
             && self.farewells.is_empty()
-            && self.orphan_sends.is_empty()
-            && self.orphan_receives.is_empty()
-            && self.orphan_accesses.is_empty()
+            && !self.has_orphans()
+    }
+
+    /// Requests that nobody waits for have not been put away.
+    #[inline]
+    pub(super) fn has_orphans(&self) -> bool {
+        !(self.orphan_sends.is_empty() && self.orphan_receives.is_empty() && self.orphan_accesses.is_empty())
     }
 
     /// A device has an access, or has refused it.
