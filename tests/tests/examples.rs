@@ -122,10 +122,15 @@ fn key_value_store() {
     passes("key_value_store", "--keys 300 --operations 2000", &[1, 2, 3, 5], "all as expected");
 }
 
-/// All of them read and write the same entry all the time.
+/// All of them read and write the same entry all the time, and it is so long that many find it half written.
 #[test]
 fn key_value_store_with_one_key() {
-    passes("key_value_store", "--keys 1 --operations 2000 --writes 50", &[2, 3], "all as expected");
+    passes(
+        "key_value_store",
+        "--keys 1 --operations 1000 --writes 50 --value-bytes 60000",
+        &[2, 3],
+        "all as expected",
+    );
 }
 
 /// Without any launcher a process is a job of one.

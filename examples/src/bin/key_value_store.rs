@@ -11,9 +11,9 @@
 //!
 //! ```text
 //!  0         8      16
-//! +---------+-----+-------------------+
-//! | version | key | value, 1008 bytes |   version 0: free
-//! +---------+-----+-------------------+
+//! +---------+-----+------------------------+
+//! | version | key | value, `--value-bytes` |   version 0: free
+//! +---------+-----+------------------------+
 //! ```
 //!
 //! Entries are never taken out, so the key of one that is not free never changes, and a free one ends a search.
@@ -37,11 +37,13 @@ struct Options {
     /// How many operations of a hundred change an entry; the others look one up.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=100))]
     writes: u64,
+    /// Length of a value, in bytes, rounded up to whole words of 8.
+    #[arg(long, default_value_t = 1008, value_parser = clap::value_parser!(u64).range(8..=1 << 30))]
+    value_bytes: u64,
 }
 
-const ENTRY_BYTES: usize = 1024;
-const VALUE_AT: usize = 16;
-const VALUE_BYTES: usize = ENTRY_BYTES - VALUE_AT;
+/// Version and key.
+const HEAD_BYTES: usize = 16;
 
 /// The tag of the counts at the end.
 const COUNTS: u64 = 1;
@@ -59,16 +61,17 @@ fn main() -> Result<()> {
 fn serve(context: &Context, options: &Options) -> Result<()> {
     // Half of the table stays free, so that searches are short.
     let slots = (options.keys * 2).div_ceil(u64::from(context.size())).max(1);
-    let part = context.expose(vec![0_u64; slots as usize * ENTRY_BYTES / 8])?;
+    let entry_bytes = HEAD_BYTES + options.value_bytes.next_multiple_of(8) as usize;
+    let part = context.expose(vec![0_u64; slots as usize * entry_bytes / 8])?;
     let keys = share_keys(context, &part.key())?;
     let parts = keys.iter().zip(0..).map(|(key, rank)| context.endpoint(rank)?.memory(key));
-    let mut store = Store { parts: parts.collect::<Result<_, _>>()?, slots, retries: 0 };
+    let mut store = Store { parts: parts.collect::<Result<_, _>>()?, slots, entry_bytes, retries: 0 };
 
     // All insert all keys, each beginning elsewhere: one of them makes the entry, the others find it.
     let rank = u64::from(context.rank());
     for at in 0..options.keys {
         let key = 1 + (at + rank * options.keys / u64::from(context.size())) % options.keys;
-        store.set(key, &value_of(key, rank))?;
+        store.set(key, &store.value_of(key, rank))?;
     }
     barrier(context)?;
     let start = Instant::now();
@@ -78,7 +81,7 @@ fn serve(context: &Context, options: &Options) -> Result<()> {
 
     let mut entries = 0;
     for slot in 0..slots as usize {
-        let version = part.load(slot * ENTRY_BYTES)?;
+        let version = part.load(slot * entry_bytes)?;
         ensure!(version.is_multiple_of(2), "an entry has been left half written");
         entries += u64::from(version != 0);
     }
@@ -92,12 +95,12 @@ fn work(store: &mut Store, options: &Options, rank: u64) -> Result<()> {
         random = mix(random);
         let key = 1 + (random >> 8) % options.keys;
         if (random >> 40) % 100 < options.writes {
-            store.set(key, &value_of(key, random))?;
+            store.set(key, &store.value_of(key, random))?;
         } else {
             let Some(value) = store.get(key)? else { bail!("key {key} is not there") };
             // All words follow from the first one: a value that is part old and part new is noticed here.
             let stamp = u64::from_le_bytes(value[..8].try_into()?);
-            ensure!(value == value_of(key, stamp), "the value of key {key} is torn");
+            ensure!(value == store.value_of(key, stamp), "the value of key {key} is torn");
         }
     }
     ensure!(store.get(options.keys + 1)?.is_none(), "a key is there that nobody has inserted");
@@ -135,18 +138,25 @@ struct Store<'c> {
     parts: Vec<RemoteMemory<'c>>,
     /// Entries of each part.
     slots: u64,
+    /// Length of an entry.
+    entry_bytes: usize,
     /// How often an entry was being changed.
     retries: u64,
 }
-
-type Value = [u8; VALUE_BYTES];
 
 impl Store<'_> {
     /// The memory and the offset of the entry where a search begins (`step` 0), and of those where it goes on.
     fn place(&self, key: u64, step: u64) -> (usize, u64) {
         let hash = mix(key);
         let slot = (hash % self.slots + step) % self.slots;
-        ((hash >> 32) as usize % self.parts.len(), slot * ENTRY_BYTES as u64)
+        ((hash >> 32) as usize % self.parts.len(), slot * self.entry_bytes as u64)
+    }
+
+    /// A value in which each word follows from the key and the first one.
+    fn value_of(&self, key: u64, stamp: u64) -> Vec<u8> {
+        let words = (self.entry_bytes - HEAD_BYTES) as u64 / 8;
+        let word = |at| if at == 0 { stamp } else { mix(key ^ stamp.wrapping_mul(2 * at + 1)) };
+        (0..words).flat_map(|at| word(at).to_le_bytes()).collect()
     }
 
     /// Another process is writing, or was quicker: let it.
@@ -156,7 +166,7 @@ impl Store<'_> {
     }
 
     /// What belongs to a key.
-    fn get(&mut self, key: u64) -> Result<Option<Value>> {
+    fn get(&mut self, key: u64) -> Result<Option<Vec<u8>>> {
         for step in 0..self.slots {
             let (part, at) = self.place(key, step);
             match self.read(part, at)? {
@@ -169,8 +179,8 @@ impl Store<'_> {
     }
 
     /// An entry as it was at one moment: its key and value; nothing if it is free.
-    fn read(&mut self, part: usize, at: u64) -> Result<Option<(u64, Value)>> {
-        let mut rest = [0; ENTRY_BYTES - 8];
+    fn read(&mut self, part: usize, at: u64) -> Result<Option<(u64, Vec<u8>)>> {
+        let mut rest = vec![0; self.entry_bytes - 8];
         loop {
             let before = word(&self.parts[part], at)?;
             if before == 0 {
@@ -181,14 +191,14 @@ impl Store<'_> {
             let after = word(&self.parts[part], at)?;
             if before == after && before.is_multiple_of(2) {
                 let (key, value) = rest.split_at(8);
-                return Ok(Some((u64::from_le_bytes(key.try_into()?), value.try_into()?)));
+                return Ok(Some((u64::from_le_bytes(key.try_into()?), value.to_vec())));
             }
             self.wait_a_moment();
         }
     }
 
     /// Inserts an entry, or changes it.
-    fn set(&mut self, key: u64, value: &Value) -> Result<()> {
+    fn set(&mut self, key: u64, value: &[u8]) -> Result<()> {
         for step in 0..self.slots {
             let (part, at) = self.place(key, step);
             if self.write(part, at, key, value)? {
@@ -199,7 +209,7 @@ impl Store<'_> {
     }
 
     /// Writes to an entry; false if it belongs to another key.
-    fn write(&mut self, part: usize, at: u64, key: u64, value: &Value) -> Result<bool> {
+    fn write(&mut self, part: usize, at: u64, key: u64, value: &[u8]) -> Result<bool> {
         let memory = self.parts[part];
         loop {
             let version = word(&memory, at)?;
@@ -209,7 +219,7 @@ impl Store<'_> {
                     return Ok(false);
                 }
                 if memory.compare_swap(at, version, version + 1)? == version {
-                    let entry = [&key.to_le_bytes(), &value[..]].concat();
+                    let entry = [&key.to_le_bytes(), value].concat();
                     memory.put(at + 8, &entry)?;
                     memory.compare_swap(at, version + 1, version + 2)?;
                     return Ok(true);
@@ -225,16 +235,6 @@ fn word(memory: &RemoteMemory, offset: u64) -> Result<u64> {
     let mut bytes = [0; 8];
     memory.get(offset, &mut bytes)?;
     Ok(u64::from_le_bytes(bytes))
-}
-
-/// A value in which each word follows from the key and the first one.
-fn value_of(key: u64, stamp: u64) -> Value {
-    let mut value = [0; VALUE_BYTES];
-    for (at, word) in value.chunks_exact_mut(8).enumerate() {
-        let number = if at == 0 { stamp } else { mix(key ^ stamp.rotate_left(at as u32)) };
-        word.copy_from_slice(&number.to_le_bytes());
-    }
-    value
 }
 
 /// Numbers that look random (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
