@@ -36,16 +36,31 @@ impl MemoryKey {
 
     /// From bytes that were received.
     ///
+    /// ```
+    /// # use ironband::{Context, Error, MemoryKey};
+    /// # let context = Context::open()?;
+    /// let exposed = context.expose(vec![0_u8; 4])?;
+    /// let mut bytes = exposed.key().as_bytes().to_vec();
+    /// assert_eq!(MemoryKey::from_bytes(&bytes)?, exposed.key());
+    /// bytes[8..24].fill(0xff);
+    /// assert!(matches!(MemoryKey::from_bytes(&bytes), Err(Error::Key { .. })));
+    /// assert!(MemoryKey::from_bytes(b"nonsense").is_err());
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Key`] when they are none of a key.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
         let wrong = |reason| Err(Error::Key { reason });
         match bytes {
             [KEY_VERSION, devices, ..] => {
-                if bytes.len() == KEY_HEAD_BYTES + usize::from(*devices) * KEY_ENTRY_BYTES {
-                    Ok(Self(bytes.to_vec()))
-                } else {
-                    wrong("its length is not what it says")
+                if bytes.len() != KEY_HEAD_BYTES + usize::from(*devices) * KEY_ENTRY_BYTES {
+                    return wrong("its length is not what it says");
+                }
+                let key = Self(bytes.to_vec());
+                match key.word(8).checked_add(key.word(16)) {
+                    Some(_) => Ok(key),
+                    None => wrong("its memory would go beyond the last address"),
                 }
             }
             [] => wrong("it is empty"),
@@ -76,9 +91,11 @@ fn code_of(fabric: &str) -> u8 {
 
 /// Memory of this process that others may read and write, as long as this value lives.
 ///
-/// Others may change it at any time, so it is not borrowed: [`Exposed::read`] and [`Exposed::write`] copy. Before it is dropped the
-/// program has to see to it that the others are done, as for every one-sided communication: an access that comes later is refused
-/// where the device can, and otherwise finds other memory.
+/// Others may change it at any time, so it is not borrowed: [`Exposed::read`] and [`Exposed::write`] copy.
+///
+/// **Before it is dropped, or taken back, the program has to see to it that the others are done**, as for every one-sided
+/// communication, for example by a barrier. An access that comes later is refused by adapters, and atomics are everywhere; but puts and
+/// gets inside a node, which the kernel copies, then go to whatever is at that address.
 pub struct Exposed<'c, B: BufferMut> {
     context: &'c Context,
     registrations: Vec<Registered>,
