@@ -41,7 +41,7 @@ fn body(text: &str) {
 fn mapping(text: &str) {
     let size = text.bytes().next().map_or(1, |byte| u32::from(byte % 64) + 1);
     let text = text.char_indices().nth(1).map_or("", |(at, _)| &text[at..]);
-    let Ok(map) = NodeMap::of_process_mapping(text, size) else { return };
+    let Some(map) = NodeMap::if_it_is_told(text, size) else { return };
     for rank in 0..size {
         assert!(map.neighbours_of(rank).contains(&rank));
     }

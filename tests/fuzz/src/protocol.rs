@@ -585,7 +585,7 @@ impl World {
 /// Does what a message that has arrived asks for.
 fn handle(process: &mut Process, arrival: Arrival, payload: &[u8]) {
     match arrival {
-        Arrival::Nothing | Arrival::Active { .. } => {}
+        Arrival::Nothing | Arrival::Active { .. } | Arrival::Farewell => {}
         Arrival::Deliver { receive, offset, len_bytes } => {
             let body = process.receive_body(receive).expect("it is delivered to");
             body[offset as usize..][..len_bytes].copy_from_slice(&payload[..len_bytes]);

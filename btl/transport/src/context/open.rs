@@ -26,7 +26,7 @@ use crate::device::{Device, Threads};
 const CARD_KEY: &str = "card";
 const JOB_KEY: &str = "job";
 
-/// How long a process that ends because one is missing stays for the others.
+/// How long a process that ends early stays for the others to hear it.
 const LINGER_LIMIT: Duration = Duration::from_secs(1);
 /// How long the end of requests that nobody waits for is waited for at the end.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
@@ -122,7 +122,8 @@ impl Context {
         context
     }
 
-    /// Waits for all other processes to call this, too, and leaves the job. What was sent before arrives.
+    /// Waits for all other processes to call this, too, and leaves the job. What was sent before arrives. A process that drops its context
+    /// without this leaves early, as one that returns an error from `main`: the others are told that it is lost.
     ///
     /// # Errors
     /// [`Error::Missing`] when a process has ended before, [`Error::WireUp`] when the launcher does not let go.
@@ -138,16 +139,47 @@ impl Context {
         }
         // However long the others compute: a process that lives is waited for. One that is missing was found missing before.
         let all_came = if self.roll_call.borrow().has_failed() { Ok(()) } else { self.call_the_roll(None) };
-        if let Directory::Launcher(pmi) = self.directory.replace(nobody) {
+        if self.roll_call.borrow().has_failed() {
+            // The others have to hear who is missing, or they would believe that it is this one.
+            self.leave_early();
+        } else if let Directory::Launcher(pmi) = self.directory.replace(nobody) {
             pmi.finalize()?;
         }
         all_came
     }
 
-    /// Stays until others have heard who is missing, for a moment: otherwise they would believe that it is this one.
+    /// Says farewell to all others, and leaves the launcher without a word, so that it notices. Does nothing after [`Context::close`].
+    fn leave_early(&self) {
+        let Directory::Launcher(pmi) = self.directory.replace(Directory::Table(Rc::default())) else {
+            return;
+        };
+        let is_alone = pmi.size() == 1;
+        if !is_alone {
+            // A launcher may wait for the others in there.
+            std::mem::forget(pmi);
+            let why = "it has ended without closing its context".to_owned();
+            self.tell_who_is_missing(LINGER_LIMIT);
+            for rank in 0..self.size {
+                let mut guard = self.state.borrow_mut();
+                let state = &mut *guard;
+                if let Some(link) =
+                    state.link(rank).filter(|_| rank != self.rank && !state.protocol.is_lost(rank))
+                {
+                    self.part(state, link, why.clone());
+                    state.lose(rank, "this process is ending".to_owned());
+                }
+            }
+            self.let_others_hear();
+        }
+    }
+
+    /// Stays until others have heard what was said last, for a moment.
     fn let_others_hear(&self) {
         let start = Instant::now();
-        while start.elapsed() < LINGER_LIMIT && !self.devices.iter().all(AnyDevice::is_idle) {
+        let has_farewells = || !self.state.borrow().farewells.is_empty();
+        while start.elapsed() < LINGER_LIMIT
+            && (has_farewells() || !self.devices.iter().all(AnyDevice::is_idle))
+        {
             self.progress();
         }
     }
@@ -259,15 +291,11 @@ impl Context {
 }
 
 impl Drop for Context {
+    /// Without [`Context::close`] this process leaves early, as when a program returns an error from `main`: the others are told, and do
+    /// not wait for it.
     fn drop(&mut self) {
-        // What was sent shall arrive. A panic must be seen by the launcher.
-        if !std::thread::panicking()
-            && let Err(error) = self.leave()
-        {
-            tracing::warn!(%error, "a context was dropped");
-        }
-        if self.roll_call.borrow().has_failed() && !std::thread::panicking() {
-            self.let_others_hear();
+        if !self.is_simulated {
+            self.leave_early();
         }
         self.end_orphans();
     }

@@ -15,6 +15,8 @@ use super::{ACTIVE_IDS_OWN, Context, Error};
 const ROLL_CALL_ID: u32 = ACTIVE_IDS_OWN;
 /// Nobody is missing.
 const NOBODY: u32 = u32::MAX;
+/// Why one is believed to be missing that others have missed.
+const SAID: &str = "another process has said so";
 /// How much longer each round waits.
 const ROUND_GRACE: Duration = Duration::from_secs(1);
 
@@ -115,28 +117,57 @@ impl Context {
         let (to, from) = partners(self.rank, self.size, round);
         let mut has_spoken = false;
         self.awaited_in_roll_call.set(Some(from));
+        let said_missing = || self.roll_call.borrow().missing.filter(|_| !knows);
+        let because_of = |rank: u32, error: Error| match said_missing() {
+            // It has left for a reason.
+            Some(missing) => (missing, SAID.to_owned()),
+            None => (rank, error.to_string()),
+        };
         loop {
+            if let Some(missing) = said_missing() {
+                return Err((missing, SAID.to_owned()));
+            }
             if !has_spoken {
                 has_spoken =
-                    self.try_active(to, ROLL_CALL_ID, word).map_err(|error| (to, error.to_string()))?;
+                    self.try_active(to, ROLL_CALL_ID, word).map_err(|error| because_of(to, error))?;
             }
-            let (has_heard, missing) = {
-                let roll_call = self.roll_call.borrow();
-                (roll_call.heard.contains(&(number, round)), roll_call.missing)
-            };
+            let has_heard = self.roll_call.borrow().heard.contains(&(number, round));
             if has_spoken && (has_heard || knows) {
                 return Ok(());
             }
-            if let Some(missing) = missing.filter(|_| !knows) {
-                return Err((missing, "another process has said so".to_owned()));
-            }
             if !has_heard && !knows {
                 // With a connection to it its end is noticed.
-                self.link(from).map_err(|error| (from, error.to_string()))?;
+                self.link(from).map_err(|error| because_of(from, error))?;
             }
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
                 let silent = if has_spoken { from } else { to };
                 return Err((silent, "it has not spoken".to_owned()));
+            }
+            self.progress();
+        }
+    }
+
+    /// Before this process leaves because one is missing: stays for a moment and says so to all that it is connected to, and to those
+    /// that connect meanwhile. They would take this one for the missing one.
+    pub(super) fn tell_who_is_missing(&self, limit: Duration) {
+        let (number, missing) = {
+            let roll_call = self.roll_call.borrow();
+            (roll_call.number, roll_call.missing)
+        };
+        let Some(missing) = missing else { return };
+        let word = [number.to_le_bytes(), 0_u32.to_le_bytes(), missing.to_le_bytes()].concat();
+        let mut told = BTreeSet::from([self.rank, missing]);
+        let start = Instant::now();
+        while start.elapsed() < limit {
+            for rank in 0..self.size {
+                let is_connected = self.state.borrow().link(rank).is_some();
+                // One that has no room is told later; one that is lost hears it from others.
+                if is_connected
+                    && !told.contains(&rank)
+                    && self.try_active(rank, ROLL_CALL_ID, &word) != Ok(false)
+                {
+                    told.insert(rank);
+                }
             }
             self.progress();
         }
