@@ -231,11 +231,16 @@ impl Pmi {
     }
 
     /// Asks the launcher to end all processes of the job, says why on standard error, and ends this one with this exit status. One
-    /// that a shell would take for a success becomes 1.
+    /// that a shell would take for a success becomes 1. The launcher's own status may be that of another process, which failed because
+    /// of it.
     pub fn abort(mut self, code: i32, message: &str) -> ! {
         let code = if code & 0xff == 0 { 1 } else { code };
         eprintln!("ironband: rank {} of {} aborts the job: {message}", self.rank, self.size);
-        self.exchange.abort(code, message);
+        // Open MPI 4.1's mpirun crashes or hangs now and then if it is asked to while others are in a fence. It ends the job on the exit
+        // status anyway.
+        if self.launcher != Launcher::OpenMpi {
+            self.exchange.abort(code, message);
+        }
         std::process::exit(code)
     }
 
