@@ -8,6 +8,7 @@ use std::task::Poll;
 use ironband_core::protocol::Handle;
 use ironband_fabric::{CompletionStatus, Posted, WorkId};
 
+use super::buffer::Owned;
 use super::devices::{AnyDevice, Registered};
 use super::state::{AccessState, InFlight};
 use super::{Buffer, Context, Error};
@@ -108,9 +109,7 @@ pub struct AccessRequest<'c, B: Buffer> {
     context: &'c Context,
     /// None when there is nothing to wait for.
     access: Option<Handle>,
-    buffer: ManuallyDrop<B>,
-    /// The buffer was given back, or away.
-    is_over: bool,
+    buffer: Owned<B>,
 }
 
 impl<'c, B: Buffer> AccessRequest<'c, B> {
@@ -120,13 +119,11 @@ impl<'c, B: Buffer> AccessRequest<'c, B> {
         buffer: B,
         begin: impl FnOnce(&mut B) -> Result<Option<AccessGuard<'c>>, Error>,
     ) -> Result<Self, Error> {
-        let mut buffer = ManuallyDrop::new(buffer);
-        match begin(&mut buffer) {
-            Ok(guard) => {
-                Ok(Self { context, access: guard.map(AccessGuard::into_handle), buffer, is_over: false })
-            }
+        let mut buffer = Owned::new(buffer);
+        match begin(buffer.get_mut()) {
+            Ok(guard) => Ok(Self { context, access: guard.map(AccessGuard::into_handle), buffer }),
             Err(error) => {
-                drop(ManuallyDrop::into_inner(buffer));
+                drop(buffer.take());
                 Err(error)
             }
         }
@@ -160,23 +157,17 @@ impl<'c, B: Buffer> AccessRequest<'c, B> {
             Some(access) => AccessGuard { context: self.context, access }.end(),
             None => Ok(()),
         };
-        let buffer = self.take_buffer();
+        let buffer = self.buffer.take();
         outcome.map(|()| buffer)
-    }
-
-    fn take_buffer(&mut self) -> B {
-        assert!(!std::mem::replace(&mut self.is_over, true), "polled again after it was ready");
-        // SAFETY: taken once: `is_over` was false, and nothing uses the buffer after it is true.
-        unsafe { ManuallyDrop::take(&mut self.buffer) }
     }
 }
 
 impl<B: Buffer> Drop for AccessRequest<'_, B> {
     fn drop(&mut self) {
-        if self.is_over {
+        if self.buffer.is_taken() {
             return;
         }
-        let buffer = self.take_buffer();
+        let buffer = self.buffer.take();
         let Some(handle) = self.access else { return };
         let mut state = self.context.state.borrow_mut();
         if let Some(access) = state.accesses.get_mut(handle) {

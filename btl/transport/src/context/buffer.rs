@@ -1,5 +1,33 @@
 //! Buffers that requests may own.
 
+use std::mem::ManuallyDrop;
+
+/// The buffer of a request: given back, or away, once. Dropped or forgotten before, it is leaked, because a device may still use it: what
+/// becomes of it then is the request's to say.
+pub(super) struct Owned<B>(Option<ManuallyDrop<B>>);
+
+impl<B> Owned<B> {
+    pub(super) const fn new(buffer: B) -> Self {
+        Self(Some(ManuallyDrop::new(buffer)))
+    }
+
+    pub(super) const fn is_taken(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// # Panics
+    /// When it was taken before: a future was polled again after it was ready.
+    pub(super) fn get_mut(&mut self) -> &mut B {
+        self.0.as_mut().expect("polled again after it was ready")
+    }
+
+    /// # Panics
+    /// As [`Owned::get_mut`].
+    pub(super) fn take(&mut self) -> B {
+        ManuallyDrop::into_inner(self.0.take().expect("polled again after it was ready"))
+    }
+}
+
 /// Bytes whose address does not change when the value is moved: a request that is under way knows it.
 ///
 /// Vectors of numbers are buffers, and so are `Arc<[u8]>` and bytes that are constant for ever (`b"hello"`), which can only be sent.

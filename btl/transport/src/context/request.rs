@@ -1,13 +1,13 @@
 //! Requests under way. They may be dropped or forgotten at any time: a buffer that a device may still use is never freed before.
 
 use std::future::Future;
-use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::task::Poll;
 
 use ironband_core::protocol::{Handle, Received};
 
 use super::body::{Incoming, Outgoing};
+use super::buffer::Owned;
 use super::{Buffer, BufferMut, Context, Error, Pattern};
 
 /// What a request is of.
@@ -107,17 +107,16 @@ pub struct SendRequest<'c, B: Buffer> {
     context: &'c Context,
     /// None for one that has ended at once.
     handle: Option<Handle>,
-    buffer: ManuallyDrop<B>,
-    /// The buffer was given back, or away.
-    is_over: bool,
+    buffer: Owned<B>,
 }
 
 impl<'c, B: Buffer> SendRequest<'c, B> {
     pub(super) fn start(context: &'c Context, rank: u32, tag: u64, buffer: B) -> Result<Self, Error> {
-        let mut request = Self { context, handle: None, buffer: ManuallyDrop::new(buffer), is_over: false };
+        let mut request = Self { context, handle: None, buffer: Owned::new(buffer) };
+        let buffer = request.buffer.get_mut();
         // SAFETY: the buffer is ours and stays where it is, as its type promises, until the send has ended; a forgotten request
         // leaks it, and a dropped one leaves it to the context.
-        let body = unsafe { Outgoing::new(request.buffer.as_ptr(), request.buffer.len_bytes()) };
+        let body = unsafe { Outgoing::new(buffer.as_ptr(), buffer.len_bytes()) };
         if !context.send_now(rank, tag, body.part(0, body.len_bytes())) {
             request.handle = Some(context.begin_send(rank, tag, body)?);
         }
@@ -146,28 +145,21 @@ impl<'c, B: Buffer> SendRequest<'c, B> {
         // The handle stays until the send has ended: a handler of the program may panic before.
         let outcome = self.handle.map_or(Ok(()), |send| self.context.finish_send(send));
         self.handle = None;
-        let buffer = self.take_buffer();
+        let buffer = self.buffer.take();
         outcome.map(|()| buffer)
-    }
-
-    fn take_buffer(&mut self) -> B {
-        self.is_over = true;
-        // SAFETY: taken once: every caller has seen that `is_over` was false, or consumes the request, and nothing uses the buffer
-        // after it is true.
-        unsafe { ManuallyDrop::take(&mut self.buffer) }
     }
 }
 
 impl<B: Buffer> Drop for SendRequest<'_, B> {
     fn drop(&mut self) {
-        if self.is_over {
+        if self.buffer.is_taken() {
             return;
         }
         let Some(send) = self.handle else {
-            drop(self.take_buffer());
+            drop(self.buffer.take());
             return;
         };
-        let buffer = self.take_buffer();
+        let buffer = self.buffer.take();
         let mut state = self.context.state.borrow_mut();
         if let Some(body) = state.protocol.send_body(send) {
             body.owner = Some(Box::new(buffer));
@@ -182,7 +174,7 @@ impl<B: Buffer + Unpin> Future for SendRequest<'_, B> {
     /// Makes progress, and asks to be polled again soon: without that nothing would move.
     fn poll(self: Pin<&mut Self>, task: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let request = self.get_mut();
-        assert!(!request.is_over, "polled again after it was ready");
+        assert!(!request.buffer.is_taken(), "polled again after it was ready");
         if request.is_done() {
             return Poll::Ready(request.take());
         }
@@ -208,20 +200,19 @@ impl<B: Buffer + Unpin> Future for SendRequest<'_, B> {
 pub struct ReceiveRequest<'c, B: BufferMut> {
     context: &'c Context,
     handle: Handle,
-    buffer: ManuallyDrop<B>,
-    /// The buffer was given back, or away.
-    is_over: bool,
+    buffer: Owned<B>,
 }
 
 impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
     pub(super) fn start(context: &'c Context, pattern: Pattern, buffer: B) -> Result<Self, Error> {
-        let mut buffer = ManuallyDrop::new(buffer);
+        let mut buffer = Owned::new(buffer);
+        let start = buffer.get_mut();
         // SAFETY: as for a send.
-        let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len_bytes()) };
+        let body = unsafe { Incoming::new(start.as_mut_ptr(), start.len_bytes()) };
         match context.begin_receive(pattern, body) {
-            Ok(handle) => Ok(Self { context, handle, buffer, is_over: false }),
+            Ok(handle) => Ok(Self { context, handle, buffer }),
             Err(error) => {
-                drop(ManuallyDrop::into_inner(buffer));
+                drop(buffer.take());
                 Err(error)
             }
         }
@@ -246,7 +237,7 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
 
     fn take(&mut self) -> Result<(B, Received), Error> {
         let outcome = self.context.finish_receive(self.handle);
-        let buffer = self.take_buffer();
+        let buffer = self.buffer.take();
         outcome.map(|received| (buffer, received))
     }
 
@@ -256,27 +247,20 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
     /// The request, which will end.
     pub fn cancel(mut self) -> Result<B, Self> {
         if self.context.state.borrow_mut().protocol.cancel(self.handle).is_some() {
-            Ok(self.take_buffer())
+            Ok(self.buffer.take())
         } else {
             Err(self)
         }
-    }
-
-    fn take_buffer(&mut self) -> B {
-        self.is_over = true;
-        // SAFETY: taken once: every caller has seen that `is_over` was false, or consumes the request, and nothing uses the buffer
-        // after it is true.
-        unsafe { ManuallyDrop::take(&mut self.buffer) }
     }
 }
 
 impl<B: BufferMut> Drop for ReceiveRequest<'_, B> {
     fn drop(&mut self) {
-        if self.is_over {
+        if self.buffer.is_taken() {
             return;
         }
         // Dropped last: the program's type may call the context.
-        let buffer = self.take_buffer();
+        let buffer = self.buffer.take();
         let mut state = self.context.state.borrow_mut();
         if state.protocol.cancel(self.handle).is_some() {
             drop(state);
@@ -295,7 +279,7 @@ impl<B: BufferMut + Unpin> Future for ReceiveRequest<'_, B> {
     /// As that of [`SendRequest`].
     fn poll(self: Pin<&mut Self>, task: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let request = self.get_mut();
-        assert!(!request.is_over, "polled again after it was ready");
+        assert!(!request.buffer.is_taken(), "polled again after it was ready");
         if request.is_done() {
             return Poll::Ready(request.take());
         }
