@@ -7,7 +7,8 @@ use std::fmt;
 use crate::environment::Environment;
 use crate::error::Reason;
 
-/// Who started this process, as far as its variables tell. For messages: nothing is decided by it.
+/// Who started this process, as far as its variables tell. For messages, and for [`Pmi::abort`](crate::Pmi::abort),
+/// which one of them cannot be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
     /// `ironband run`.

@@ -23,7 +23,8 @@
 //! What a peer says is checked: a number that is not the next one, a length that does not fit, a request that there is not, or that
 //! is not at that point, fails this peer and changes nothing else.
 //!
-//! The calls are in `sending.rs`, `receiving.rs` and `arriving.rs`. `S`, `R` and `K` are what the caller wants to keep with a send, with a receive and of a kept message: buffers.
+//! The calls are in `sending.rs`, `receiving.rs` and `arriving.rs`. `S`, `R` and `K` are what the caller wants to keep with a send, with a
+//! receive and of a kept message: buffers.
 
 use std::collections::VecDeque;
 

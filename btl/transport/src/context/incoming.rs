@@ -15,14 +15,6 @@ use crate::device::{Handler, QueuePair};
 /// Active messages that are kept until their handlers are set; further ones are an error.
 const UNCLAIMED_MAX: usize = 1024;
 
-struct EndHandling<'c>(&'c Context);
-
-impl Drop for EndHandling<'_> {
-    fn drop(&mut self) {
-        self.0.is_handling.set(false);
-    }
-}
-
 /// The ears of a context at one of its devices.
 pub(super) struct Ears<'c> {
     pub(super) context: &'c Context,
@@ -160,7 +152,6 @@ impl Context {
         if self.is_handling.replace(true) {
             return;
         }
-        // Also if a handler panics.
         let _guard = EndHandling(self);
         loop {
             let next = self.state.borrow_mut().actives.pop_front();
@@ -203,5 +194,14 @@ impl Context {
             None => debug_assert!(false, "a request ends that there is not"),
         }
         self.say_news(state);
+    }
+}
+
+/// While handlers are called, also if one panics.
+struct EndHandling<'c>(&'c Context);
+
+impl Drop for EndHandling<'_> {
+    fn drop(&mut self) {
+        self.0.is_handling.set(false);
     }
 }
