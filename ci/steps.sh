@@ -106,7 +106,19 @@ interrupted() {
     exit 130
 }
 
-# step NAME COMMAND...: a heading, the output into NAME.log; the lines that matter on success, the whole log on failure.
+# What a failed step has to say: of a log of libtest's its failures, without what passed (--show-output prints that, too); of
+# another, all. A binary that a signal ended has no list of failures: the end of the log tells which it was.
+explain_failure() { # LOG
+    if grep -q '^failures:$' "$1"; then
+        awk '/^failures:$/ { shown = 1 } /^successes:$/ { shown = 0 } /^test result: / { if (shown) print; shown = 0 } shown' "$1"
+        printf '    the end of the log:\n'
+        tail -n 15 "$1"
+    else
+        grep -vE '^ *(Checking|Compiling|Documenting|Downloading|Downloaded) ' "$1" || true
+    fi
+}
+
+# step NAME COMMAND...: a heading, the output into NAME.log; the lines that matter on success, what explains it on failure.
 step() {
     local name=$1 log=$logs/$1.log began=$SECONDS status=0 note=
     shift
@@ -125,7 +137,7 @@ step() {
         record "$name" ok $((SECONDS - began)) ""
     else
         [ "$status" -ne 124 ] || note="stopped after $step_limit_seconds s"
-        grep -vE '^ *(Checking|Compiling|Documenting|Downloading|Downloaded) ' "$log" || true
+        explain_failure "$log"
         printf '    %s failed with status %s %s\n' "$name" "$status" "$note"
         record "$name" failed $((SECONDS - began)) "$note"
     fi
@@ -181,7 +193,7 @@ count_tests() { # LOG...; prints: passed failed skipped
 # The table, then the counts alone on the last line. A step without a test runner (formatting, say) that fails counts
 # as one failure, so that the line never says `0 failed` of a run that failed.
 summary() {
-    local index name passed failed skipped step_failed failures=0 steps_failed=0 log_list=()
+    local index name passed failed skipped step_failed failures=0 steps_failed=0 log_list=() failed_tests
     printf '\n%-22s %-8s %8s  %s\n' step result seconds ''
     for index in "${!step_names[@]}"; do
         name=${step_names[$index]}
@@ -194,6 +206,8 @@ summary() {
             [ "$step_failed" -gt 0 ] || failures=$((failures + 1))
         fi
     done
+    failed_tests=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "${log_list[@]}" /dev/null | sort -u)
+    [ -z "$failed_tests" ] || printf '\nfailed tests:\n%s\n' "$failed_tests"
     read -r passed failed skipped < <(count_tests "${log_list[@]}")
     failed=$((failed + failures))
     printf '\ntotal %d min %02d s, logs in %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$logs"

@@ -1,6 +1,7 @@
 //! The launchers that `ci/launchers` knows, our own as it is now, and none.
 
 use std::{
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -52,6 +53,24 @@ impl Launcher {
             name => vec![script().display().to_string(), "run".to_owned(), name.to_owned(), ranks],
         }
     }
+}
+
+/// A port at which nobody listens. Somebody may before we do, which a test would show as "could not listen".
+///
+/// # Panics
+/// When no port is free.
+pub fn free_port() -> u16 {
+    TcpListener::bind("0.0.0.0:0").and_then(|listener| listener.local_addr()).expect("no port is free").port()
+}
+
+/// The variables of a process that is started without a launcher, and meets the others at `root`.
+pub fn by_hand(root: &str, rank: u32, size: u32) -> Vec<(&'static str, String)> {
+    vec![
+        ("IRONBAND_PMI", "tcp".to_owned()),
+        ("IRONBAND_PMI_ROOT", root.to_owned()),
+        ("IRONBAND_PMI_RANK", rank.to_string()),
+        ("IRONBAND_PMI_SIZE", size.to_string()),
+    ]
 }
 
 fn script() -> PathBuf {

@@ -25,7 +25,7 @@ mod tally;
 mod transport;
 
 pub use job::{Ended, Job, Outcome};
-pub use launchers::Launcher;
+pub use launchers::{Launcher, by_hand, free_port};
 pub use leftovers::Snapshot;
 pub use program::{
     CompiledProgram, build_example, build_ironband, build_program, compile_library, compile_program,

@@ -1,9 +1,10 @@
 //! The Rust API under each launcher: one program, unchanged. And processes that end too early, found out by the others whatever the
 //! launcher does.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use ironband_tests::{Ended, Job, Launcher, Outcome, wait_for_turn};
+use ironband_tests::{Ended, Job, Launcher, Outcome, by_hand, free_port, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_context_agent");
 const LIMIT: Duration = Duration::from_secs(60);
@@ -58,14 +59,31 @@ fn alone() {
     passes("alone", &[1]);
 }
 
-/// One of four is killed; all others say which, without the launcher's help.
+/// One of four is killed; all others say which. There is no launcher: one would end them, perhaps before they find out.
 fn dies(when: &str, name: &str) {
-    let Some(launcher) = Launcher::find("ironband") else { return };
     let _turn = turn();
-    let outcome = finish(launcher.start(4, &[AGENT, "die", when, "1"], &[]));
-    let named = outcome.stdout.lines().filter(|line| line.starts_with(name)).count();
-    assert_eq!(named, 3, "{}", outcome.explain());
-    assert!(outcome.took < Duration::from_secs(10), "{}", outcome.explain());
+    let root = format!("127.0.0.1:{}", free_port());
+    let start = |rank| {
+        let own = |(name, value): (&str, String)| (name.to_owned(), value);
+        let variables: Vec<_> = by_hand(&root, rank, 4).into_iter().map(own).collect();
+        let words = [AGENT, "die", when, "1"].map(str::to_owned);
+        Job::start_command(&words, &variables, b"").unwrap_or_else(|error| panic!("{error:#}"))
+    };
+    let jobs: Vec<Job> = (0..4).map(start).collect();
+    for (rank, outcome) in jobs.into_iter().map(finish).enumerate() {
+        let Ended::By(status) = outcome.ended else { unreachable!("finish looks at it") };
+        let ended = (status.code(), status.signal());
+        if rank == 1 {
+            assert_eq!(ended, (None, Some(9)), "{}", outcome.explain());
+        } else {
+            assert_eq!(ended, (Some(3), None), "{}", outcome.explain());
+            assert!(
+                outcome.stdout.lines().any(|line| line.starts_with(name)),
+                "no {name:?}: {}",
+                outcome.explain()
+            );
+        }
+    }
 }
 
 #[test]
@@ -75,7 +93,7 @@ fn one_ends_before_it_publishes_its_card() {
 
 #[test]
 fn one_ends_before_the_roll_is_called() {
-    dies("before-roll-call", "rank 1 has not come");
+    dies("before-roll-call", "rank 1 is missing");
 }
 
 /// The others only wait for its messages.

@@ -4,7 +4,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use ironband_tests::{Ended, Job, Outcome, wait_for_turn};
+use ironband_tests::{Ended, Job, Outcome, by_hand, free_port, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_wire_up_agent");
 
@@ -13,11 +13,6 @@ const WHOLE: Duration = Duration::from_secs(40);
 
 fn turn() -> impl Sized {
     wait_for_turn(env!("CARGO_TARGET_TMPDIR").as_ref()).unwrap_or_else(|error| panic!("{error:#}"))
-}
-
-/// Nobody listens there. Somebody may before we do, which a test would show as "could not listen".
-fn free_port() -> u16 {
-    TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
 }
 
 /// One process of a job: its variables over those of all.
@@ -29,15 +24,6 @@ fn start(words: &[&str], variables: &[(&str, String)]) -> Job {
     let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     Job::start_command(&all, &limits.into_iter().chain(variables).collect::<Vec<_>>(), b"")
         .unwrap_or_else(|error| panic!("{error:#}"))
-}
-
-fn by_hand(root: &str, rank: u32, size: u32) -> Vec<(&'static str, String)> {
-    vec![
-        ("IRONBAND_PMI", "tcp".to_owned()),
-        ("IRONBAND_PMI_ROOT", root.to_owned()),
-        ("IRONBAND_PMI_RANK", rank.to_string()),
-        ("IRONBAND_PMI_SIZE", size.to_string()),
-    ]
 }
 
 fn in_slurm(nodes: &str, launched_from: &str, rank: u32, size: u32) -> Vec<(&'static str, String)> {

@@ -22,7 +22,7 @@ pub enum Error {
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// A process is needed that has not come, or has ended.
-    #[error("rank {rank} has not come within {seconds} s, or has ended: {reason}")]
+    #[error("rank {rank} is missing after {seconds} s: {reason}")]
     Missing {
         /// The process.
         rank: u32,
