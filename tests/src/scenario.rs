@@ -25,6 +25,8 @@ pub struct Scenario {
     pub weather: Weather,
     /// A process is killed half-way.
     pub kills: bool,
+    /// Long messages are written by their senders, not read by their receivers.
+    pub writes: bool,
 }
 
 /// What the adapters are like.
@@ -65,6 +67,7 @@ impl Scenario {
                 [random.below(4)],
             weather: [Weather::Calm, Weather::Late, Weather::Tight, Weather::Wild][random.below(4)],
             kills: random.below(4) == 0,
+            writes: random.below(3) == 0,
         }
     }
 
@@ -75,7 +78,7 @@ impl Scenario {
             Adapter::Iwarp => Options::iwarp(self.seed),
             Adapter::TwoSided => Options::two_sided(self.seed),
         };
-        options.with_faults(match self.weather {
+        Options { prefers_writing: self.writes, ..options }.with_faults(match self.weather {
             Weather::Calm => Faults::NONE,
             Weather::Late => Faults::late(),
             Weather::Tight => Faults { busy: 200_000, register: 300_000, ..Faults::late() },
@@ -139,6 +142,7 @@ impl Scenario {
                 candidates.push(Self { processes, ..smallest });
             }
             candidates.push(Self { kills: false, ..smallest });
+            candidates.push(Self { writes: false, ..smallest });
             for weather in [Weather::Calm, Weather::Late, Weather::Tight] {
                 candidates.push(Self { weather, ..smallest });
             }
@@ -160,7 +164,12 @@ impl Scenario {
             Weather::Wild => 3,
         };
         let adapter = !matches!(self.adapter, Adapter::Capable) as u32;
-        self.deeds * 100 + self.processes * 10 + weather * 2 + self.kills as u32 + adapter
+        self.deeds * 100
+            + self.processes * 10
+            + weather * 2
+            + self.kills as u32
+            + self.writes as u32
+            + adapter
     }
 }
 

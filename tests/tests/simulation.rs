@@ -15,6 +15,7 @@ const FOUND: [Scenario; 3] = [
         adapter: Adapter::Capable,
         weather: Weather::Tight,
         kills: true,
+        writes: false,
     },
     // A process that had lost another one refused its connection, and the other one did not learn of it.
     Scenario {
@@ -24,6 +25,7 @@ const FOUND: [Scenario; 3] = [
         adapter: Adapter::Capable,
         weather: Weather::Wild,
         kills: false,
+        writes: false,
     },
     // The simulation's own: a read over a broken connection counted as one of memory that its owner had let go.
     Scenario {
@@ -33,6 +35,7 @@ const FOUND: [Scenario; 3] = [
         adapter: Adapter::Capable,
         weather: Weather::Wild,
         kills: false,
+        writes: false,
     },
 ];
 
@@ -85,6 +88,7 @@ fn a_run_is_repeated_exactly() {
         adapter: Adapter::InfiniBand,
         weather: Weather::Late,
         kills: false,
+        writes: false,
     };
     assert_eq!(scenario.traced(), scenario.traced());
 }

@@ -14,4 +14,5 @@ pub mod partners;
 pub mod path;
 pub mod ports;
 pub mod protocol;
+pub mod rank_table;
 pub mod wire;

@@ -29,6 +29,8 @@ mod error;
 mod extent;
 #[cfg(not(loom))]
 mod host;
+mod payload;
+mod short_copy;
 mod work;
 
 #[cfg(not(loom))]
@@ -46,8 +48,9 @@ mod shm {
 
 pub use capability::{AtomicScope, Capabilities, Limits};
 pub use error::{DeviceError, RegisterError, Unreachable};
+pub use payload::Payload;
 pub use work::{
-    Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber,
+    Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Operation, Posted, QueuePairNumber,
     ReadHint, ReceiveToken, RemoteAddress, SendFill, WorkId,
 };
 

@@ -2,6 +2,8 @@
 
 use std::ptr::NonNull;
 
+use crate::Payload;
+
 /// Number of a queue pair of one device, dense from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueuePairNumber(pub u32);
@@ -119,38 +121,6 @@ impl AtomicWidth {
 /// read it back.
 pub trait SendFill: FnOnce(NonNull<u8>, usize) -> usize {}
 impl<T: FnOnce(NonNull<u8>, usize) -> usize> SendFill for T {}
-
-/// Received bytes, still in the fabric's buffer.
-///
-/// The peer may be able to write this memory at any time, so it is never offered as `&[u8]`: copy a header out first, then
-/// check it, then use it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Payload {
-    start: NonNull<u8>,
-    len_bytes: usize,
-}
-
-impl Payload {
-    /// A payload at `start`. The fabric upholds that `len_bytes` bytes are mapped there until the token is released.
-    pub(crate) const fn new(start: NonNull<u8>, len_bytes: usize) -> Self {
-        Self { start, len_bytes }
-    }
-
-    /// First byte. Valid until the receive token of the same completion is released.
-    pub const fn as_ptr(self) -> *const u8 {
-        self.start.as_ptr()
-    }
-
-    /// Length in bytes, already checked against the ring or buffer it lies in.
-    pub const fn len(self) -> usize {
-        self.len_bytes
-    }
-
-    /// True for an empty message.
-    pub const fn is_empty(self) -> bool {
-        self.len_bytes == 0
-    }
-}
 
 /// What must be given back after a receive completion.
 #[derive(Debug, PartialEq, Eq)]

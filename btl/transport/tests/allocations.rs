@@ -196,8 +196,9 @@ impl Protocols {
                     self.carry();
                     assert_eq!(self.sender.take_send(send), Some(((), Ok(()))));
                 } else {
-                    let immediate = self.sender.try_eager(1, 8).expect("credit comes back");
-                    self.sender.eager_sent(1, 8);
+                    let message = self.sender.try_eager(1, 8).expect("credit comes back");
+                    let immediate = message.immediate();
+                    message.posted();
                     let mut bytes = [0; 16];
                     bytes[..8].copy_from_slice(&tag.to_le_bytes());
                     Self::arrive(&mut self.receiver, 0, immediate, &bytes);

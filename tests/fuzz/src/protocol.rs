@@ -226,10 +226,9 @@ impl World {
         let tag = class & CLASS_MASK | number << CLASS_BITS;
         let body = data(number, len_bytes);
         self.sent.push(Sent { from, to, tag, len_bytes, is_received: false });
-        if let Some(immediate) = self.at(from).try_eager(to as u32, len_bytes)
-            && is_registered
-        {
-            self.at(from).eager_sent(to as u32, len_bytes);
+        if is_registered && let Some(message) = self.at(from).try_eager(to as u32, len_bytes) {
+            let immediate = message.immediate();
+            message.posted();
             self.carry(from, to, immediate, [tag.to_le_bytes().to_vec(), body].concat());
             return;
         }

@@ -11,13 +11,21 @@ use crate::wire::message::{
     ACTIVE_HEADER_BYTES, Announce, EAGER_HEADER_BYTES, Ended, Hello, Kind, Outcome, Piece, Ready,
 };
 
+/// What an eager message has found.
+enum Matched {
+    Receive(Handle),
+    /// It is to be kept.
+    Nothing,
+    /// Its sender is lost: what it has sent since means nothing.
+    Lost,
+}
+
 impl<S, R, K> Protocol<S, R, K> {
     /// A message has arrived from a peer that is known. `start` is its beginning, as long as the longest header or all of it; `len_bytes` is
     /// its whole length.
     ///
     /// # Errors
     /// When it makes no sense: then the peer is to be given up, with [`Protocol::peer_lost`].
-    #[inline]
     pub fn arrived(
         &mut self,
         from: u32,
@@ -28,43 +36,77 @@ impl<S, R, K> Protocol<S, R, K> {
         let Some((kind, number)) = Kind::of_immediate(immediate) else {
             return Err(Violation::Kind(immediate & 15));
         };
-        let Some(peer) = self.peers[from as usize].as_deref_mut() else { return Ok(Arrival::Nothing) };
         if start.len() < kind.header_bytes() {
             return Err(Violation::Length { kind, len_bytes });
         }
         if kind == Kind::Farewell {
             return Ok(Arrival::Farewell);
         }
-        peer.expected.check(number)?;
-        if kind != Kind::Hello && !peer.has_greeted {
-            return Err(Violation::Unexpected { kind, what: "before its greeting" });
+        if let (Kind::Eager, Some(tag)) = (kind, header::<EAGER_HEADER_BYTES>(start)) {
+            let envelope = Envelope { source: from, tag: u64::from_le_bytes(*tag) };
+            let len_bytes = len_bytes - EAGER_HEADER_BYTES;
+            return Ok(match self.eager_matched(envelope, number, len_bytes)? {
+                Matched::Receive(receive) => match self.deliver(receive, envelope, len_bytes as u64) {
+                    Some((_, len_bytes)) => Arrival::Deliver { receive, offset: 0, len_bytes },
+                    None => Arrival::Nothing,
+                },
+                Matched::Nothing => Arrival::Keep(envelope),
+                Matched::Lost => Arrival::Nothing,
+            });
         }
-        if kind == Kind::Eager {
-            let Some((tag, _)) = start.split_first_chunk::<EAGER_HEADER_BYTES>() else {
-                return Err(Violation::Length { kind, len_bytes });
-            };
-            let tag = u64::from_le_bytes(*tag);
-            return self.eager_arrived(Envelope { source: from, tag }, len_bytes - EAGER_HEADER_BYTES);
-        }
+        let Some(peer) = self.peers.get_mut(from) else { return Ok(Arrival::Nothing) };
+        peer.check(kind, number)?;
         self.other_arrived(from, kind, start, len_bytes)
     }
 
+    /// As [`Protocol::arrived`], for an eager message of this number, with `len_bytes` bytes behind the header: most are. `fill` is called
+    /// with what was kept with its receive, and copies as much as it is told behind the header; false if the message is to be kept
+    /// instead, with [`Protocol::keep`], at once.
+    ///
+    /// # Errors
+    /// As [`Protocol::arrived`].
     #[inline]
-    fn eager_arrived(&mut self, envelope: Envelope, len_bytes: usize) -> Result<Arrival, Violation> {
-        let Some(peer) = self.peers[envelope.source as usize].as_deref_mut() else {
-            return Ok(Arrival::Nothing);
+    pub fn eager_arrived(
+        &mut self,
+        envelope: Envelope,
+        number: u32,
+        len_bytes: usize,
+        fill: impl FnOnce(&mut R, usize),
+    ) -> Result<bool, Violation> {
+        match self.eager_matched(envelope, number, len_bytes)? {
+            Matched::Receive(receive) => {
+                if let Some((body, len_bytes)) = self.deliver(receive, envelope, len_bytes as u64) {
+                    fill(body, len_bytes);
+                }
+                Ok(true)
+            }
+            Matched::Nothing => Ok(false),
+            Matched::Lost => Ok(true),
+        }
+    }
+
+    /// Checks an eager message, and finds its receive.
+    #[inline]
+    fn eager_matched(
+        &mut self,
+        envelope: Envelope,
+        number: u32,
+        len_bytes: usize,
+    ) -> Result<Matched, Violation> {
+        let Some(peer) = self.peers.get_mut(envelope.source) else {
+            return Ok(Matched::Lost);
         };
+        peer.check(Kind::Eager, number)?;
         let wrong_length = Violation::Length { kind: Kind::Eager, len_bytes };
         let counted = u32::try_from(len_bytes).map_err(|_| wrong_length)?;
         peer.receives.arrived(counted)?;
-        match self.matching.arrive(envelope) {
+        Ok(match self.matching.arrive(envelope) {
             Some(receive) => {
                 peer.consumed(counted, &mut self.talkers);
-                let len_bytes = self.deliver(receive, envelope, len_bytes as u64);
-                Ok(Arrival::Deliver { receive, offset: 0, len_bytes })
+                Matched::Receive(receive)
             }
-            None => Ok(Arrival::Keep(envelope)),
-        }
+            None => Matched::Nothing,
+        })
     }
 
     /// Keeps the data of an [`Arrival::Keep`].
@@ -129,7 +171,7 @@ impl<S, R, K> Protocol<S, R, K> {
         if hello.rank != from || hello.job != self.hello.job {
             return Err(Violation::OtherJob { rank: hello.rank, job: hello.job });
         }
-        let Some(peer) = self.peers[from as usize].as_deref_mut() else { return Ok(()) };
+        let Some(peer) = self.peers.get_mut(from) else { return Ok(()) };
         if peer.has_greeted {
             return Err(Violation::Unexpected { kind: Kind::Hello, what: "twice" });
         }
@@ -139,7 +181,7 @@ impl<S, R, K> Protocol<S, R, K> {
     }
 
     fn paid(&mut self, from: u32, counter: u32) -> Result<(), Violation> {
-        if let Some(peer) = self.peers[from as usize].as_deref_mut() {
+        if let Some(peer) = self.peers.get_mut(from) {
             peer.sends.returned(counter)?;
         }
         Ok(())
@@ -149,7 +191,7 @@ impl<S, R, K> Protocol<S, R, K> {
         let envelope = Envelope { source: from, tag: announce.tag };
         if let Some(receive) = self.matching.arrive(envelope) {
             self.begin(receive, from, announce);
-        } else if let Some(peer) = self.peers[from as usize].as_deref_mut() {
+        } else if let Some(peer) = self.peers.get_mut(from) {
             if peer.announced == ANNOUNCED_MAX {
                 return Err(Violation::TooManyAnnounced);
             }
@@ -204,7 +246,7 @@ impl<S, R, K> Protocol<S, R, K> {
             }
             None => {
                 send.stage = SendStage::InPieces { receiver, gone_bytes: 0 };
-                if let Some(peer) = self.peers[from as usize].as_deref_mut() {
+                if let Some(peer) = self.peers.get_mut(from) {
                     peer.say(Word::Piece(handle), &mut self.talkers);
                 }
             }

@@ -566,7 +566,7 @@ fn what_was_lost_does_not_come_back() {
         for word in Word::all(handle) {
             assert_eq!(scene.say_word(word), Ok(Arrival::Nothing), "{point:?}");
         }
-        assert_eq!(scene.processes[VICTIM].try_eager(HOSTILE as u32, 1), None);
+        assert!(scene.processes[VICTIM].try_eager(HOSTILE as u32, 1).is_none());
         scene.finish(&format!("{point:?}"));
     }
 }
@@ -665,8 +665,9 @@ fn pair() -> Scene {
 
 /// One short message from rank 0 to rank 2, at once.
 fn send_eager(scene: &mut Scene, tag: u64) -> Arrival {
-    let immediate = scene.processes[VICTIM].try_eager(READS as u32, 8).expect("the window has room");
-    scene.processes[VICTIM].eager_sent(READS as u32, 8);
+    let message = scene.processes[VICTIM].try_eager(READS as u32, 8).expect("the window has room");
+    let immediate = message.immediate();
+    message.posted();
     let bytes = [tag.to_le_bytes(), [7; 8]].concat();
     scene.processes[READS].arrived(VICTIM as u32, immediate, &bytes, 16).unwrap()
 }
@@ -740,8 +741,8 @@ fn pieces_keep_nobody() {
 fn empty_messages_are_not_written() {
     for has_memory in [false, true] {
         let mut scene = Scene::new(false);
-        while scene.processes[VICTIM].try_eager(HOSTILE as u32, 0).is_some() {
-            scene.processes[VICTIM].eager_sent(HOSTILE as u32, 0);
+        while let Some(message) = scene.processes[VICTIM].try_eager(HOSTILE as u32, 0) {
+            message.posted();
         }
         let sender =
             scene.processes[VICTIM].send(HOSTILE as u32, 1, 0, has_memory.then_some(MEMORY), Vec::new());

@@ -26,11 +26,12 @@
 //! The calls are in `sending.rs`, `receiving.rs` and `arriving.rs`. `S`, `R` and `K` are what the caller wants to keep with a send, with a
 //! receive and of a kept message: buffers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::matching::{Envelope, Matching, MessageHandle, ReceiveHandle};
 use super::peer::{Peer, PeerLimits, Word};
 use super::requests::{Handle, Requests};
+use crate::rank_table::RankTable;
 use crate::wire::message::{Announce, HEADER_BYTES_MAX, Hello, Memory};
 
 /// What a receive got.
@@ -232,9 +233,11 @@ pub struct Found<K> {
 #[derive(Debug)]
 pub struct Protocol<S, R, K> {
     pub(super) hello: Hello,
-    /// By rank; made on first use.
-    pub(super) peers: Vec<Option<Box<Peer>>>,
-    pub(super) lost: Vec<bool>,
+    /// Made on first use.
+    pub(super) peers: RankTable<Box<Peer>>,
+    /// Few, or the job is over.
+    pub(super) lost: BTreeSet<u32>,
+    pub(super) size: u32,
     pub(super) matching: Matching<Handle, Kept<K>>,
     pub(super) sends: Requests<Send<S>>,
     pub(super) receives: Requests<Receive<R>>,
@@ -249,8 +252,9 @@ impl<S, R, K> Protocol<S, R, K> {
         assert!(hello.rank < size && hello.window_bytes >= super::peer::INITIAL_WINDOW_BYTES);
         Self {
             hello,
-            peers: (0..size).map(|_| None).collect(),
-            lost: vec![false; size as usize],
+            peers: RankTable::new(),
+            lost: BTreeSet::new(),
+            size,
             matching: Matching::new(),
             sends: Requests::new(),
             receives: Requests::new(),
@@ -261,17 +265,18 @@ impl<S, R, K> Protocol<S, R, K> {
 
     /// How many processes there are.
     pub fn size(&self) -> u32 {
-        self.peers.len() as u32
+        self.size
     }
 
     /// Whether a peer is known, or was lost.
     pub fn is_known(&self, peer: u32) -> bool {
-        self.peers[peer as usize].is_some() || self.is_lost(peer)
+        self.peers.get(peer).is_some() || self.is_lost(peer)
     }
 
     /// Whether a peer was lost.
+    #[inline]
     pub fn is_lost(&self, peer: u32) -> bool {
-        self.lost[peer as usize]
+        !self.lost.is_empty() && self.lost.contains(&peer)
     }
 
     /// There is a connection to a peer, who is greeted first. Does nothing for one that is known.
@@ -279,18 +284,18 @@ impl<S, R, K> Protocol<S, R, K> {
         if !self.is_known(peer) {
             let mut new = Box::new(Peer::new(peer, limits, self.hello));
             new.say(Word::Hello(self.hello), &mut self.talkers);
-            self.peers[peer as usize] = Some(new);
+            self.peers.insert(peer, new);
         }
     }
 
     pub(super) fn peer(&mut self, peer: u32) -> Option<&mut Peer> {
-        self.peers[peer as usize].as_deref_mut()
+        self.peers.get_mut(peer).map(|peer| &mut **peer)
     }
 
     /// A peer is lost. Its requests end, but for those whose transfers are under way: these end with their transfers.
     pub fn peer_lost(&mut self, rank: u32) {
-        self.lost[rank as usize] = true;
-        self.peers[rank as usize] = None;
+        self.lost.insert(rank);
+        self.peers.remove(rank);
         let lost = RequestError::PeerLost { rank };
         for (_, send) in self.sends.iter_mut().filter(|(_, send)| send.peer == rank) {
             if !matches!(send.stage, SendStage::Writing { .. } | SendStage::Done(_)) {

@@ -131,12 +131,13 @@ impl World {
         let process = &mut self.processes[from];
         process.protocol.connected(to as u32, limits);
         // Sometimes by the short way.
-        if let Some(immediate) = process.protocol.try_eager(to as u32, len_bytes)
+        if let Some(message) = process.protocol.try_eager(to as u32, len_bytes)
             && !self.random.chance(self.nature.busy)
         {
             let mut bytes = tag.to_le_bytes().to_vec();
             bytes.extend_from_slice(&data(number, len_bytes));
-            process.protocol.eager_sent(to as u32, len_bytes);
+            let immediate = message.immediate();
+            message.posted();
             self.carry(from, to, (immediate, bytes));
             return;
         }
@@ -438,14 +439,15 @@ fn greeted() -> Protocol<Vec<u8>, (), Vec<u8>> {
 #[test]
 fn the_first_word_is_a_greeting_and_short_messages_wait_for_it() {
     let mut protocol = greeted();
-    assert_eq!(protocol.try_eager(1, 8), None, "the greeting goes first");
+    assert!(protocol.try_eager(1, 8).is_none(), "the greeting goes first");
     let post = protocol.next_post(1).unwrap();
     assert_eq!((post.immediate, post.header().len()), (Kind::Hello.immediate(0), 48));
     assert_eq!(protocol.next_post(1), Some(post), "nothing has happened before it is posted");
     protocol.posted(1);
     assert_eq!(protocol.next_post(1), None);
-    assert_eq!(protocol.try_eager(1, 8), Some(Kind::Eager.immediate(1)));
-    assert_eq!(protocol.try_eager(1, 101), None, "too long");
+    let immediate = protocol.try_eager(1, 8).map(|message| message.immediate());
+    assert_eq!(immediate, Some(Kind::Eager.immediate(1)));
+    assert!(protocol.try_eager(1, 101).is_none(), "too long");
 }
 
 #[test]
@@ -501,8 +503,8 @@ fn no_room_is_no_reason_to_wait() {
     let mut protocol = greeted();
     protocol.posted(1);
     let mut sent = 0;
-    while protocol.try_eager(1, 0).is_some() {
-        protocol.eager_sent(1, 0);
+    while let Some(message) = protocol.try_eager(1, 0) {
+        message.posted();
         sent += 1;
     }
     assert_eq!(sent, INITIAL_WINDOW_BYTES / MESSAGE_OVERHEAD_BYTES);

@@ -40,8 +40,11 @@
 //! messages are many, which its window bounds, and of announcements [`super::ANNOUNCED_MAX`]. Places and tables grow by doubling and are kept, so nothing is
 //! allocated once the most there has ever been is reached.
 //!
-//! Invariants: a receive is in the queue of its kind's key or, without a kind, in the last list; a kind's count is the number of its
-//! receives; a kind beyond the first four takes another mask only while it has none; every list is in the order of stamps; a key has an
+//! *A receive that is posted alone*, as a process that only waits for an answer has it, is in no list: a message is compared with it, and
+//! the next receive puts it into its list first.
+//!
+//! Invariants: a receive is in the queue of its kind's key or, without a kind, in the last list, unless it is alone; a kind's count is
+//! the number of its receives in queues; a kind beyond the first four takes another mask only while it has none; every list is in the order of stamps; a key has an
 //! entry while its queue has members.
 //!
 //! Prior art. Open MPI's ob1 has a list of receives for each peer and one of any source, with numbers to tell which is older: a message
@@ -196,6 +199,8 @@ enum First {
         entry: usize,
     },
     InLastList(u32),
+    /// The only one.
+    Alone,
 }
 
 #[derive(Debug, Clone)]
@@ -227,6 +232,8 @@ pub struct Matching<R, M> {
     receive_queues: Queues,
     /// Receives without a kind.
     others: Queue,
+    /// The receive that is in no list, because it was posted when there was no other; or [`NONE`].
+    alone: u32,
     messages: Slab<Message<M>, 4>,
     message_queues: Queues,
     arrivals: Queue,
@@ -250,6 +257,7 @@ impl<R, M> Matching<R, M> {
             kinds,
             receive_queues: Queues::new(),
             others: Queue::EMPTY,
+            alone: NONE,
             messages: Slab::new(),
             message_queues: Queues::new(),
             arrivals: Queue::EMPTY,
@@ -257,27 +265,48 @@ impl<R, M> Matching<R, M> {
     }
 
     /// A receive is posted: it gets the first kept message that matches, or waits.
+    #[inline]
     pub fn post(&mut self, pattern: Pattern, receive: R) -> Match<R, M> {
         if let Some(index) = self.first_message(pattern) {
             let Message { envelope, message } = self.remove_message(index);
             return Match::Matched { receive, envelope, message };
         }
-        let kind = self.kind_for(pattern);
-        let index = self.receives.insert(Receive { pattern, kind: kind.map(|kind| kind as u8), receive });
-        if let Some(kind) = kind {
-            self.kinds[kind].posted += 1;
-            let key = self.receive_key(kind, pattern);
-            self.receive_queues.append(&mut self.receives, RECEIVES, key, index);
+        let is_alone = self.receives.len() == 0;
+        let index = self.receives.insert(Receive { pattern, kind: None, receive });
+        if is_alone {
+            self.alone = index;
         } else {
-            self.receives.append(&mut self.others, RECEIVES, index);
+            self.enlist_both(index);
         }
         Match::Waits(ReceiveHandle { stamp: self.receives.stamp(index), index })
     }
 
+    /// Puts a receive into its list, and before it the one that was alone.
+    fn enlist_both(&mut self, index: u32) {
+        let older = std::mem::replace(&mut self.alone, NONE);
+        for index in [older, index].into_iter().filter(|&index| index != NONE) {
+            let pattern = self.receives.get(index).pattern;
+            let kind = self.kind_for(pattern);
+            if let Some(kind) = kind {
+                self.receives.get_mut(index).kind = Some(kind as u8);
+                self.kinds[kind].posted += 1;
+                let key = self.receive_key(kind, pattern);
+                self.receive_queues.append(&mut self.receives, RECEIVES, key, index);
+            } else {
+                self.receives.append(&mut self.others, RECEIVES, index);
+            }
+        }
+    }
+
     /// A message has arrived: takes out the first posted receive that matches. If there is none, the message is to be kept, by
     /// [`Matching::keep`], before anything else is posted.
+    #[inline]
     pub fn arrive(&mut self, envelope: Envelope) -> Option<R> {
         match self.first_receive(envelope)? {
+            First::Alone => {
+                let index = std::mem::replace(&mut self.alone, NONE);
+                Some(self.receives.remove(index).receive)
+            }
             First::InQueue { kind, entry } => {
                 self.kinds[kind].posted -= 1;
                 let index = self.receive_queues.pop(&mut self.receives, RECEIVES, entry);
@@ -375,7 +404,16 @@ impl<R, M> Matching<R, M> {
         self.kinds[kind].key(kind, pattern.source.unwrap_or(0), pattern.tag)
     }
 
+    #[inline]
     fn first_receive(&self, envelope: Envelope) -> Option<First> {
+        if self.alone != NONE {
+            step();
+            return self.receives.get(self.alone).pattern.matches(envelope).then_some(First::Alone);
+        }
+        self.first_listed(envelope)
+    }
+
+    fn first_listed(&self, envelope: Envelope) -> Option<First> {
         let (mut oldest, mut first) = (u64::MAX, None);
         for (number, kind) in self.kinds.iter().enumerate().filter(|(_, kind)| kind.posted > 0) {
             let key = kind.key(number, envelope.source, envelope.tag);
@@ -396,7 +434,12 @@ impl<R, M> Matching<R, M> {
         first
     }
 
+    #[inline]
     fn first_message(&self, pattern: Pattern) -> Option<u32> {
+        if self.messages.len() == 0 { None } else { self.first_kept(pattern) }
+    }
+
+    fn first_kept(&self, pattern: Pattern) -> Option<u32> {
         let list = match (pattern.source, pattern.mask) {
             (Some(_), u64::MAX) => BY_BOTH,
             (None, u64::MAX) => BY_TAG,
@@ -422,7 +465,9 @@ impl<R, M> Matching<R, M> {
 
     fn remove_receive(&mut self, index: u32) -> R {
         let &Receive { pattern, kind, .. } = self.receives.get(index);
-        if let Some(kind) = kind.map(usize::from) {
+        if index == self.alone {
+            self.alone = NONE;
+        } else if let Some(kind) = kind.map(usize::from) {
             let key = self.receive_key(kind, pattern);
             self.kinds[kind].posted -= 1;
             self.receive_queues.unlink(&mut self.receives, RECEIVES, key, index);

@@ -19,4 +19,5 @@ mod violation;
 pub use machine::{Arrival, Counts, Found, Post, Protocol, Received, RequestError, Transfer};
 pub use peer::{ANNOUNCED_MAX, INITIAL_WINDOW_BYTES, PeerLimits};
 pub use requests::{Handle, Requests};
+pub use sending::Eager;
 pub use violation::Violation;

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use super::credit::{ReceiveWindow, SendWindow};
 use super::requests::Handle;
 use super::sequence::Sequence;
-use crate::wire::message::{Hello, Memory, Outcome};
+use super::violation::Violation;
+use crate::wire::message::{Hello, Kind, Memory, Outcome};
 
 /// What a peer may be sent unasked before it has said how much it takes. All grant that much.
 pub const INITIAL_WINDOW_BYTES: u32 = 64 * 1024;
@@ -90,6 +91,16 @@ impl Peer {
         }
     }
 
+    /// Whether this peer may send a message of this kind and number now.
+    #[inline]
+    pub(super) fn check(&mut self, kind: Kind, number: u32) -> Result<(), Violation> {
+        self.expected.check(number)?;
+        if kind != Kind::Hello && !self.has_greeted {
+            return Err(Violation::Unexpected { kind, what: "before its greeting" });
+        }
+        Ok(())
+    }
+
     /// Puts a word into the outbox, and the peer among the talkers, so that somebody looks there.
     pub(super) fn say(&mut self, word: Word, talkers: &mut Vec<u32>) {
         self.outbox.push_back(word);
@@ -99,6 +110,7 @@ impl Peer {
     }
 
     /// A message that came unasked needs no room any more.
+    #[inline]
     pub(super) fn consumed(&mut self, len_bytes: u32, talkers: &mut Vec<u32>) {
         self.receives.consumed(len_bytes);
         if self.receives.owes_much() && !self.credit_waits {

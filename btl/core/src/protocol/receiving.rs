@@ -27,14 +27,14 @@ impl<S, R, K> Protocol<S, R, K> {
                 (handle, None)
             }
             Match::Matched { envelope, message: Kept::Data { data, len_bytes }, .. } => {
-                if let Some(peer) = self.peers[envelope.source as usize].as_deref_mut() {
+                if let Some(peer) = self.peers.get_mut(envelope.source) {
                     peer.consumed(len_bytes, &mut self.talkers);
                 }
-                let len_bytes = self.deliver(handle, envelope, len_bytes.into());
-                (handle, Some(Found { data, len_bytes }))
+                let fits = self.deliver(handle, envelope, len_bytes.into());
+                (handle, fits.map(|(_, len_bytes)| Found { data, len_bytes }))
             }
             Match::Matched { envelope, message: Kept::Announced(announce), .. } => {
-                if let Some(peer) = self.peers[envelope.source as usize].as_deref_mut() {
+                if let Some(peer) = self.peers.get_mut(envelope.source) {
                     peer.announced -= 1;
                 }
                 self.begin(handle, envelope.source, announce);
@@ -49,13 +49,19 @@ impl<S, R, K> Protocol<S, R, K> {
         }
     }
 
-    /// All data of a short message are there: the receive ends. Says how much of it fits.
-    pub(super) fn deliver(&mut self, handle: Handle, envelope: Envelope, len_bytes: u64) -> usize {
-        let Some(receive) = self.receives.get_mut(handle) else { return 0 };
+    /// All data of a short message are there: the receive ends. Gives what was kept with it, and how much of the message fits.
+    #[inline]
+    pub(super) fn deliver(
+        &mut self,
+        handle: Handle,
+        envelope: Envelope,
+        len_bytes: u64,
+    ) -> Option<(&mut R, usize)> {
+        let receive = self.receives.get_mut(handle)?;
         let Envelope { source, tag } = envelope;
         receive.message = Received { source, tag, len_bytes };
         receive.stage = ReceiveStage::Done(fits(receive));
-        len_bytes.min(receive.capacity_bytes) as usize
+        Some((&mut receive.body, len_bytes.min(receive.capacity_bytes) as usize))
     }
 
     /// An announced message has found its receive.
@@ -64,7 +70,7 @@ impl<S, R, K> Protocol<S, R, K> {
         let Announce { tag, len_bytes, memory, sender, .. } = announce;
         receive.message = Received { source, tag, len_bytes };
         let sender = Handle::from_wire(sender);
-        let Some(peer) = self.peers[source as usize].as_deref_mut() else {
+        let Some(peer) = self.peers.get_mut(source) else {
             receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank: source }));
             return;
         };
@@ -98,7 +104,7 @@ impl<S, R, K> Protocol<S, R, K> {
         let Some(receive) = self.receives.get_mut(receive) else { return };
         let ReceiveStage::Reading { sender } = receive.stage else { return };
         let rank = receive.message.source;
-        let Some(peer) = self.peers[rank as usize].as_deref_mut() else {
+        let Some(peer) = self.peers.get_mut(rank) else {
             receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank }));
             return;
         };
@@ -127,7 +133,7 @@ impl<S, R, K> Protocol<S, R, K> {
             return;
         };
         let Received { source, len_bytes, .. } = receive.message;
-        let Some(peer) = self.peers[source as usize].as_deref_mut() else {
+        let Some(peer) = self.peers.get_mut(source) else {
             receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank: source }));
             return;
         };
@@ -159,10 +165,14 @@ impl<S, R, K> Protocol<S, R, K> {
         self.receives.get_mut(handle).map(|receive| &mut receive.body)
     }
 
-    /// Forgets a receive that has ended.
+    /// Forgets a receive, if it has ended.
+    #[inline]
     pub fn take_receive(&mut self, handle: Handle) -> Option<(R, Result<Received, RequestError>)> {
-        let outcome = self.receive_outcome(handle)?;
-        self.receives.remove(handle).map(|receive| (receive.body, outcome))
+        let (receive, outcome) = self.receives.remove_if(handle, |receive| match receive.stage {
+            ReceiveStage::Done(outcome) => Some(outcome),
+            _ => None,
+        })?;
+        Some((receive.body, outcome))
     }
 
     /// Takes back a receive that no message has found yet.
@@ -184,6 +194,7 @@ impl<S, R, K> Protocol<S, R, K> {
 }
 
 /// The message of a receive, or that it is too long.
+#[inline]
 fn fits<R>(receive: &Receive<R>) -> Result<Received, RequestError> {
     let Received { source: source_rank, tag, len_bytes } = receive.message;
     let capacity_bytes = receive.capacity_bytes;

@@ -84,13 +84,20 @@ impl<T> Requests<T> {
 
     /// Takes a request out.
     pub fn remove(&mut self, handle: Handle) -> Option<T> {
+        self.remove_if(handle, |_| Some(())).map(|(value, ())| value)
+    }
+
+    /// Takes a request out, if there is an outcome; gives both.
+    #[inline]
+    pub fn remove_if<O>(&mut self, handle: Handle, outcome: impl FnOnce(&T) -> Option<O>) -> Option<(T, O)> {
         let place = self.places.get_mut(handle.index())?;
         if place.generation != handle.generation() {
             return None;
         }
+        let outcome = outcome(place.value.as_ref()?)?;
         let value = place.value.take()?;
         self.free.push(handle.index() as u32);
-        Some(value)
+        Some((value, outcome))
     }
 
     /// All requests.

@@ -5,38 +5,51 @@ use super::peer::{Peer, Word};
 use super::requests::Handle;
 use crate::wire::message::{Announce, Ended, HEADER_BYTES_MAX, Kind, Memory, Outcome, Piece, Ready};
 
-impl<S, R, K> Protocol<S, R, K> {
-    /// The immediate data for a message of this length, if it may be sent at once, whose header is the tag. Once it is posted,
-    /// [`Protocol::eager_sent`]; otherwise nothing has happened.
+/// A message that may be sent at once.
+#[derive(Debug)]
+pub struct Eager<'p> {
+    peer: &'p mut Peer,
+    len_bytes: u32,
+}
+
+impl Eager<'_> {
+    /// Its immediate data.
     #[inline]
-    pub fn try_eager(&self, peer: u32, len_bytes: usize) -> Option<u32> {
-        let peer = self.peers[peer as usize].as_deref()?;
+    pub const fn immediate(&self) -> u32 {
+        Kind::Eager.immediate(self.peer.numbers.upcoming())
+    }
+
+    /// It was posted.
+    #[inline]
+    pub const fn posted(self) {
+        self.peer.numbers.number();
+        self.peer.sends.sent(self.len_bytes);
+    }
+}
+
+impl<S, R, K> Protocol<S, R, K> {
+    /// A message of this length that may be sent at once, whose header is the tag. Once it is posted, [`Eager::posted`]; otherwise
+    /// nothing has happened.
+    #[inline]
+    pub fn try_eager(&mut self, peer: u32, len_bytes: usize) -> Option<Eager<'_>> {
+        let peer = self.peers.get_mut(peer)?;
         let len_bytes = u32::try_from(len_bytes).ok()?;
         let may = peer.outbox.is_empty()
             && len_bytes <= peer.limits.eager_bytes_max
             && peer.sends.may_send(len_bytes);
-        may.then(|| Kind::Eager.immediate(peer.numbers.upcoming()))
+        may.then_some(Eager { peer, len_bytes })
     }
 
-    /// A message that [`Protocol::try_eager`] allowed was posted.
-    #[inline]
-    pub fn eager_sent(&mut self, peer: u32, len_bytes: usize) {
-        if let Some(peer) = self.peers[peer as usize].as_deref_mut() {
-            peer.numbers.number();
-            peer.sends.sent(len_bytes as u32);
-        }
-    }
-
-    /// As [`Protocol::try_eager`], for an active message, which takes no room of the window: it is handled at once. Once it is
-    /// posted, [`Protocol::active_sent`].
+    /// The immediate data for an active message, if one may be sent now. It takes no room of the window: it is handled at once. Once it
+    /// is posted, [`Protocol::active_sent`].
     pub fn try_active(&self, peer: u32) -> Option<u32> {
-        let peer = self.peers[peer as usize].as_deref()?;
+        let peer = self.peers.get(peer)?;
         peer.outbox.is_empty().then(|| Kind::Active.immediate(peer.numbers.upcoming()))
     }
 
     /// A message that [`Protocol::try_active`] allowed was posted.
     pub fn active_sent(&mut self, peer: u32) {
-        if let Some(peer) = self.peers[peer as usize].as_deref_mut() {
+        if let Some(peer) = self.peers.get_mut(peer) {
             peer.numbers.number();
         }
     }
@@ -44,7 +57,7 @@ impl<S, R, K> Protocol<S, R, K> {
     /// Says something to a peer that has no other meaning than that it may notice, and this process by it, when the connection does not
     /// work any more.
     pub fn nudge(&mut self, peer: u32) {
-        if let Some(peer) = self.peers[peer as usize].as_deref_mut()
+        if let Some(peer) = self.peers.get_mut(peer)
             && !std::mem::replace(&mut peer.credit_waits, true)
         {
             peer.say(Word::Credit, &mut self.talkers);
@@ -60,8 +73,7 @@ impl<S, R, K> Protocol<S, R, K> {
         };
         let handle = self.sends.insert(Send { peer, tag, len_bytes, memory, stage, body });
         if stage == SendStage::Waits {
-            let peer =
-                self.peers[peer as usize].as_deref_mut().expect("a peer is connected before it is sent to");
+            let peer = self.peers.get_mut(peer).expect("a peer is connected before it is sent to");
             peer.say(Word::Send(handle), &mut self.talkers);
         }
         handle
@@ -85,15 +97,19 @@ impl<S, R, K> Protocol<S, R, K> {
         self.sends.get_mut(handle).map(|send| &mut send.body)
     }
 
-    /// Forgets a send that has ended.
+    /// Forgets a send, if it has ended.
+    #[inline]
     pub fn take_send(&mut self, handle: Handle) -> Option<(S, Result<(), RequestError>)> {
-        let outcome = self.send_outcome(handle)?;
-        self.sends.remove(handle).map(|send| (send.body, outcome))
+        let (send, outcome) = self.sends.remove_if(handle, |send| match send.stage {
+            SendStage::Done(outcome) => Some(outcome),
+            _ => None,
+        })?;
+        Some((send.body, outcome))
     }
 
     /// The next message to post to a peer. Once it is posted, [`Protocol::posted`]; otherwise it stays the next one.
     pub fn next_post(&mut self, to: u32) -> Option<Post> {
-        let peer = self.peers[to as usize].as_deref_mut()?;
+        let peer = self.peers.get_mut(to)?;
         let word = *peer.outbox.front()?;
         let number = peer.numbers.upcoming();
         let mut post = Post {
@@ -157,7 +173,7 @@ impl<S, R, K> Protocol<S, R, K> {
 
     /// The message of [`Protocol::next_post`] was posted.
     pub fn posted(&mut self, to: u32) {
-        let Some(peer) = self.peers[to as usize].as_deref_mut() else { return };
+        let Some(peer) = self.peers.get_mut(to) else { return };
         let Some(word) = peer.outbox.pop_front() else { return };
         peer.numbers.number();
         match word {
@@ -213,7 +229,7 @@ impl<S, R, K> Protocol<S, R, K> {
         let Some(Send { peer, stage, .. }) = self.sends.get_mut(send) else { return };
         let SendStage::Writing { receiver } = *stage else { return };
         let rank = *peer;
-        let Some(peer) = self.peers[rank as usize].as_deref_mut() else {
+        let Some(peer) = self.peers.get_mut(rank) else {
             *stage = SendStage::Done(Err(RequestError::PeerLost { rank }));
             return;
         };

@@ -40,6 +40,7 @@ pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
         between_processes: true,
         megabits: None,
         registers_local_memory: false,
+        prefers_writing: false,
         one_sided: config.single_copy != SingleCopy::Ring,
         checks_remote_keys: config.single_copy == SingleCopy::Ring,
         survives_refusal: true,

@@ -19,6 +19,7 @@ use super::segment::{Mapping, Segment};
 use super::transfer::{AheadState, Job, JobKind, Jobs, Task, Tasks, Timed, WatchedPull};
 use super::{DEVICE, OUTSTANDING_MAX};
 use crate::extent::Want;
+use crate::short_copy::copy_short;
 use crate::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError,
     Operation, Payload, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteAddress,
@@ -517,8 +518,8 @@ impl Device for ShmDevice {
             let body = tx.memory.body(claim.place).as_ptr();
             // SAFETY: the claim gives more than 48 bytes at `body`, and `len` is at most that.
             unsafe {
-                copy::copy_short(body, header.as_ptr(), header.len());
-                copy::copy_short(body.add(header.len()), payload.as_ptr(), payload.len());
+                copy_short(body, header.as_ptr(), header.len());
+                copy_short(body.add(header.len()), payload.as_ptr(), payload.len());
             }
             tx.publish(claim, RecordKind::Send as u8, len, imm);
             entry.notify();

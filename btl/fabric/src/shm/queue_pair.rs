@@ -20,6 +20,7 @@ use super::segment::{Mapping, PeerSegment, Segment};
 use super::transfer::{Ahead, Claims};
 use super::{copy, segment::PAGE_BYTES};
 use crate::host;
+use crate::short_copy::copy_short;
 use crate::{Posted, Unreachable};
 
 /// What is known of copies through the kernel to a peer.
@@ -284,7 +285,7 @@ impl QueuePair {
         // SAFETY: the claim gives `len` bytes at `body`; the caller passes a readable range.
         unsafe {
             if head.len() <= LINE_BODY_BYTES {
-                copy::copy_short(body, head.as_ptr(), head.len());
+                copy_short(body, head.as_ptr(), head.len());
             } else {
                 std::ptr::copy_nonoverlapping(head.as_ptr(), body, head.len());
             }

@@ -31,6 +31,7 @@ pub(super) fn of(options: &Options, eager_bytes: Option<usize>) -> Capabilities 
         between_processes: false,
         megabits: None,
         registers_local_memory: options.registers_local_memory,
+        prefers_writing: options.prefers_writing,
         loopback: options.loopback,
         one_sided: options.one_sided,
         checks_remote_keys: true,

@@ -137,6 +137,8 @@ pub struct Options {
     pub one_sided: bool,
     /// See [`crate::Capabilities::registers_local_memory`].
     pub registers_local_memory: bool,
+    /// See [`crate::Capabilities::prefers_writing`].
+    pub prefers_writing: bool,
     /// See [`crate::Capabilities::survives_refusal`].
     pub survives_refusal: bool,
     /// See [`crate::Capabilities::names_refusal`].
@@ -170,6 +172,7 @@ impl Options {
             loopback: true,
             one_sided: true,
             registers_local_memory: true,
+            prefers_writing: false,
             survives_refusal: true,
             names_refusal: true,
             connects_alone: true,

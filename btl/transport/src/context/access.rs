@@ -79,12 +79,12 @@ impl AccessGuard<'_> {
 
     /// Waits for the end; `None` if it was waited for before.
     fn wait(&self) -> Option<AccessState> {
-        let is_over = |state: &super::State| {
-            state.accesses.get(self.access).is_none_or(|access| access.status.is_some())
-        };
-        self.context.wait_until(is_over);
+        self.context
+            .wait_until(|state| state.accesses.get(self.access).is_none_or(|access| access.status.is_some()));
         let mut access = self.context.state.borrow_mut().accesses.remove(self.access)?;
-        self.context.deregister(access.registration.take());
+        if let Some(own) = access.registration.take() {
+            self.context.deregister(own);
+        }
         Some(access)
     }
 }
@@ -97,7 +97,9 @@ impl Drop for AccessGuard<'_> {
             self.wait();
         } else {
             let access = self.context.state.borrow_mut().accesses.remove(self.access);
-            self.context.deregister(access.and_then(|access| access.registration));
+            if let Some(own) = access.and_then(|access| access.registration) {
+                self.context.deregister(own);
+            }
         }
     }
 }

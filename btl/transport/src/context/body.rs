@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::ptr;
 
+use ironband_core::wire::message::EAGER_HEADER_BYTES;
 use ironband_fabric::Payload;
 
 use super::devices::Registered;
@@ -12,7 +13,8 @@ use super::devices::Registered;
 pub(super) struct Outgoing {
     start: *const u8,
     len_bytes: usize,
-    pub(super) registration: Option<Registered>,
+    /// In a box: short messages, of which there are most, have none, and requests are small without it.
+    pub(super) registration: Option<Box<Registered>>,
     /// The buffer itself, when nobody else keeps it any more.
     pub(super) owner: Option<Box<dyn Any>>,
 }
@@ -50,7 +52,8 @@ impl Outgoing {
 pub(super) struct Incoming {
     start: *mut u8,
     len_bytes: usize,
-    pub(super) registration: Option<Registered>,
+    /// As that of [`Outgoing`].
+    pub(super) registration: Option<Box<Registered>>,
     /// The buffer itself, when nobody else keeps it any more.
     pub(super) owner: Option<Box<dyn Any>>,
 }
@@ -84,12 +87,10 @@ impl Incoming {
     /// When it does not fit: the protocol has checked that it does.
     #[inline]
     pub(super) fn fill(&self, offset: u64, payload: Payload, skip: usize, len_bytes: usize) {
-        assert!(self.fits(offset, len_bytes) && skip + len_bytes <= payload.len(), "checked by the protocol");
-        // SAFETY: both ends were checked above; the buffer is ours to write, as promised to `new`, and the payload is mapped until
-        // its token is released. They do not overlap: a payload lies in the fabric's own memory.
-        unsafe {
-            ptr::copy_nonoverlapping(payload.as_ptr().add(skip), self.start.add(offset as usize), len_bytes);
-        }
+        assert!(self.fits(offset, len_bytes), "checked by the protocol");
+        // SAFETY: so much is ours to write there, as promised to `new` and checked above. The context looks at a payload only while it
+        // is handed out.
+        unsafe { payload.copy_to(skip, self.start.add(offset as usize), len_bytes) };
     }
 
     /// As [`Incoming::fill`], from the start on, from bytes that were kept.
@@ -100,8 +101,15 @@ impl Incoming {
     }
 }
 
-/// Copies the beginning of a payload, as much as both have.
+/// The tag of an eager message: all there is before its data. `None` if the message is shorter.
 #[inline]
+pub(super) fn eager_tag(payload: Payload) -> Option<u64> {
+    const { assert!(EAGER_HEADER_BYTES == 8) };
+    // SAFETY: as in `fill`.
+    unsafe { payload.first_u64() }
+}
+
+/// Copies the beginning of a payload, as much as both have.
 pub(super) fn copy_start(payload: Payload, to: &mut [u8]) {
     let len_bytes = payload.len().min(to.len());
     // SAFETY: the payload is mapped until its token is released, after this call, and peers may write it: it is copied raw.

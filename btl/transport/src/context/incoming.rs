@@ -1,6 +1,7 @@
 //! What comes from the devices: messages of peers, ends of requests, lost connections.
 
-use ironband_core::protocol::{Arrival, Handle};
+use ironband_core::protocol::matching::Envelope;
+use ironband_core::protocol::{Arrival, Handle, Violation};
 use ironband_core::wire::message::{
     ACTIVE_HEADER_BYTES, EAGER_HEADER_BYTES, FAREWELL_HEADER_BYTES, FAREWELL_TEXT_BYTES_MAX,
     HEADER_BYTES_MAX, Hello, Kind,
@@ -8,7 +9,7 @@ use ironband_core::wire::message::{
 use ironband_fabric::{CompletionStatus, Payload, WorkId};
 
 use super::Context;
-use super::body::{copy_rest, copy_start};
+use super::body::{Incoming, copy_rest, copy_start, eager_tag};
 use super::state::{InFlight, Link, State, limits_of};
 use crate::device::{Handler, QueuePair};
 
@@ -42,6 +43,30 @@ impl Handler for Ears<'_> {
 impl Context {
     #[inline]
     fn hear(&self, from: Link, imm: u32, payload: Payload) {
+        let mut state = self.state.borrow_mut();
+        // Most messages are eager, and most of these are awaited.
+        if let Some((Kind::Eager, number)) = Kind::of_immediate(imm)
+            && let Some(tag) = eager_tag(payload)
+            && let Some(source) = state.rank_of(from.device, from.qp)
+        {
+            let envelope = Envelope { source, tag };
+            let len_bytes = payload.len() - EAGER_HEADER_BYTES;
+            let fill = |body: &mut Incoming, len_bytes| body.fill(0, payload, EAGER_HEADER_BYTES, len_bytes);
+            return match state.protocol.eager_arrived(envelope, number, len_bytes, fill) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.take_in(&mut state, source, payload, EAGER_HEADER_BYTES, Ok(Arrival::Keep(envelope)))
+                }
+                Err(violation) => {
+                    self.take_in(&mut state, source, payload, EAGER_HEADER_BYTES, Err(violation))
+                }
+            };
+        }
+        drop(state);
+        self.hear_other(from, imm, payload);
+    }
+
+    fn hear_other(&self, from: Link, imm: u32, payload: Payload) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let Some(rank) = state.rank_of(from.device, from.qp).filter(|rank| !state.protocol.is_lost(*rank))
@@ -50,11 +75,27 @@ impl Context {
             return self.hear_stranger(from, imm, payload);
         };
         let mut start = [0; HEADER_BYTES_MAX];
-        // Most are eager: their header is short.
         let header_bytes =
             Kind::of_immediate(imm).map_or(0, |(kind, _)| kind.header_bytes()).min(payload.len());
         copy_start(payload, &mut start[..header_bytes]);
-        match state.protocol.arrived(rank, imm, &start[..header_bytes], payload.len()) {
+        let arrival = state.protocol.arrived(rank, imm, &start[..header_bytes], payload.len());
+        self.take_in(state, rank, payload, header_bytes, arrival);
+        // At once: the data of a message that was announced may lie right behind, if it was sent ahead.
+        if state.protocol.has_transfer() {
+            self.start_transfers(state);
+        }
+    }
+
+    /// Does what the protocol says is to be done with a message.
+    fn take_in(
+        &self,
+        state: &mut State,
+        rank: u32,
+        payload: Payload,
+        header_bytes: usize,
+        arrival: Result<Arrival, Violation>,
+    ) {
+        match arrival {
             Ok(Arrival::Nothing) => {}
             Ok(Arrival::Deliver { receive, offset, len_bytes }) => {
                 if let Some(body) = state.protocol.receive_body(receive) {
@@ -76,10 +117,6 @@ impl Context {
                 let reason = format!("it does not keep to the protocol: {violation}");
                 self.give_up(state, rank, reason);
             }
-        }
-        // At once: the data of a message that was announced may lie right behind, if it was sent ahead.
-        if state.protocol.has_transfer() {
-            self.start_transfers(state);
         }
     }
 

@@ -226,7 +226,7 @@ impl<B: BufferMut> Exposed<'_, B> {
 
     fn deregister(&mut self) {
         for registered in std::mem::take(&mut self.registrations) {
-            self.context.deregister(Some(registered));
+            self.context.deregister(registered);
         }
     }
 }

@@ -128,6 +128,12 @@ pub struct Context {
     job: u64,
 }
 
+impl std::fmt::Debug for Context {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Context(rank {} of {})", self.rank, self.size)
+    }
+}
+
 impl Context {
     /// The number of this process, below [`Context::size`].
     pub const fn rank(&self) -> u32 {
@@ -176,8 +182,10 @@ impl Context {
         if count > 0 && self.devices.len() > 1 {
             self.devices.iter().for_each(AnyDevice::reset_patience);
         }
-        self.go_on();
-        self.run_handlers();
+        if !self.state.borrow().is_quiet() {
+            self.go_on();
+            self.run_handlers();
+        }
         self.look_after_awaited();
         count
     }
@@ -229,7 +237,7 @@ impl Context {
         match registered {
             Ok(Some(registration)) => {
                 let memory = Memory { address: body.start() as u64, key: registration.key() };
-                body.registration = Some(Registered { device: link.device, registration });
+                body.registration = Some(Box::new(Registered { device: link.device, registration }));
                 Some(memory)
             }
             Ok(None) => None,
@@ -264,7 +272,9 @@ impl Context {
         let body = unsafe { Outgoing::new(data.as_ptr(), data.len()) };
         let send = self.begin_send(rank, tag, body)?;
         let guard = request::EndBeforeReturn::of_send(self, send);
-        self.finish_send(guard.handle())
+        let outcome = self.finish_send(guard.handle());
+        guard.disarm();
+        outcome
     }
 
     /// Sends a short message at once, if that is possible: nothing is left to wait for.
@@ -273,11 +283,12 @@ impl Context {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let Some(link) = state.link(rank) else { return false };
-        let Some(immediate) = state.protocol.try_eager(rank, data.len()) else { return false };
-        let is_sent = self.devices[link.device].send_short(link.qp, immediate, &tag.to_le_bytes(), data)
-            == Posted::Complete;
+        let Some(message) = state.protocol.try_eager(rank, data.len()) else { return false };
+        let device = &self.devices[link.device];
+        let is_sent =
+            device.send_short(link.qp, message.immediate(), &tag.to_le_bytes(), data) == Posted::Complete;
         if is_sent {
-            state.protocol.eager_sent(rank, data.len());
+            message.posted();
         }
         is_sent
     }
@@ -295,10 +306,10 @@ impl Context {
 
     /// Waits until a send has ended, and forgets it.
     fn finish_send(&self, send: Handle) -> Result<(), Error> {
-        self.wait_until(|state| state.protocol.send_outcome(send).is_some());
-        let taken = self.state.borrow_mut().protocol.take_send(send);
-        let (body, outcome) = taken.expect("it has ended");
-        self.deregister(body.registration);
+        let (body, outcome) = self.wait_for(|state| state.protocol.take_send(send));
+        if let Some(own) = body.registration {
+            self.deregister(*own);
+        }
         outcome.map_err(|error| self.explain(error))
     }
 
@@ -326,7 +337,9 @@ impl Context {
         let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len()) };
         let receive = self.begin_receive(pattern, body)?;
         let guard = request::EndBeforeReturn::of_receive(self, receive);
-        self.finish_receive(guard.handle())
+        let outcome = self.finish_receive(guard.handle());
+        guard.disarm();
+        outcome
     }
 
     /// Begins to receive the first message that matches. The request owns the buffer, and gives it back with [`ReceiveRequest::wait`].
@@ -389,7 +402,11 @@ impl Context {
         if let Some(source) = pattern.source {
             self.check_rank(source)?;
             // With a connection its end is noticed. One that is lost may have sent before: the protocol knows.
-            if self.state.borrow().link(source).is_none() && !self.state.borrow().protocol.is_lost(source) {
+            let is_new = {
+                let state = self.state.borrow();
+                state.link(source).is_none() && !state.protocol.is_lost(source)
+            };
+            if is_new {
                 self.connect(source)?;
             }
         }
@@ -408,10 +425,10 @@ impl Context {
 
     /// Waits until a receive has ended, and forgets it.
     fn finish_receive(&self, receive: Handle) -> Result<Received, Error> {
-        self.wait_until(|state| state.protocol.receive_outcome(receive).is_some());
-        let taken = self.state.borrow_mut().protocol.take_receive(receive);
-        let (body, outcome) = taken.expect("it has ended");
-        self.deregister(body.registration);
+        let (body, outcome) = self.wait_for(|state| state.protocol.take_receive(receive));
+        if let Some(own) = body.registration {
+            self.deregister(*own);
+        }
         outcome.map_err(|error| self.explain(error))
     }
 
@@ -493,9 +510,19 @@ impl Context {
 
     // ---- waiting ------------------------------------------------------------------------------------------------------
 
+    fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
+        self.wait_for(|state| is_so(state).then_some(()));
+    }
+
+    /// Makes progress until there is something to take.
     #[inline]
-    fn wait_until(&self, is_done: impl Fn(&State) -> bool) {
-        while !is_done(&self.state.borrow()) {
+    fn wait_for<T>(&self, take: impl Fn(&mut State) -> Option<T>) -> T {
+        loop {
+            // Before the call of `progress`, which borrows.
+            let taken = take(&mut self.state.borrow_mut());
+            if let Some(taken) = taken {
+                return taken;
+            }
             self.progress();
         }
     }

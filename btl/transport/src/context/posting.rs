@@ -26,14 +26,12 @@ impl Context {
     #[inline]
     pub(super) fn go_on(&self) {
         let mut state = self.state.borrow_mut();
-        if !state.is_quiet() {
-            self.go_on_with(&mut state);
-            if !state.to_drop.is_empty() {
-                // The program's types may call the context when they are dropped.
-                let owners = std::mem::take(&mut state.to_drop);
-                drop(state);
-                drop(owners);
-            }
+        self.go_on_with(&mut state);
+        if !state.to_drop.is_empty() {
+            // The program's types may call the context when they are dropped.
+            let owners = std::mem::take(&mut state.to_drop);
+            drop(state);
+            drop(owners);
         }
     }
 
@@ -135,7 +133,7 @@ impl Context {
             // SAFETY: the buffer stays until the receive was taken out, which deregisters it before.
             match unsafe { device.register(body.start(), body.len_bytes().min(len_bytes as usize), access) } {
                 Ok(registration) => {
-                    body.registration = Some(Registered { device: link.device, registration })
+                    body.registration = Some(Box::new(Registered { device: link.device, registration }))
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a message comes in pieces");
@@ -247,10 +245,8 @@ impl Context {
         Start::Begun
     }
 
-    pub(super) fn deregister(&self, registration: Option<Registered>) {
-        if let Some(Registered { device, registration }) = registration {
-            self.devices[device].deregister(registration);
-        }
+    pub(super) fn deregister(&self, own: Registered) {
+        self.devices[own.device].deregister(own.registration);
     }
 
     /// A peer is of no use any more. It is told so, because it may believe that all is well.
@@ -296,7 +292,9 @@ impl Context {
         let mut sends = std::mem::take(&mut state.orphan_sends);
         sends.retain(|send| match state.protocol.take_send(*send) {
             Some((body, _)) => {
-                self.deregister(body.registration);
+                if let Some(own) = body.registration {
+                    self.deregister(*own);
+                }
                 state.to_drop.extend(body.owner);
                 false
             }
@@ -306,7 +304,9 @@ impl Context {
         let mut receives = std::mem::take(&mut state.orphan_receives);
         receives.retain(|receive| match state.protocol.take_receive(*receive) {
             Some((body, _)) => {
-                self.deregister(body.registration);
+                if let Some(own) = body.registration {
+                    self.deregister(*own);
+                }
                 state.to_drop.extend(body.owner);
                 false
             }
@@ -317,7 +317,9 @@ impl Context {
         accesses.retain(|access| {
             let is_over = state.accesses.get(*access).is_none_or(|access| access.status.is_some());
             if is_over && let Some(ended) = state.accesses.remove(*access) {
-                self.deregister(ended.registration);
+                if let Some(own) = ended.registration {
+                    self.deregister(own);
+                }
                 state.to_drop.extend(ended.owner);
             }
             !is_over

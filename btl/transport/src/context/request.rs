@@ -36,6 +36,11 @@ impl<'c> EndBeforeReturn<'c> {
         self.handle
     }
 
+    /// The request has ended and was taken out: nothing is left to wait for.
+    pub(super) const fn disarm(self) {
+        std::mem::forget(self);
+    }
+
     /// Waits for the end, if nobody has done so before.
     pub(super) fn end(self) -> Result<(), Error> {
         let is_there = {

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 
 use ironband_core::protocol::{Handle, PeerLimits, Protocol, Requests, Transfer};
+use ironband_core::rank_table::RankTable;
 use ironband_core::wire::message::{ACTIVE_HEADER_BYTES, EAGER_HEADER_BYTES, Hello, Kind};
 use ironband_fabric::CompletionStatus;
 
@@ -49,16 +50,15 @@ pub(super) struct AccessState {
 
 pub(super) struct State {
     pub(super) protocol: Protocol<Outgoing, Incoming, Vec<u8>>,
-    /// By rank.
-    links: Vec<Option<Link>>,
+    links: RankTable<Link>,
     /// By device and queue pair.
     ranks: Vec<Vec<Option<u32>>>,
     /// Transfers that a device had no room for.
     pub(super) stalled: VecDeque<Transfer>,
     pub(super) in_flight: Requests<InFlight>,
     pub(super) accesses: Requests<AccessState>,
-    /// Posted and not ended, by rank.
-    accesses_under_way: Vec<u32>,
+    /// Posted and not ended.
+    accesses_under_way: RankTable<u32>,
     /// Empty buffers.
     pub(super) pool: Vec<Vec<u8>>,
     /// Requests that nobody waits for, and whose buffers are kept until they end.
@@ -84,12 +84,12 @@ impl State {
     pub(super) fn new(hello: Hello, size: u32, devices: usize) -> Self {
         Self {
             protocol: Protocol::new(hello, size),
-            links: vec![None; size as usize],
+            links: RankTable::new(),
             ranks: vec![Vec::new(); devices],
             stalled: VecDeque::new(),
             in_flight: Requests::new(),
             accesses: Requests::new(),
-            accesses_under_way: vec![0; size as usize],
+            accesses_under_way: RankTable::new(),
             pool: Vec::new(),
             orphan_sends: Vec::new(),
             orphan_receives: Vec::new(),
@@ -106,7 +106,7 @@ impl State {
 
     #[inline]
     pub(super) fn link(&self, rank: u32) -> Option<Link> {
-        self.links[rank as usize]
+        self.links.get(rank).copied()
     }
 
     /// Whose queue pair this is.
@@ -117,7 +117,7 @@ impl State {
 
     /// From now on this is the way to a rank.
     pub(super) fn bind(&mut self, rank: u32, link: Link, limits: PeerLimits) {
-        self.links[rank as usize] = Some(link);
+        self.links.insert(rank, link);
         let ranks = &mut self.ranks[link.device];
         if ranks.len() <= link.qp.index() {
             ranks.resize(link.qp.index() + 1, None);
@@ -138,12 +138,13 @@ impl State {
         self.losses.get(&rank).cloned().unwrap_or_else(|| "the connection has ended".to_owned())
     }
 
-    /// Nothing to say, nothing to start, nothing to put away.
+    /// Nothing to say, nothing to start, nothing to handle, nothing to put away.
     #[inline]
     pub(super) fn is_quiet(&self) -> bool {
         self.protocol.talker(0).is_none()
             && self.stalled.is_empty()
             && !self.protocol.has_transfer()
+            && self.actives.is_empty()
             && self.farewells.is_empty()
             && !self.has_orphans()
     }
@@ -158,7 +159,12 @@ impl State {
     pub(super) fn access_posted(&mut self, access: Handle) {
         if let Some(access) = self.accesses.get_mut(access) {
             access.is_posted = true;
-            self.accesses_under_way[access.rank as usize] += 1;
+            match self.accesses_under_way.get_mut(access.rank) {
+                Some(count) => *count += 1,
+                None => {
+                    self.accesses_under_way.insert(access.rank, 1);
+                }
+            }
         }
     }
 
@@ -166,12 +172,14 @@ impl State {
     pub(super) fn access_ended(&mut self, access: Handle, status: Option<CompletionStatus>) {
         if let Some(access) = self.accesses.get_mut(access) {
             access.status = status;
-            self.accesses_under_way[access.rank as usize] -= 1;
+            if let Some(count) = self.accesses_under_way.get_mut(access.rank) {
+                *count -= 1;
+            }
         }
     }
 
     pub(super) fn accesses_under_way(&self, rank: u32) -> u32 {
-        self.accesses_under_way[rank as usize]
+        self.accesses_under_way.get(rank).copied().unwrap_or(0)
     }
 
     /// Leaks the buffers of requests that nobody waits for.
@@ -205,7 +213,7 @@ pub(super) fn limits_of(device: &AnyDevice) -> PeerLimits {
     PeerLimits {
         eager_bytes_max: bytes(limits.eager_bytes, EAGER_HEADER_BYTES),
         piece_bytes_max: bytes(limits.send_copy_bytes_max, Kind::Piece.header_bytes()),
-        prefers_writing: false,
+        prefers_writing: device.capabilities().prefers_writing,
     }
 }
 

@@ -114,6 +114,10 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
         self.places[index as usize].value.as_ref().expect("lists hold places in use only")
     }
 
+    pub(super) fn get_mut(&mut self, index: u32) -> &mut T {
+        self.places[index as usize].value.as_mut().expect("lists hold places in use only")
+    }
+
     pub(super) fn stamp(&self, index: u32) -> u64 {
         self.places[index as usize].stamp
     }
