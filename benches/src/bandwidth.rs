@@ -4,7 +4,7 @@ use crate::{
     error::BenchError,
     measure::{Exchange, Handshake, measure},
     memory::{Layout, PageBuffer, Slots, Span},
-    options::{Common, WindowSize},
+    options::{Common, Which, WindowSize},
     plan::BANDWIDTH,
     point_to_point::{Channel, Requests, Tag},
     program::staging_note,
@@ -53,8 +53,8 @@ struct Stream<'a> {
     outgoing: Slots<'a>,
     incoming: Slots<'a>,
     acknowledge: Span<'a>,
-    sends: Requests,
-    receives: Requests,
+    sends: Requests<'a>,
+    receives: Requests<'a>,
     stage: Stage,
     /// Where all pairs begin to measure together.
     together: Option<&'a Session>,
@@ -138,10 +138,12 @@ impl Buffers {
 pub fn run(
     session: &Session,
     common: &Common,
+    which: Which,
     window: WindowSize,
     kind: Kind,
     report: &mut Report<'_>,
 ) -> Result<(), BenchError> {
+    which.check_windows()?;
     let sizes = common.sizes(1)?;
     let pair = session.pair();
     let window = window.window_size as usize;
@@ -163,8 +165,8 @@ pub fn run(
             outgoing: Slots::new(buffers.outgoing.span(), layout, size_bytes, window),
             incoming: Slots::new(buffers.incoming.span(), layout, size_bytes, window),
             acknowledge: buffers.acknowledge.span().part(0, ACKNOWLEDGE_BYTES),
-            sends: Requests::new(window),
-            receives: Requests::new(window),
+            sends: Requests::new(session, window),
+            receives: Requests::new(session, window),
             stage: Stage::new(common, session.rank(), pair.peer, size_bytes),
             together: (kind == Kind::Pairs).then_some(session),
         };

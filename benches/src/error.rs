@@ -36,6 +36,19 @@ pub enum BenchError {
         /// What `MPI_Init_thread` returned.
         provided: String,
     },
+    /// Ironband cannot join the job.
+    #[error("{0}")]
+    Ironband(#[from] ironband::Error),
+    /// Two ranks cannot share memory.
+    #[error(
+        "--impl line: cannot share a cache line with rank {peer}: {source}; both ranks have to be on one node"
+    )]
+    Line {
+        /// The other rank.
+        peer: i32,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// Buffers do not fit.
     #[error("cannot map {bytes} bytes for {purpose}: {source}; lower -m or -W")]
     Memory {

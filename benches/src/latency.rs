@@ -4,7 +4,7 @@ use crate::{
     error::BenchError,
     measure::{Exchange, Handshake, measure},
     memory::{Layout, PageBuffer, Slots},
-    options::Common,
+    options::{Common, Which},
     plan::LATENCY,
     point_to_point::{Channel, Tag},
     program::staging_note,
@@ -70,10 +70,11 @@ impl<const ACTIVE: bool> Exchange for PingPong<'_, ACTIVE> {
 pub fn run(
     session: &Session,
     common: &Common,
+    which: Which,
     together: bool,
     report: &mut Report<'_>,
 ) -> Result<(), BenchError> {
-    let sizes = common.sizes(0)?;
+    let sizes = which.sizes(common, 0)?;
     let pair = session.pair();
     let length = Layout::Shared.length_bytes(sizes.largest_bytes(), 1)?;
     let buffers = session.agree(

@@ -95,6 +95,10 @@ impl<'a> Span<'a> {
         Self { base: base.as_ptr(), length_bytes, memory: PhantomData }
     }
 
+    /// No bytes.
+    pub const EMPTY: Span<'static> =
+        Span { base: NonNull::dangling().as_ptr(), length_bytes: 0, memory: PhantomData };
+
     /// Bytes in the span.
     #[inline]
     pub fn length_bytes(self) -> usize {

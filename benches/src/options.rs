@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     error::BenchError,
     plan::{Plan, Schedule},
+    point_to_point::LINE_BYTES_MAX,
     rma::{Creation, Synchronization},
     sizes::{DEFAULT_SIZE_BYTES_MAX, SizeRange, Sizes},
 };
@@ -104,6 +105,62 @@ impl Common {
 
 fn as_text<S: Serializer>(range: &Option<SizeRange>, serializer: S) -> Result<S::Ok, S::Error> {
     range.map(|range| range.to_string()).serialize(serializer)
+}
+
+/// What carries the messages that are measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Implementation {
+    /// MPI.
+    #[default]
+    Mpi,
+    /// Ironband's messages, called from Rust, without MPI: under mpirun, mpiexec, srun or ironband run.
+    Ironband,
+    /// One cache line in shared memory for each direction: the least that any transport can take. Latency of up to 56 bytes, between
+    /// ranks of one node.
+    Line,
+}
+
+/// Option of the two-sided benchmarks.
+#[derive(Args, Clone, Copy, Debug, Serialize)]
+pub struct Which {
+    /// What carries the messages that are measured.
+    #[arg(long = "impl", value_name = "IMPLEMENTATION", value_enum, default_value_t)]
+    #[serde(rename = "impl")]
+    pub implementation: Implementation,
+}
+
+impl Which {
+    /// For a benchmark of many messages at a time: a line carries one.
+    ///
+    /// # Errors
+    /// When a line is asked for.
+    pub fn check_windows(self) -> Result<(), BenchError> {
+        if self.implementation != Implementation::Line {
+            return Ok(());
+        }
+        Err(BenchError::Option {
+            option: "--impl",
+            value: "line".to_owned(),
+            reason: "a line carries one message at a time; osu_latency measures it".to_owned(),
+        })
+    }
+
+    /// The sizes of a benchmark whose smallest size is `min_bytes`.
+    ///
+    /// # Errors
+    /// As [`Common::sizes`]; when they do not fit a line.
+    pub fn sizes(self, common: &Common, min_bytes: usize) -> Result<Sizes, BenchError> {
+        let sizes = common.sizes(min_bytes)?;
+        if self.implementation == Implementation::Line && sizes.largest_bytes() > LINE_BYTES_MAX {
+            return Err(BenchError::Option {
+                option: "-m",
+                value: sizes.largest_bytes().to_string(),
+                reason: format!("--impl line carries up to {LINE_BYTES_MAX} bytes; say -m 0:32"),
+            });
+        }
+        Ok(sizes)
+    }
 }
 
 /// Option of the bandwidth benchmarks.

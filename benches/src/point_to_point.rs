@@ -1,18 +1,21 @@
-//! The raw two-sided calls that the timed loops make.
-//!
-//! rsmpi's own `send`, `receive_into` and request scopes are not used here. Each of them looks up a datatype
-//! and measures a slice per call, a receive builds a `Status`, and a request in a scope costs a counter and a
-//! drop: a few nanoseconds that a C benchmark does not pay, in a latency of about a hundred. Here every call is
-//! one C call and one compare of its result, with the handles held in registers.
+//! The two-sided calls that the timed loops make: MPI's, Ironband's, or a cache line's. Which they are costs one branch a call
+//! that is always taken the same way.
 
-use std::{cell::Cell, ffi::c_int, marker::PhantomData};
+use std::ffi::c_int;
 
-use mpi::ffi;
+use ::mpi::ffi;
 
 use crate::{
     memory::{Slots, Span},
     session::Session,
 };
+
+mod ironband;
+mod line;
+mod mpi;
+
+pub use line::{LINE_BYTES_MAX, Lines};
+pub(crate) use mpi::{check, count_of};
 
 /// Message tags, one per use, so that no message can be taken for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,18 +44,20 @@ impl Tag {
     }
 }
 
-/// One other rank and all that a call needs besides the buffer.
+/// One other rank, and how it is spoken to.
 #[derive(Clone, Copy, Debug)]
-pub struct Channel<'session> {
-    communicator: ffi::MPI_Comm,
-    byte: ffi::MPI_Datatype,
-    peer: c_int,
-    session: PhantomData<&'session Session>,
+pub enum Channel<'session> {
+    /// By MPI.
+    Mpi(mpi::Channel<'session>),
+    /// By Ironband's messages.
+    Ironband(ironband::Channel<'session>),
+    /// By one cache line for each direction.
+    Line(&'session Lines),
 }
 
 /// A [`Channel`] that threads may share, which needs `MPI_THREAD_MULTIPLE`.
 #[derive(Clone, Copy, Debug)]
-pub struct SharedChannel<'session>(Channel<'session>);
+pub struct SharedChannel<'session>(mpi::Channel<'session>);
 
 // SAFETY: `Session::shared_channel` makes one only if MPI granted MPI_THREAD_MULTIPLE; handles are plain values.
 unsafe impl Send for SharedChannel<'_> {}
@@ -61,37 +66,24 @@ unsafe impl Sync for SharedChannel<'_> {}
 
 impl<'session> SharedChannel<'session> {
     /// For [`Session::shared_channel`], which checks the thread level.
-    pub(crate) fn new(channel: Channel<'session>) -> Self {
-        Self(channel)
+    pub(crate) fn new(session: &'session Session, peer: i32) -> Self {
+        Self(mpi::Channel::new(session, peer))
     }
 
     /// The channel, in the calling thread.
     pub fn get(self) -> Channel<'session> {
-        self.0
+        Channel::Mpi(self.0)
     }
-}
-
-/// Ends the job if MPI reports an error. `MPI_COMM_WORLD` keeps its fatal error handler, so this is a second
-/// line of defence that costs one predicted branch.
-#[inline]
-pub(crate) fn check(code: c_int, call: &'static str) {
-    if code != ffi::MPI_SUCCESS as c_int {
-        fail(code, call);
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn fail(code: c_int, call: &'static str) -> ! {
-    eprintln!("{call} failed with MPI error {code}");
-    abort()
 }
 
 /// Ends every rank of the job: the only way out when one rank cannot go on and others may wait for it.
 #[cold]
 pub fn abort() -> ! {
-    // SAFETY: called while MPI is initialised; the handle is MPI's own constant.
-    unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, 1) };
+    if ::mpi::environment::is_initialized() {
+        // SAFETY: MPI is initialised; the handle is MPI's own constant.
+        unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, 1) };
+    }
+    // A launcher ends the others when one has ended so.
     std::process::abort()
 }
 
@@ -113,157 +105,121 @@ pub(crate) fn without_unwinding<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The clock of the benchmarks, in seconds.
+/// The clock of the benchmarks, in seconds since some time before; the same for all that is measured.
 #[inline]
 pub fn now() -> f64 {
-    // SAFETY: MPI_Wtime has no precondition once MPI is initialised, which every caller's channel implies.
-    unsafe { ffi::MPI_Wtime() }
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// `-m` refuses larger messages, so the cast keeps the value.
-#[inline]
-pub(crate) fn count_of(message: Span<'_>) -> c_int {
-    debug_assert!(c_int::try_from(message.length_bytes()).is_ok());
-    message.length_bytes() as c_int
+/// Does the same with a channel of each kind.
+macro_rules! by_each {
+    ($channel:expr, $own:ident => $call:expr) => {
+        match $channel {
+            Self::Mpi($own) => $call,
+            Self::Ironband($own) => $call,
+            Self::Line($own) => $call,
+        }
+    };
 }
 
 impl<'session> Channel<'session> {
-    /// A channel to `peer` in `MPI_COMM_WORLD`.
+    /// A channel to `peer`, of the kind that the session is of.
     pub fn new(session: &'session Session, peer: i32) -> Self {
         assert!((0..session.ranks()).contains(&peer), "rank {peer} is not in this job");
-        // SAFETY: MPI is initialised while the session lives, and then these constants are set.
-        let (communicator, byte) = unsafe { (ffi::RSMPI_COMM_WORLD, ffi::RSMPI_UINT8_T) };
-        Self { communicator, byte, peer, session: PhantomData }
+        match (session.context(), session.lines()) {
+            (_, Some(lines)) => Self::Line(lines),
+            (Some(context), None) => Self::Ironband(ironband::Channel::new(context, peer)),
+            (None, None) => Self::Mpi(mpi::Channel::new(session, peer)),
+        }
     }
 
-    /// `MPI_Send`.
+    /// Sends a message, and returns when its memory may be used again: `MPI_Send`, [`::ironband::Endpoint::send`].
     #[inline]
     pub fn send(self, message: Span<'_>, tag: Tag) {
-        let (data, count) = (message.as_ptr(), count_of(message));
-        // SAFETY: the span is valid for `count` bytes until this blocking call returns.
-        let code = unsafe { ffi::MPI_Send(data, count, self.byte, self.peer, tag.0, self.communicator) };
-        check(code, "MPI_Send");
+        by_each!(self, channel => channel.send(message, tag))
     }
 
-    /// `MPI_Recv`.
+    /// Waits for a message: `MPI_Recv`, [`::ironband::Endpoint::receive`].
     #[inline]
     pub fn receive(self, message: Span<'_>, tag: Tag) {
-        let (data, count) = (message.as_mut_ptr(), count_of(message));
-        // SAFETY: the span is valid for `count` bytes until this blocking call returns; the status is ignored.
-        let code = unsafe {
-            let ignore = ffi::RSMPI_STATUS_IGNORE;
-            ffi::MPI_Recv(data, count, self.byte, self.peer, tag.0, self.communicator, ignore)
-        };
-        check(code, "MPI_Recv");
+        by_each!(self, channel => channel.receive(message, tag))
     }
 
     /// Sends a message of no bytes.
     #[inline]
     pub fn signal(self, tag: Tag) {
-        // SAFETY: a count of zero reads nothing, so the pointer may be null.
-        let code =
-            unsafe { ffi::MPI_Send(std::ptr::null(), 0, self.byte, self.peer, tag.0, self.communicator) };
-        check(code, "MPI_Send");
+        by_each!(self, channel => channel.signal(tag))
     }
 
     /// Receives a message of no bytes.
     #[inline]
     pub fn await_signal(self, tag: Tag) {
-        // SAFETY: a count of zero writes nothing, so the pointer may be null; the status is ignored.
-        let code = unsafe {
-            let ignore = ffi::RSMPI_STATUS_IGNORE;
-            ffi::MPI_Recv(std::ptr::null_mut(), 0, self.byte, self.peer, tag.0, self.communicator, ignore)
-        };
-        check(code, "MPI_Recv");
+        by_each!(self, channel => channel.await_signal(tag))
     }
 }
 
 /// Room for the requests of one window, allocated once.
 #[derive(Debug)]
-pub struct Requests {
-    handles: Vec<ffi::MPI_Request>,
+pub enum Requests<'session> {
+    /// MPI's.
+    Mpi(mpi::Requests),
+    /// Ironband's.
+    Ironband(ironband::Requests<'session>),
 }
 
-impl Requests {
+impl<'session> Requests<'session> {
     /// Room for `count` requests.
-    pub fn new(count: usize) -> Self {
-        // SAFETY: the constant is set once MPI is initialised; the value is only compared and overwritten.
-        let null = unsafe { ffi::RSMPI_REQUEST_NULL };
-        Self { handles: vec![null; count] }
+    pub fn new(session: &'session Session, count: usize) -> Self {
+        match session.context() {
+            Some(_) => Self::Ironband(ironband::Requests::new(count)),
+            None => Self::Mpi(mpi::Requests::new(count)),
+        }
     }
 
-    /// Runs `post`, which starts operations, then waits for all of them (`MPI_Waitall`).
+    /// Runs `post`, which starts operations, then waits for all of them.
     ///
     /// Messages borrow memory for `'memory`, which outlives this call, so the memory outlives the operations.
     #[inline]
-    pub fn window<'memory>(&mut self, post: impl FnOnce(&Posting<'memory, '_>)) {
-        without_unwinding(|| {
-            let posting = Posting {
-                free: Cell::new(self.handles.as_mut_ptr()),
-                end: self.handles.as_mut_ptr_range().end,
-                requests: PhantomData,
-                memory: PhantomData,
-            };
-            post(&posting);
-            let started = (posting.free.get() as usize - self.handles.as_ptr() as usize)
-                / size_of::<ffi::MPI_Request>();
-            // SAFETY: the first `started` handles were written by MPI_Isend or MPI_Irecv just above.
-            let code = unsafe {
-                let ignore = ffi::RSMPI_STATUSES_IGNORE;
-                ffi::MPI_Waitall(started as c_int, self.handles.as_mut_ptr(), ignore)
-            };
-            check(code, "MPI_Waitall");
-        });
+    pub fn window<'memory>(&mut self, post: impl FnOnce(&Posting<'memory, '_, 'session>)) {
+        match self {
+            Self::Mpi(requests) => requests.window(|posting| post(&Posting::Mpi(posting))),
+            Self::Ironband(requests) => requests.window(|posting| post(&Posting::Ironband(posting))),
+        }
     }
 }
 
 /// Starts the operations of one window.
 #[derive(Debug)]
-pub struct Posting<'memory, 'requests> {
-    free: Cell<*mut ffi::MPI_Request>,
-    end: *mut ffi::MPI_Request,
-    requests: PhantomData<&'requests mut Requests>,
-    /// Invariant: messages must live as long as the caller of [`Requests::window`] promised, not shorter.
-    memory: PhantomData<Cell<&'memory ()>>,
+pub enum Posting<'memory, 'requests, 'session> {
+    /// MPI's.
+    Mpi(&'requests mpi::Posting<'memory, 'requests>),
+    /// Ironband's.
+    Ironband(&'requests ironband::Posting<'memory, 'requests, 'session>),
 }
 
-impl<'memory> Posting<'memory, '_> {
-    /// The next `count` requests. One check for all of them keeps the loops below as short as in C.
+impl<'memory, 'session> Posting<'memory, '_, 'session> {
+    /// Begins to send every slot: `MPI_Isend`, [`::ironband::Endpoint::start_send`].
     #[inline]
-    fn take(&self, count: usize) -> *mut ffi::MPI_Request {
-        let first = self.free.get();
-        let left = (self.end as usize - first as usize) / size_of::<ffi::MPI_Request>();
-        assert!(count <= left, "{count} operations for {left} requests");
-        self.free.set(first.wrapping_add(count));
-        first
-    }
-
-    /// `MPI_Isend` of every slot.
-    #[inline]
-    pub fn send_all(&self, channel: Channel<'_>, messages: Slots<'memory>, tag: Tag) {
-        let Channel { communicator, byte, peer, .. } = channel;
-        let mut request = self.take(messages.count());
-        for message in messages.iter() {
-            let (data, count) = (message.as_ptr(), count_of(message));
-            // SAFETY: the memory outlives the wait in `Requests::window`, as does the request, one of those
-            // that `take` handed out.
-            let code = unsafe { ffi::MPI_Isend(data, count, byte, peer, tag.0, communicator, request) };
-            check(code, "MPI_Isend");
-            request = request.wrapping_add(1);
+    pub fn send_all(&self, channel: Channel<'session>, messages: Slots<'memory>, tag: Tag) {
+        match (self, channel) {
+            (Self::Mpi(posting), Channel::Mpi(channel)) => posting.send_all(channel, messages, tag),
+            (Self::Ironband(posting), Channel::Ironband(channel)) => {
+                posting.send_all(channel, messages, tag);
+            }
+            _ => unreachable!("requests and channels are of one session"),
         }
     }
 
-    /// `MPI_Irecv` into every slot.
+    /// Begins to receive into every slot: `MPI_Irecv`, [`::ironband::Context::start_receive`].
     #[inline]
-    pub fn receive_all(&self, channel: Channel<'_>, messages: Slots<'memory>, tag: Tag) {
-        let Channel { communicator, byte, peer, .. } = channel;
-        let mut request = self.take(messages.count());
-        for message in messages.iter() {
-            let (data, count) = (message.as_mut_ptr(), count_of(message));
-            // SAFETY: as in `send_all`; that several receives may share memory is the benchmark's business.
-            let code = unsafe { ffi::MPI_Irecv(data, count, byte, peer, tag.0, communicator, request) };
-            check(code, "MPI_Irecv");
-            request = request.wrapping_add(1);
+    pub fn receive_all(&self, channel: Channel<'session>, messages: Slots<'memory>, tag: Tag) {
+        match (self, channel) {
+            (Self::Mpi(posting), Channel::Mpi(channel)) => posting.receive_all(channel, messages, tag),
+            (Self::Ironband(posting), Channel::Ironband(channel)) => {
+                posting.receive_all(channel, messages, tag);
+            }
+            _ => unreachable!("requests and channels are of one session"),
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     error::BenchError,
-    options::Common,
+    options::{Common, Implementation},
     point_to_point::abort,
     report::{Metric, Report, Style},
     session::Session,
@@ -60,6 +60,11 @@ pub struct Benchmark {
 pub trait Options: Parser + Serialize {
     /// The options that all benchmarks have.
     fn common(&self) -> &Common;
+
+    /// What carries the messages; most benchmarks measure MPI's calls.
+    fn implementation(&self) -> Implementation {
+        Implementation::Mpi
+    }
 }
 
 /// Runs a benchmark: the whole of its `main`.
@@ -71,9 +76,18 @@ pub fn run<O: Options>(
     body: impl FnOnce(&Session, &O, &mut Report<'_>) -> Result<(), BenchError>,
 ) -> ExitCode {
     let threading = if benchmark.threaded { Threading::Multiple } else { Threading::Single };
-    let session = Session::start(threading);
+    // An error in the command line is said once, so the rank is needed to say it.
+    let parsed = O::try_parse();
+    let implementation = parsed.as_ref().map_or(Implementation::Mpi, O::implementation);
+    let mut session = match Session::start(implementation, threading) {
+        Ok(session) => session,
+        Err(error) => {
+            eprintln!("{}: {error}", benchmark.name);
+            return ExitCode::FAILURE;
+        }
+    };
     let speaks = session.rank() == 0;
-    let options = match O::try_parse() {
+    let options = match parsed {
         Ok(options) => options,
         Err(error) => {
             if speaks {
@@ -84,7 +98,7 @@ pub fn run<O: Options>(
         }
     };
     // Finalising MPI while unwinding would wait for ranks that have not panicked.
-    match catch_unwind(AssertUnwindSafe(|| run_parsed(benchmark, &session, &options, body))) {
+    match catch_unwind(AssertUnwindSafe(|| run_parsed(benchmark, &mut session, &options, body))) {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) => ExitCode::FAILURE,
         Ok(Err(error)) => {
@@ -100,11 +114,15 @@ pub fn run<O: Options>(
 
 fn run_parsed<O: Options>(
     benchmark: &Benchmark,
-    session: &Session,
+    session: &mut Session,
     options: &O,
     body: impl FnOnce(&Session, &O, &mut Report<'_>) -> Result<(), BenchError>,
 ) -> Result<bool, BenchError> {
     benchmark.ranks.check(benchmark.name, session.ranks())?;
+    if options.implementation() == Implementation::Line {
+        session.share_lines()?;
+    }
+    let session = &*session;
     let common = options.common();
     let style = Style { json: common.json, full: common.full, validate: common.validate };
     let described = serde_json::to_value(options).map_err(std::io::Error::from)?;

@@ -10,7 +10,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    error::BenchError, pattern::Mismatch, plan::Rounds, progress::Progress, session::Session,
+    error::BenchError,
+    pattern::Mismatch,
+    plan::Rounds,
+    progress::Progress,
+    session::{Session, transport_environment},
     statistics::Summary,
 };
 
@@ -18,9 +22,6 @@ use crate::{
 const SIZE_WIDTH: usize = 10;
 const FIELD_WIDTH: usize = 18;
 const STATISTIC_WIDTH: usize = 14;
-
-/// What OMPI_MCA_ variables say about the transport, which the benchmark itself cannot ask.
-const TRANSPORT_VARIABLES: [&str; 3] = ["OMPI_MCA_pml", "OMPI_MCA_btl", "OMPI_MCA_osc"];
 
 /// One measured quantity.
 #[derive(Clone, Copy, Debug)]
@@ -113,11 +114,7 @@ impl<'session> Report<'session> {
     fn header(&self, notes: &[String]) -> String {
         let version = env!("CARGO_PKG_VERSION");
         let mut text = format!("# Ironband {} (OSU-compatible) {version}\n", self.benchmark);
-        let transport: Vec<String> =
-            transport_environment().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let transport =
-            if transport.is_empty() { "default transport".to_owned() } else { transport.join(" ") };
-        let _ = writeln!(text, "# {}, {transport}", self.session.library());
+        let _ = writeln!(text, "# {}, {}", self.session.library(), self.session.transport());
         for note in notes {
             let _ = writeln!(text, "# {note}");
         }
@@ -207,7 +204,7 @@ impl<'session> Report<'session> {
             version: env!("CARGO_PKG_VERSION"),
             library: self.session.library(),
             ranks: self.session.ranks(),
-            environment: transport_environment(),
+            environment: transport_environment().collect(),
             options: &self.options,
             metric: self.metrics[0].key,
             unit: self.metrics[0].unit,
@@ -251,8 +248,4 @@ struct Document<'a> {
 
 fn verdict(failed: bool) -> &'static str {
     if failed { "Fail" } else { "Pass" }
-}
-
-fn transport_environment() -> BTreeMap<&'static str, String> {
-    TRANSPORT_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))).collect()
 }

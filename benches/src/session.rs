@@ -1,18 +1,20 @@
-//! An MPI job from this rank's side: start, agreement between ranks, end.
+//! A job from this rank's side: start, agreement between ranks, end. By MPI, or by Ironband alone.
 
-use mpi::{
-    Threading,
-    collective::SystemOperation,
-    datatype::PartitionMut,
-    environment::Universe,
-    topology::{Process, SimpleCommunicator},
-    traits::*,
-};
+use std::{fmt, path::Path};
+
+use ::ironband::Context;
+use ::mpi::{Threading, topology::SimpleCommunicator};
 
 use crate::{
     error::BenchError,
-    point_to_point::{Channel, SharedChannel},
+    options::Implementation,
+    point_to_point::{Lines, SharedChannel},
 };
+
+mod ironband;
+mod mpi;
+
+pub(crate) use mpi::transport_environment;
 
 /// The pair of ranks that this one belongs to: rank `r` of the first half and rank `r + count` of the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,19 +27,24 @@ pub struct Pair {
     pub active: bool,
 }
 
-/// MPI, initialised; finalised when dropped.
+/// Which of the two carries the job.
+enum Job {
+    Mpi(mpi::Job),
+    Ironband(Box<ironband::Job>),
+}
+
+/// A job that has been joined; left when dropped.
 pub struct Session {
-    world: SimpleCommunicator,
-    provided: Threading,
+    // Before the job, which they were made by.
+    lines: Option<Lines>,
+    job: Job,
     rank: i32,
     ranks: i32,
     library: String,
-    // Last, because dropping it finalises MPI and nothing may follow.
-    _universe: Universe,
 }
 
-impl std::fmt::Debug for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("rank", &self.rank)
             .field("ranks", &self.ranks)
@@ -45,20 +52,61 @@ impl std::fmt::Debug for Session {
     }
 }
 
+/// Does the same with a job of either kind.
+macro_rules! by_either {
+    ($session:expr, $job:ident => $call:expr) => {
+        match &$session.job {
+            Job::Mpi($job) => $call,
+            Job::Ironband($job) => $call,
+        }
+    };
+}
+
 impl Session {
-    /// Starts MPI with the thread level wanted; a lower one granted is the caller's to refuse.
+    /// Joins the job. MPI is started with the thread level wanted; a lower one granted is the caller's to refuse.
+    ///
+    /// # Errors
+    /// What Ironband says when it cannot start. MPI ends the process itself.
     ///
     /// # Panics
     /// When MPI was started before in this process.
-    pub fn start(threading: Threading) -> Self {
-        let (universe, provided) =
-            mpi::initialize_with_threading(threading).expect("MPI is started once, here");
-        let world = universe.world();
-        let (rank, ranks) = (world.rank(), world.size());
-        let library = mpi::environment::library_version().unwrap_or_default();
-        // Open MPI's sentence goes on with the builder's host and dates.
-        let library = library.split([',', '\n', '\0']).next().unwrap_or_default().trim().to_owned();
-        Self { world, provided, rank, ranks, library, _universe: universe }
+    pub fn start(implementation: Implementation, threading: Threading) -> Result<Self, BenchError> {
+        if implementation == Implementation::Mpi {
+            let (job, library) = mpi::Job::start(threading);
+            let (rank, ranks) = job.place();
+            return Ok(Self { lines: None, job: Job::Mpi(job), rank, ranks, library });
+        }
+        let job = ironband::Job::start()?;
+        let (rank, ranks) = job.place();
+        let mut library = format!("Ironband {} called from Rust", env!("CARGO_PKG_VERSION"));
+        if implementation == Implementation::Line {
+            "a cache line between two processes".clone_into(&mut library);
+        }
+        Ok(Self { lines: None, job: Job::Ironband(Box::new(job)), rank, ranks, library })
+    }
+
+    /// For [`Implementation::Line`]: shares the lines of this rank's pair. All ranks call it, when their number has been checked.
+    ///
+    /// # Errors
+    /// When they cannot be shared, as between two nodes.
+    pub fn share_lines(&mut self) -> Result<(), BenchError> {
+        let Job::Ironband(job) = &self.job else { return Ok(()) };
+        let Pair { peer, active, .. } = self.pair();
+        let shared = if active {
+            Lines::create().map(|(lines, path)| (lines, path.display().to_string()))
+        } else {
+            let path = job.hear(peer);
+            Lines::open(&path).map(|lines| (lines, path))
+        };
+        if active {
+            let path = shared
+                .as_ref()
+                .map_or_else(|_| Path::new("").display().to_string(), |(_, path)| path.clone());
+            job.tell(peer, &path);
+        }
+        let shared = shared.map_err(|source| BenchError::Line { peer, source });
+        self.lines = Some(self.agree(shared)?.0);
+        Ok(())
     }
 
     /// This rank.
@@ -78,83 +126,74 @@ impl Session {
         Pair { count, peer: if active { self.rank + count } else { self.rank - count }, active }
     }
 
-    /// Name and version of the MPI library.
+    /// What carries the messages, by name and version.
     pub fn library(&self) -> &str {
         &self.library
     }
 
-    /// The communicator of all ranks.
+    /// What it uses, as far as it can be known: what Ironband has opened, or what Open MPI was told.
+    pub fn transport(&self) -> String {
+        match (&self.job, &self.lines) {
+            (_, Some(_)) => "shared memory".to_owned(),
+            (Job::Ironband(job), None) => job.context().report().join("; "),
+            (Job::Mpi(_), None) => mpi::transport(),
+        }
+    }
+
+    /// MPI's communicator of all ranks.
+    ///
+    /// # Panics
+    /// When the job is not MPI's: benchmarks that use it do not offer another.
     pub fn world(&self) -> &SimpleCommunicator {
-        &self.world
+        match &self.job {
+            Job::Mpi(job) => job.world(),
+            Job::Ironband(_) => unreachable!("one-sided benchmarks are MPI's"),
+        }
+    }
+
+    /// Ironband's context, unless the job is MPI's.
+    pub fn context(&self) -> Option<&Context> {
+        match &self.job {
+            Job::Mpi(_) => None,
+            Job::Ironband(job) => Some(job.context()),
+        }
+    }
+
+    /// The lines that [`Session::share_lines`] has shared.
+    pub fn lines(&self) -> Option<&Lines> {
+        self.lines.as_ref()
     }
 
     /// A channel to `peer` for several threads.
     pub fn shared_channel(&self, peer: i32) -> Result<SharedChannel<'_>, BenchError> {
-        if self.provided < Threading::Multiple {
-            return Err(BenchError::ThreadLevel { provided: format!("{:?}", self.provided) });
-        }
-        Ok(SharedChannel::new(Channel::new(self, peer)))
+        let provided = match &self.job {
+            Job::Mpi(job) if job.provided() >= Threading::Multiple => {
+                return Ok(SharedChannel::new(self, peer));
+            }
+            Job::Mpi(job) => format!("{:?}", job.provided()),
+            Job::Ironband(_) => "one thread".to_owned(),
+        };
+        Err(BenchError::ThreadLevel { provided })
     }
 
-    /// `MPI_Barrier`.
+    /// Waits for all ranks.
     pub fn barrier(&self) {
-        self.world.barrier();
-    }
-
-    fn root(&self) -> Process<'_> {
-        self.world.process_at_rank(0)
+        by_either!(self, job => job.barrier());
     }
 
     /// Sum over all ranks, on rank 0; 0 elsewhere.
     pub fn sum_at_root(&self, value: f64) -> f64 {
-        let mut sum = 0.0;
-        if self.rank == 0 {
-            self.root().reduce_into_root(&value, &mut sum, SystemOperation::sum());
-        } else {
-            self.root().reduce_into(&value, SystemOperation::sum());
-        }
-        sum
+        by_either!(self, job => job.sum_at_root(value))
     }
 
     /// Samples of all ranks, one rank's behind the other's, on rank 0; empty elsewhere.
     pub fn gather_at_root(&self, samples: &[f64]) -> Vec<f64> {
-        let count = i32::try_from(samples.len()).expect("-i bounds the samples");
-        if self.rank != 0 {
-            self.root().gather_into(&count);
-            self.root().gather_varcount_into(samples);
-            return Vec::new();
-        }
-        let mut counts = vec![0; self.ranks as usize];
-        self.root().gather_into_root(&count, &mut counts[..]);
-        let starts: Vec<i32> = counts
-            .iter()
-            .scan(0_i32, |end, &count| {
-                let start = *end;
-                *end = end.checked_add(count).expect("-i bounds the samples");
-                Some(start)
-            })
-            .collect();
-        let total: i32 = counts.iter().sum();
-        let mut all = vec![0.0; total as usize];
-        self.root().gather_varcount_into_root(samples, &mut PartitionMut::new(&mut all[..], counts, starts));
-        all
+        by_either!(self, job => job.gather_at_root(samples))
     }
 
     /// The lowest rank that has something to say and what it says, told to every rank.
     pub fn first_word(&self, word: Option<&str>) -> Option<(i32, String)> {
-        let mine = if word.is_some() { self.rank } else { i32::MAX };
-        let mut speaker = i32::MAX;
-        self.world.all_reduce_into(&mine, &mut speaker, SystemOperation::min());
-        if speaker == i32::MAX {
-            return None;
-        }
-        let mut text = word.filter(|_| speaker == self.rank).unwrap_or_default().as_bytes().to_vec();
-        let mut length = text.len() as u64;
-        let process = self.world.process_at_rank(speaker);
-        process.broadcast_into(&mut length);
-        text.resize(length as usize, 0);
-        process.broadcast_into(&mut text[..]);
-        Some((speaker, String::from_utf8_lossy(&text).into_owned()))
+        by_either!(self, job => job.first_word(word))
     }
 
     /// Turns a result that may differ from rank to rank into one that is an error everywhere or nowhere, so

@@ -7,12 +7,10 @@ use std::{
     sync::OnceLock,
 };
 
-const TWO_SIDED: [&str; 4] = [
-    env!("CARGO_BIN_EXE_osu_latency"),
-    env!("CARGO_BIN_EXE_osu_bw"),
-    env!("CARGO_BIN_EXE_osu_bibw"),
-    env!("CARGO_BIN_EXE_osu_latency_mt"),
-];
+const LATENCY: &str = env!("CARGO_BIN_EXE_osu_latency");
+const MANY_THREADS: &str = env!("CARGO_BIN_EXE_osu_latency_mt");
+const TWO_SIDED: [&str; 4] =
+    [LATENCY, env!("CARGO_BIN_EXE_osu_bw"), env!("CARGO_BIN_EXE_osu_bibw"), MANY_THREADS];
 const PAIRS: [&str; 2] = [env!("CARGO_BIN_EXE_osu_mbw_mr"), env!("CARGO_BIN_EXE_osu_multi_lat")];
 const ONE_SIDED: [&str; 4] = [
     env!("CARGO_BIN_EXE_osu_put_latency"),
@@ -80,9 +78,47 @@ fn pairs_validate_with_four_ranks() {
     }
 }
 
+/// Without MPI: launched by mpirun, which is not asked for anything but who is there.
+#[test]
+fn ironband_itself_validates() {
+    for program in TWO_SIDED.into_iter().filter(|program| *program != MANY_THREADS) {
+        let output = mpirun(2, "", program, "--impl ironband -c -i 3 -x 1 -m 1:256K", &[]);
+        assert_passes(&output, 19, program);
+        let table = text(&output.stdout);
+        assert!(table.contains(" called from Rust, shm memfd"), "{table}");
+    }
+    for program in PAIRS {
+        let output = mpirun(4, "", program, "--impl ironband -c -i 3 -x 1 -m 1:16K", &[]);
+        assert_passes(&output, 15, program);
+    }
+}
+
+#[test]
+fn a_line_carries_short_messages_one_at_a_time() {
+    for (ranks, program) in [(2, LATENCY), (4, PAIRS[1])] {
+        let output = mpirun(ranks, "", program, "--impl line -c -f -i 100 -x 1 -m 0:32", &[]);
+        assert_passes(&output, 7, program);
+    }
+    for (program, arguments, reason) in [
+        (LATENCY, "--impl line", "--impl line carries up to 56 bytes; say -m 0:32"),
+        (
+            PAIRS[0],
+            "--impl line",
+            "--impl line: a line carries one message at a time; osu_latency measures it",
+        ),
+        (LATENCY, "--impl nothing", "[possible values: mpi, ironband, line]"),
+        (MANY_THREADS, "--impl ironband", "unexpected argument '--impl'"),
+    ] {
+        let output = mpirun(2, "--mca btl vader,self", program, arguments, &[]);
+        assert!(!output.status.success(), "{program} {arguments}");
+        let said = text(&output.stderr);
+        assert_eq!(said.matches(reason).count(), 1, "{program} {arguments}: {said}");
+    }
+}
+
 #[test]
 fn many_threads_on_both_sides_validate() {
-    let program = env!("CARGO_BIN_EXE_osu_latency_mt");
+    let program = MANY_THREADS;
     for threads in ["1:1", "3:2", "2:3"] {
         let arguments = format!("-c -i 6 -x 3 -m 0:16 -t {threads}");
         assert_passes(&mpirun(2, "--mca btl vader,self", program, &arguments, &[]), 6, &arguments);

@@ -1,4 +1,5 @@
-//! The shared-memory hot path, to be counted by callgrind: `hot_path send N`, `hot_path receive N`, `hot_path poll N`.
+//! The shared-memory hot path, to be counted by callgrind: `hot_path send N`, `hot_path receive N`, `hot_path poll N`,
+//! `hot_path message N`.
 //!
 //! What one operation costs is the difference between a long and a short run, divided by the difference of their lengths:
 //! start-up, connecting and the end are the same in both (`ci/callgrind` does that). The other end is a second process
@@ -10,7 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use clap::{Parser, ValueEnum};
-use ironband::{Config, Device, Handler, Job, Payload, Posted, QueuePair, Threads};
+use ironband::{Config, Context, Device, Handler, Job, Payload, Posted, QueuePair, Threads};
 use ironband_fabric::shm::Shm;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -21,6 +22,8 @@ enum Operation {
     Receive,
     /// Poll and find nothing.
     Poll,
+    /// Send 8 bytes from Rust, and receive them: one process alone, to itself.
+    Message,
     /// The other end of `send`: takes everything.
     #[value(hide = true)]
     Sink,
@@ -73,6 +76,16 @@ fn main() {
             for _ in 0..count {
                 device.progress(&received);
             }
+        }
+        Operation::Message => {
+            let context = Context::open().unwrap_or_else(|error| panic!("{error}"));
+            let own = context.endpoint(context.rank()).unwrap_or_else(|error| panic!("{error}"));
+            let mut back = [0; 8];
+            for tag in 0..u64::from(count) {
+                own.send(tag, b"8 bytes.").unwrap_or_else(|error| panic!("{error}"));
+                own.receive(tag, &mut back).unwrap_or_else(|error| panic!("{error}"));
+            }
+            assert_eq!(&back, b"8 bytes.");
         }
         Operation::Sink | Operation::Source => be_other(operation),
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ironband_benches::{
     bandwidth::{self, Kind},
-    options::{Common, WindowSize},
+    options::{Common, Implementation, Which, WindowSize},
     program::{self, Benchmark, EXIT_STATUS_HELP, Options, Ranks},
     report::BANDWIDTH,
 };
@@ -20,6 +20,9 @@ struct Arguments {
     common: Common,
     #[command(flatten)]
     #[serde(flatten)]
+    which: Which,
+    #[command(flatten)]
+    #[serde(flatten)]
     window: WindowSize,
 }
 
@@ -27,11 +30,15 @@ impl Options for Arguments {
     fn common(&self) -> &Common {
         &self.common
     }
+
+    fn implementation(&self) -> Implementation {
+        self.which.implementation
+    }
 }
 
 fn main() -> ExitCode {
     let benchmark = Benchmark { name: "osu_bw", ranks: Ranks::Two, threaded: false, metrics: &[BANDWIDTH] };
     program::run(&benchmark, |session, options: &Arguments, report| {
-        bandwidth::run(session, &options.common, options.window, Kind::OneWay, report)
+        bandwidth::run(session, &options.common, options.which, options.window, Kind::OneWay, report)
     })
 }

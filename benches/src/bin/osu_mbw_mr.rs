@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ironband_benches::{
     bandwidth::{self, Kind},
-    options::{Common, WindowSize},
+    options::{Common, Implementation, Which, WindowSize},
     program::{self, Benchmark, EXIT_STATUS_HELP, Options, Ranks},
     report::{AGGREGATE_BANDWIDTH, MESSAGE_RATE},
 };
@@ -20,12 +20,19 @@ struct Arguments {
     common: Common,
     #[command(flatten)]
     #[serde(flatten)]
+    which: Which,
+    #[command(flatten)]
+    #[serde(flatten)]
     window: WindowSize,
 }
 
 impl Options for Arguments {
     fn common(&self) -> &Common {
         &self.common
+    }
+
+    fn implementation(&self) -> Implementation {
+        self.which.implementation
     }
 }
 
@@ -37,6 +44,6 @@ fn main() -> ExitCode {
         metrics: &[AGGREGATE_BANDWIDTH, MESSAGE_RATE],
     };
     program::run(&benchmark, |session, options: &Arguments, report| {
-        bandwidth::run(session, &options.common, options.window, Kind::Pairs, report)
+        bandwidth::run(session, &options.common, options.which, options.window, Kind::Pairs, report)
     })
 }

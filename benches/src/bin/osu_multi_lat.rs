@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ironband_benches::{
     latency,
-    options::Common,
+    options::{Common, Implementation, Which},
     program::{self, Benchmark, EXIT_STATUS_HELP, Options, Ranks},
     report::LATENCY,
 };
@@ -18,11 +18,18 @@ struct Arguments {
     #[command(flatten)]
     #[serde(flatten)]
     common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    which: Which,
 }
 
 impl Options for Arguments {
     fn common(&self) -> &Common {
         &self.common
+    }
+
+    fn implementation(&self) -> Implementation {
+        self.which.implementation
     }
 }
 
@@ -30,6 +37,6 @@ fn main() -> ExitCode {
     let benchmark =
         Benchmark { name: "osu_multi_lat", ranks: Ranks::Pairs, threaded: false, metrics: &[LATENCY] };
     program::run(&benchmark, |session, options: &Arguments, report| {
-        latency::run(session, &options.common, true, report)
+        latency::run(session, &options.common, options.which, true, report)
     })
 }

@@ -167,7 +167,7 @@ pub(super) mod tests {
     use crate::compare::measurement::text::parse;
 
     fn transport(name: &str) -> Transport {
-        Transport { name: name.into(), settings: Default::default() }
+        Transport { name: name.into(), settings: Default::default(), arguments: &[] }
     }
 
     fn run(round: usize, position: usize, transport: &str, rows: &str) -> Run {

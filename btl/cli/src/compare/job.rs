@@ -1,7 +1,7 @@
 //! One run of one benchmark under `mpirun`.
 
 use super::measurement::{self, Measurement, ParseError};
-use super::transport::Settings;
+use super::transport::Transport;
 use crate::open_mpi::consent_if_root;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -83,12 +83,13 @@ fn indented(output: &str) -> String {
 
 impl Job {
     /// The arguments of `mpirun` for one transport.
-    fn arguments(&self, settings: &Settings) -> Vec<String> {
+    fn arguments(&self, transport: &Transport) -> Vec<String> {
         let mut arguments = self.options.clone();
-        for (key, value) in settings {
+        for (key, value) in &transport.settings {
             arguments.extend(["--mca".to_owned(), (*key).to_owned(), value.clone()]);
         }
         arguments.push(self.benchmark.display().to_string());
+        arguments.extend(transport.arguments.iter().map(|word| (*word).to_owned()));
         arguments.extend(self.benchmark_arguments.iter().cloned());
         if self.output == OutputForm::Json {
             arguments.push("--json".to_owned());
@@ -97,17 +98,17 @@ impl Job {
     }
 
     /// The whole command for one transport, ready to be pasted into a shell.
-    pub(super) fn command_line(&self, settings: &Settings) -> String {
+    pub(super) fn command_line(&self, transport: &Transport) -> String {
         let consent = consent_if_root().into_iter().map(|(name, value)| format!("{name}={value}"));
         let program = self.mpirun.display().to_string();
-        let words = consent.chain([program]).chain(self.arguments(settings));
+        let words = consent.chain([program]).chain(self.arguments(transport));
         words.map(|word| shell_quoted(&word)).collect::<Vec<_>>().join(" ")
     }
 
     /// Runs the benchmark over one transport and reads what it measured.
-    pub(super) fn run(&self, settings: &Settings) -> Result<Measurement, JobError> {
+    pub(super) fn run(&self, transport: &Transport) -> Result<Measurement, JobError> {
         let mut command = Command::new(&self.mpirun);
-        command.args(self.arguments(settings)).envs(consent_if_root());
+        command.args(self.arguments(transport)).envs(consent_if_root());
         let (reason, output) = match run_to_end(&mut command, self.timeout) {
             Err(reason) => (reason, String::new()),
             Ok((Err(reason), ended)) => (reason, ended.complaint()),
@@ -116,7 +117,7 @@ impl Job {
                 Err(error) => (error.into(), ended.complaint()),
             },
         };
-        Err(JobError { reason, command: self.command_line(settings), output })
+        Err(JobError { reason, command: self.command_line(transport), output })
     }
 
     fn parse(&self, output: &str) -> Result<Measurement, ParseError> {
@@ -227,6 +228,10 @@ mod tests {
         assert_eq!(shell_quoted("ironband,self"), "ironband,self");
     }
 
+    fn nowhere() -> Transport {
+        Transport { name: "none".into(), settings: Default::default(), arguments: &[] }
+    }
+
     fn job(script: &str, timeout: Duration) -> Job {
         Job {
             mpirun: "/bin/sh".into(),
@@ -242,16 +247,15 @@ mod tests {
     fn more_output_than_a_pipe_holds_on_both_sides_is_read() {
         let script = "head -c 300000 /dev/zero | tr '\\0' e >&2; echo '# Size  Latency (us)'; \
                       i=0; while [ $i -lt 20000 ]; do echo \"# $i\"; i=$((i+1)); done; echo '# Size  Latency (us)'; echo 8 1.5";
-        let measurement = job(script, Duration::from_secs(60)).run(&Settings::new()).unwrap();
+        let measurement = job(script, Duration::from_secs(60)).run(&nowhere()).unwrap();
         assert_eq!(measurement.columns[0].values.get(&8), Some(&1.5));
     }
 
     #[test]
     fn a_run_that_hangs_is_ended_and_says_what_it_had_to_say() {
         let started = Instant::now();
-        let error = job("echo stuck >&2; exec sleep 60", Duration::from_millis(300))
-            .run(&Settings::new())
-            .unwrap_err();
+        let error =
+            job("echo stuck >&2; exec sleep 60", Duration::from_millis(300)).run(&nowhere()).unwrap_err();
         assert!(matches!(error.reason, Reason::Timeout(_)));
         assert_eq!(error.output, "stuck");
         assert!(started.elapsed() < Duration::from_secs(30));
@@ -259,17 +263,14 @@ mod tests {
 
     #[test]
     fn a_run_that_closes_its_output_and_hangs_is_ended() {
-        let error =
-            job("exec sleep 60 >&- 2>&-", Duration::from_millis(300)).run(&Settings::new()).unwrap_err();
+        let error = job("exec sleep 60 >&- 2>&-", Duration::from_millis(300)).run(&nowhere()).unwrap_err();
         assert!(matches!(error.reason, Reason::Timeout(_)));
     }
 
     #[test]
     fn a_run_that_fails_shows_its_command_and_its_words() {
-        let text = job("echo because >&2; exit 3", Duration::from_secs(60))
-            .run(&Settings::new())
-            .unwrap_err()
-            .to_string();
+        let text =
+            job("echo because >&2; exit 3", Duration::from_secs(60)).run(&nowhere()).unwrap_err().to_string();
         assert!(
             text.contains("exit status: 3") && text.contains("| because") && text.contains("osu_latency"),
             "{text}"

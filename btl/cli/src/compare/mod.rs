@@ -25,7 +25,8 @@ use transport::Transport;
 /// Arguments of `ironband compare`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Transports to compare: names of BTLs, or ucx. The others are divided by the first.
+    /// Transports to compare: names of BTLs, or ucx; with Ironband's own benchmarks also rust (Ironband's messages without MPI) and
+    /// line (one cache line between two processes: the least that is possible). The others are divided by the first.
     #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "ironband,vader,tcp")]
     btl: Vec<String>,
     /// OSU-style benchmarks to run: names, looked for in --bench-dir, beside this program and on PATH, or paths.
@@ -251,7 +252,7 @@ fn run_benchmark(job: &Job, rounds: usize, transports: &[Transport], progress: &
         progress.set_message(format!("{name}, round {} of {rounds}, {}", turn.round + 1, transport.name));
         if !failed[turn.transport] {
             let began = Instant::now();
-            let outcome = match job.run(&transport.settings) {
+            let outcome = match job.run(transport) {
                 Ok(measurement) => Outcome::Measurement(measurement),
                 Err(error) => {
                     failed[turn.transport] = true;

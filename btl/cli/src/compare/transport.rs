@@ -15,6 +15,8 @@ pub(super) struct Transport {
     pub(super) name: String,
     /// MCA parameters and their values.
     pub(super) settings: Settings,
+    /// What the benchmark is told besides.
+    pub(super) arguments: &'static [&'static str],
 }
 
 /// Why a name selects nothing.
@@ -31,19 +33,26 @@ pub(super) enum TransportError {
 const PML_TRANSPORTS: [(&str, &[(&str, &str)]); 1] =
     [("ucx", &[("pml", "ucx"), ("osc", "ucx"), ("pml_ucx_tls", "any"), ("pml_ucx_devices", "any")])];
 
-/// Finds every name in what Open MPI offers. A name can be a BTL or `ucx`.
+/// What Ironband's own benchmarks can measure instead of MPI, and how they are told so.
+const OWN: [(&str, &[&str]); 2] = [("rust", &["--impl", "ironband"]), ("line", &["--impl", "line"])];
+
+/// Finds every name in what Open MPI offers. A name can be a BTL or `ucx`; `rust` or `line` is none of Open MPI's.
 pub(super) fn select(names: &[String], report: &Report) -> Result<Vec<Transport>, TransportError> {
     let mut transports: Vec<Transport> = Vec::new();
     for name in names {
         if transports.iter().any(|transport| transport.name == *name) {
             return Err(TransportError::Twice { name: name.clone() });
         }
+        if let Some((_, arguments)) = OWN.iter().find(|(own, _)| own == name) {
+            transports.push(Transport { name: name.clone(), settings: Settings::new(), arguments });
+            continue;
+        }
         let settings = settings_of(name, report).ok_or_else(|| TransportError::NotOffered {
             name: name.clone(),
             offered: offered(report).join(", "),
             hint: if name == "ironband" { " (`ironband doctor` says why)" } else { "" },
         })?;
-        transports.push(Transport { name: name.clone(), settings });
+        transports.push(Transport { name: name.clone(), settings, arguments: &[] });
     }
     Ok(transports)
 }
@@ -64,6 +73,7 @@ fn offered(report: &Report) -> Vec<&str> {
     let mut names: Vec<&str> = report.components("btl").into_iter().filter(|name| *name != "self").collect();
     let pmls = report.components("pml");
     names.extend(PML_TRANSPORTS.iter().map(|(name, _)| *name).filter(|name| pmls.contains(name)));
+    names.extend(OWN.iter().map(|(name, _)| *name));
     names
 }
 
@@ -100,10 +110,18 @@ mod tests {
     }
 
     #[test]
+    fn rust_and_line_are_told_to_the_benchmark() {
+        let transports = selected(&["rust", "vader", "line"]).unwrap();
+        let arguments: Vec<_> = transports.iter().map(|transport| transport.arguments).collect();
+        assert_eq!(arguments, [&["--impl", "ironband"][..], &[], &["--impl", "line"]]);
+        assert!(transports[0].settings.is_empty());
+    }
+
+    #[test]
     fn what_open_mpi_does_not_offer_is_refused_with_what_it_does() {
         let message = selected(&["vader", "openib"]).unwrap_err().to_string();
         assert!(
-            message.contains("openib is no transport") && message.contains("vader, tcp, ucx"),
+            message.contains("openib is no transport") && message.contains("vader, tcp, ucx, rust, line"),
             "{message}"
         );
         assert!(selected(&["self"]).is_err());

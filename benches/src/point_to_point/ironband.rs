@@ -1,0 +1,170 @@
+//! Ironband's messages, called from Rust.
+
+use std::{cell::RefCell, marker::PhantomData};
+
+use ironband::{Buffer, BufferMut, Context, Endpoint, Error, Pattern, ReceiveRequest, SendRequest};
+
+use super::{Tag, abort, without_unwinding};
+use crate::memory::{Slots, Span};
+
+/// One other rank.
+#[derive(Clone, Copy, Debug)]
+pub struct Channel<'session> {
+    context: &'session Context,
+    peer: Endpoint<'session>,
+}
+
+/// Ends the job when a call fails: the other rank may wait for this one.
+#[inline]
+fn check<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+#[cold]
+#[inline(never)]
+fn fail(error: &Error) -> ! {
+    eprintln!("{error}");
+    abort()
+}
+
+impl Tag {
+    #[inline]
+    const fn number(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+impl<'session> Channel<'session> {
+    pub(super) fn new(context: &'session Context, peer: i32) -> Self {
+        Self { context, peer: check(context.endpoint(peer as u32)) }
+    }
+
+    #[inline]
+    pub(super) fn send(self, message: Span<'_>, tag: Tag) {
+        // SAFETY: the span is valid, and nobody writes there until this blocking call returns.
+        let data = unsafe { std::slice::from_raw_parts(message.as_ptr().cast(), message.length_bytes()) };
+        check(self.peer.send(tag.number(), data));
+    }
+
+    #[inline]
+    pub(super) fn receive(self, message: Span<'_>, tag: Tag) {
+        // SAFETY: the span is valid, and nobody else looks there until this blocking call returns.
+        let buffer =
+            unsafe { std::slice::from_raw_parts_mut(message.as_mut_ptr().cast(), message.length_bytes()) };
+        check(self.peer.receive(tag.number(), buffer));
+    }
+
+    #[inline]
+    pub(super) fn signal(self, tag: Tag) {
+        check(self.peer.send(tag.number(), &[]));
+    }
+
+    #[inline]
+    pub(super) fn await_signal(self, tag: Tag) {
+        check(self.peer.receive(tag.number(), &mut []));
+    }
+}
+
+/// Memory of a window, as a request's buffer.
+#[derive(Debug)]
+struct Slot {
+    start: *mut u8,
+    len_bytes: usize,
+}
+
+// SAFETY: the address stays the same. The memory lives as long as the request, because only `Posting` makes these and
+// `Requests::window` waits for all requests while the memory is borrowed. It is read and written by the program between windows
+// only; that several receives may share memory is the benchmark's business, and no reference into it exists.
+unsafe impl Buffer for Slot {
+    #[inline]
+    fn as_ptr(&self) -> *const u8 {
+        self.start
+    }
+
+    #[inline]
+    fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+}
+
+// SAFETY: as above.
+unsafe impl BufferMut for Slot {
+    #[inline]
+    fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.start
+    }
+}
+
+impl Slot {
+    #[inline]
+    fn of(span: Span<'_>) -> Self {
+        Self { start: span.as_mut_ptr().cast(), len_bytes: span.length_bytes() }
+    }
+}
+
+enum Begun<'session> {
+    Send(SendRequest<'session, Slot>),
+    Receive(ReceiveRequest<'session, Slot>),
+}
+
+/// Room for the requests of one window.
+pub struct Requests<'session> {
+    begun: RefCell<Vec<Begun<'session>>>,
+}
+
+impl std::fmt::Debug for Requests<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Requests").field("begun", &self.begun.borrow().len()).finish()
+    }
+}
+
+impl<'session> Requests<'session> {
+    pub(super) fn new(count: usize) -> Self {
+        Self { begun: RefCell::new(Vec::with_capacity(count)) }
+    }
+
+    /// As [`super::Requests::window`].
+    #[inline]
+    pub(super) fn window<'memory>(&mut self, post: impl FnOnce(&Posting<'memory, '_, 'session>)) {
+        without_unwinding(|| {
+            post(&Posting { requests: self, memory: PhantomData });
+            for begun in self.begun.get_mut().drain(..) {
+                match begun {
+                    Begun::Send(request) => {
+                        check(request.wait());
+                    }
+                    Begun::Receive(request) => {
+                        check(request.wait());
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Starts the operations of one window.
+#[derive(Debug)]
+pub struct Posting<'memory, 'requests, 'session> {
+    requests: &'requests Requests<'session>,
+    /// Invariant: messages must live as long as the caller of `window` promised, not shorter.
+    memory: PhantomData<std::cell::Cell<&'memory ()>>,
+}
+
+impl<'memory, 'session> Posting<'memory, '_, 'session> {
+    #[inline]
+    pub(super) fn send_all(&self, channel: Channel<'session>, messages: Slots<'memory>, tag: Tag) {
+        let mut begun = self.requests.begun.borrow_mut();
+        for message in messages.iter() {
+            begun.push(Begun::Send(check(channel.peer.start_send(tag.number(), Slot::of(message)))));
+        }
+    }
+
+    #[inline]
+    pub(super) fn receive_all(&self, channel: Channel<'session>, messages: Slots<'memory>, tag: Tag) {
+        let pattern = Pattern::exact(channel.peer.rank(), tag.number());
+        let mut begun = self.requests.begun.borrow_mut();
+        for message in messages.iter() {
+            begun.push(Begun::Receive(check(channel.context.start_receive(pattern, Slot::of(message)))));
+        }
+    }
+}
