@@ -16,9 +16,17 @@ const LENGTH: u64 = 2;
 fn main() -> ExitCode {
     match std::env::var(RANK).as_deref() {
         Ok("0") => measure(),
-        Ok(_) => play_back().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+        Ok(_) => status(play_back()),
         Err(_) => start_both(),
     }
+}
+
+fn status(outcome: Result<(), Error>) -> ExitCode {
+    if let Err(error) = outcome {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 /// This program twice, as ranks 0 and 1 of a job.
@@ -95,5 +103,5 @@ fn measure() -> ExitCode {
     group.finish();
     announce(&peer, 0, 0);
     criterion.final_summary();
-    context.close().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    status(context.close())
 }

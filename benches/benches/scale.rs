@@ -51,10 +51,10 @@ static ALLOCATOR: Counting = Counting;
 #[derive(Parser)]
 struct Arguments {
     /// Processes of the simulation.
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=100_000))]
     ranks: u32,
-    /// With how many others each of them talks.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..))]
+    /// With how many others each of them talks, a multiple of four: half of them are next to it, the others far away.
+    #[arg(long, default_value_t = 64, value_parser = neighbours)]
     neighbours: u32,
     /// Messages from each to each of its neighbours.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
@@ -62,9 +62,16 @@ struct Arguments {
     /// Real processes for the wire-up, at most.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=512))]
     processes: u32,
-    /// What cargo bench says.
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// What cargo bench says, and what is meant for the other benchmarks.
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    _others: Vec<String>,
+}
+
+fn neighbours(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count) if count >= 4 && u32::is_multiple_of(count, 4) => Ok(count),
+        _ => Err("a multiple of four is wanted, as 64".to_owned()),
+    }
 }
 
 fn main() {
@@ -72,14 +79,23 @@ fn main() {
         return fence_often();
     }
     let arguments = Arguments::parse();
-    let neighbours = arguments.neighbours.min(arguments.ranks - 1) & !1;
+    let neighbours = arguments.neighbours;
+    let small = arguments.ranks / 8;
+    if small <= 2 * neighbours {
+        eprintln!(
+            "--ranks {}: {neighbours} neighbours are too many; more than {} ranks are wanted",
+            arguments.ranks,
+            16 * neighbours
+        );
+        std::process::exit(2);
+    }
     let network = network_bytes(neighbours);
     println!(
         "the simulated network itself: {} bytes a device, {} a connection (both directions of one end); left out below",
         network.device, network.connection
     );
-    // The smaller job shows that what a process takes does not depend on the job's size.
-    simulate((arguments.ranks / 8).max(neighbours + 1), neighbours, arguments.rounds, &network);
+    // The smaller job shows how little of what a process takes depends on the job's size.
+    simulate(small, neighbours, arguments.rounds, &network);
     let measured = simulate(arguments.ranks, neighbours, arguments.rounds, &network);
     println!();
     let wire_up = wire_up(arguments.processes);
@@ -132,10 +148,13 @@ fn drain(world: &World, devices: &mut [SimDevice]) {
     }
 }
 
-/// The next and the previous ones.
+/// A quarter of them next, a quarter previous; the others as far from each other as can be, in both directions: each is in a sheet of its
+/// own of the tables by rank.
 fn neighbours_of(rank: u32, ranks: u32, neighbours: u32) -> impl Iterator<Item = u32> {
-    (1..=neighbours / 2)
-        .flat_map(move |distance| [(rank + distance) % ranks, (rank + ranks - distance) % ranks])
+    let near = 1..=neighbours / 4;
+    let stride = (ranks / 2 - near.end()) / (neighbours / 4 + 1);
+    let far = near.clone().map(move |step| neighbours / 4 + step * stride);
+    near.chain(far).flat_map(move |distance| [(rank + distance) % ranks, (rank + ranks - distance) % ranks])
 }
 
 struct Simulated {
@@ -289,23 +308,25 @@ const TABLES_BY_RANK: f64 = 3.0;
 
 fn extrapolate(measured: &Simulated, neighbours: u32, wire_up: &WireUp) {
     println!(
-        "\nfrom these: a process with {neighbours} neighbours, one of them the last rank; a fence at one server, {:.0} us + {:.1} us for each process;\n\
-         what its node gets of cards of {CARD_BYTES} bytes, if it asks for those that it needs, and if it were sent all",
+        "\nfrom these: the context of a process with {neighbours} neighbours, and those of the roll-call at the start, without what the fabric \
+         takes (shared memory: up to 256 KiB a neighbour of its node) and what the launcher does; a fence at one server, {:.0} us + {:.1} us for \
+         each process; what a process gets of cards of {CARD_BYTES} bytes, if it asks for those that it needs, and if it were sent all",
         wire_up.fixed_us, wire_up.process_us
     );
     println!(
-        "{:>10} {:>16} {:>12} {:>16} {:>14}",
-        "processes", "KiB a process", "fence (ms)", "cards asked (KB)", "all cards (KB)"
+        "{:>10} {:>8} {:>16} {:>12} {:>16} {:>14}",
+        "processes", "peers", "KiB of context", "fence (ms)", "cards asked (KB)", "all cards (KB)"
     );
     for ranks in [64, 1_000, 4_096, 16_384, 65_536, 100_000] {
         let ranks = f64::from(ranks);
-        let talks_to = f64::from(neighbours).min(ranks - 1.0);
+        // The roll-call speaks to one, and hears one, for each bit of a rank.
+        let talks_to = (f64::from(neighbours) + 2.0 * ranks.log2().ceil()).min(ranks - 1.0);
         let sheets = (ranks / SHEET_RANKS as f64).ceil();
         let bytes = measured.context_bytes
             + talks_to * measured.peer_bytes
             + TABLES_BY_RANK * size_of::<usize>() as f64 * sheets;
         println!(
-            "{ranks:>10} {:>16.1} {:>12.1} {:>16.1} {:>14.1}",
+            "{ranks:>10} {talks_to:>8} {:>16.1} {:>12.1} {:>16.1} {:>14.1}",
             bytes / 1024.0,
             (wire_up.fixed_us + wire_up.process_us * ranks) / 1000.0,
             talks_to * CARD_BYTES as f64 / 1000.0,

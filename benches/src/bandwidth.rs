@@ -4,7 +4,7 @@ use crate::{
     error::BenchError,
     measure::{Exchange, Handshake, measure},
     memory::{Layout, PageBuffer, Slots, Span},
-    options::{Common, Which, WindowSize},
+    options::{Common, WindowSize},
     plan::BANDWIDTH,
     point_to_point::{Channel, Requests, Tag},
     program::staging_note,
@@ -138,12 +138,10 @@ impl Buffers {
 pub fn run(
     session: &Session,
     common: &Common,
-    which: Which,
     window: WindowSize,
     kind: Kind,
     report: &mut Report<'_>,
 ) -> Result<(), BenchError> {
-    which.check_windows()?;
     let sizes = common.sizes(1)?;
     let pair = session.pair();
     let window = window.window_size as usize;

@@ -41,7 +41,7 @@ pub enum BenchError {
     Ironband(#[from] ironband::Error),
     /// Two ranks cannot share memory.
     #[error(
-        "--impl line: cannot share a cache line with rank {peer}: {source}; both ranks have to be on one node"
+        "--impl line: cannot share a cache line with rank {peer}: {source} (both ranks have to be on one node, and run by one user)"
     )]
     Line {
         /// The other rank.

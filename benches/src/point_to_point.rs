@@ -83,7 +83,7 @@ pub fn abort() -> ! {
         // SAFETY: MPI is initialised; the handle is MPI's own constant.
         unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, 1) };
     }
-    // A launcher ends the others when one has ended so.
+    // Most launchers end the others when one has ended so; under one that does not, they notice, since they wait for messages of this one.
     std::process::abort()
 }
 

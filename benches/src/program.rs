@@ -65,38 +65,50 @@ pub trait Options: Parser + Serialize {
     fn implementation(&self) -> Implementation {
         Implementation::Mpi
     }
+
+    /// What the benchmark cannot do, before anything begins.
+    ///
+    /// # Errors
+    /// With the option.
+    fn check(&self) -> Result<(), BenchError> {
+        Ok(())
+    }
+}
+
+/// The rank that the launcher has told this process, so that an error in the command line is said once, before anything is started.
+fn launched_rank(variable: impl Fn(&str) -> Option<String>) -> Option<u32> {
+    let names = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID", "IRONBAND_PMI_RANK"];
+    names.into_iter().find_map(|name| variable(name)?.parse().ok())
 }
 
 /// Runs a benchmark: the whole of its `main`.
 ///
-/// Only rank 0 prints errors, and every rank exits with the same status: 0, 1 when the run or the validation
+/// Only rank 0 prints errors, but for those of joining the job, and every rank exits with the same status: 0, 1 when the run or the validation
 /// failed, 2 when the command line is wrong.
 pub fn run<O: Options>(
     benchmark: &Benchmark,
     body: impl FnOnce(&Session, &O, &mut Report<'_>) -> Result<(), BenchError>,
 ) -> ExitCode {
     let threading = if benchmark.threaded { Threading::Multiple } else { Threading::Single };
-    // An error in the command line is said once, so the rank is needed to say it.
-    let parsed = O::try_parse();
-    let implementation = parsed.as_ref().map_or(Implementation::Mpi, O::implementation);
-    let mut session = match Session::start(implementation, threading) {
-        Ok(session) => session,
-        Err(error) => {
-            eprintln!("{}: {error}", benchmark.name);
-            return ExitCode::FAILURE;
-        }
-    };
-    let speaks = session.rank() == 0;
-    let options = match parsed {
+    let options = match O::try_parse() {
         Ok(options) => options,
         Err(error) => {
-            if speaks {
+            if launched_rank(|name| std::env::var(name).ok()).is_none_or(|rank| rank == 0) {
                 // Nothing can be told to anybody when even this cannot be printed.
                 let _ = error.print();
             }
             return if error.use_stderr() { ExitCode::from(USAGE_STATUS) } else { ExitCode::SUCCESS };
         }
     };
+    let mut session = match Session::start(options.implementation(), threading) {
+        Ok(session) => session,
+        Err(error) => {
+            // Each process for itself: they do not know of each other.
+            eprintln!("{}: {error}", benchmark.name);
+            return ExitCode::FAILURE;
+        }
+    };
+    let speaks = session.rank() == 0;
     // Finalising MPI while unwinding would wait for ranks that have not panicked.
     match catch_unwind(AssertUnwindSafe(|| run_parsed(benchmark, &mut session, &options, body))) {
         Ok(Ok(true)) => ExitCode::SUCCESS,
@@ -119,6 +131,7 @@ fn run_parsed<O: Options>(
     body: impl FnOnce(&Session, &O, &mut Report<'_>) -> Result<(), BenchError>,
 ) -> Result<bool, BenchError> {
     benchmark.ranks.check(benchmark.name, session.ranks())?;
+    options.check()?;
     if options.implementation() == Implementation::Line {
         session.share_lines()?;
     }
@@ -144,6 +157,13 @@ pub fn staging_note(common: &Common) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn launchers_tell_the_rank() {
+        assert_eq!(launched_rank(|_| None), None);
+        assert_eq!(launched_rank(|name| (name == "SLURM_PROCID").then(|| "3".to_owned())), Some(3));
+        assert_eq!(launched_rank(|name| (name == "PMI_RANK").then(|| "no number".to_owned())), None);
+    }
 
     #[test]
     fn numbers_of_ranks_are_judged() {

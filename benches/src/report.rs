@@ -10,11 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    error::BenchError,
-    pattern::Mismatch,
-    plan::Rounds,
-    progress::Progress,
-    session::{Session, transport_environment},
+    error::BenchError, pattern::Mismatch, plan::Rounds, progress::Progress, session::Session,
     statistics::Summary,
 };
 
@@ -204,7 +200,8 @@ impl<'session> Report<'session> {
             version: env!("CARGO_PKG_VERSION"),
             library: self.session.library(),
             ranks: self.session.ranks(),
-            environment: transport_environment().collect(),
+            transport: self.session.transport(),
+            environment: self.session.environment(),
             options: &self.options,
             metric: self.metrics[0].key,
             unit: self.metrics[0].unit,
@@ -237,7 +234,8 @@ struct Document<'a> {
     version: &'a str,
     library: &'a str,
     ranks: i32,
-    environment: BTreeMap<&'static str, String>,
+    transport: String,
+    environment: BTreeMap<String, String>,
     options: &'a Value,
     /// The row key that a comparison should use, its unit, and which direction is good.
     metric: &'a str,

@@ -1,6 +1,6 @@
 //! A job from this rank's side: start, agreement between ranks, end. By MPI, or by Ironband alone.
 
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt};
 
 use ::ironband::Context;
 use ::mpi::{Threading, topology::SimpleCommunicator};
@@ -13,8 +13,6 @@ use crate::{
 
 mod ironband;
 mod mpi;
-
-pub(crate) use mpi::transport_environment;
 
 /// The pair of ranks that this one belongs to: rank `r` of the first half and rank `r + count` of the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,19 +91,22 @@ impl Session {
         let Job::Ironband(job) = &self.job else { return Ok(()) };
         let Pair { peer, active, .. } = self.pair();
         let shared = if active {
-            Lines::create().map(|(lines, path)| (lines, path.display().to_string()))
+            let created = Lines::create();
+            // One that has none says so.
+            let place = created.as_ref().map_or("", |(_, place)| place);
+            job.tell(peer, place);
+            let process = job.hear(peer).parse().unwrap_or(0);
+            created.map(|(lines, _)| {
+                lines.set_peer(process);
+                lines
+            })
         } else {
-            let path = job.hear(peer);
-            Lines::open(&path).map(|lines| (lines, path))
+            let place = job.hear(peer);
+            job.tell(peer, &std::process::id().to_string());
+            Lines::open(&place)
         };
-        if active {
-            let path = shared
-                .as_ref()
-                .map_or_else(|_| Path::new("").display().to_string(), |(_, path)| path.clone());
-            job.tell(peer, &path);
-        }
         let shared = shared.map_err(|source| BenchError::Line { peer, source });
-        self.lines = Some(self.agree(shared)?.0);
+        self.lines = Some(self.agree(shared)?);
         Ok(())
     }
 
@@ -137,6 +138,14 @@ impl Session {
             (_, Some(_)) => "shared memory".to_owned(),
             (Job::Ironband(job), None) => job.context().report().join("; "),
             (Job::Mpi(_), None) => mpi::transport(),
+        }
+    }
+
+    /// The environment's variables that have a say in it.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        match &self.job {
+            Job::Mpi(_) => mpi::transport_environment().collect(),
+            Job::Ironband(_) => std::env::vars().filter(|(name, _)| name.starts_with("IRONBAND_")).collect(),
         }
     }
 

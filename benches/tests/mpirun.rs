@@ -85,7 +85,7 @@ fn ironband_itself_validates() {
         let output = mpirun(2, "", program, "--impl ironband -c -i 3 -x 1 -m 1:256K", &[]);
         assert_passes(&output, 19, program);
         let table = text(&output.stdout);
-        assert!(table.contains(" called from Rust, shm memfd"), "{table}");
+        assert!(table.contains(" called from Rust, fabric shm, device memfd"), "{table}");
     }
     for program in PAIRS {
         let output = mpirun(4, "", program, "--impl ironband -c -i 3 -x 1 -m 1:16K", &[]);

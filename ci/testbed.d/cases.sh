@@ -24,6 +24,7 @@ sent_bytes_max() {
     for name in $TESTBED_DEVS; do counters+=("/sys/class/infiniband/$name/ports/1/hw_counters/sent_pkts"); done
     if [ -e "${counters[0]}" ]; then
         packet_bytes=$(ibv_devinfo -d "$TESTBED_DEV" | sed -n 's/.*active_mtu:[[:space:]]*\([0-9]*\) .*/\1/p')
+        [ -n "$packet_bytes" ] || return
     else
         counters=()
         # Two ranks of one host that share a device talk over the loopback interface.

@@ -2,7 +2,7 @@
 //! `hot_path message N`.
 //!
 //! What one operation costs is the difference between a long and a short run, divided by the difference of their lengths:
-//! start-up, connecting and the end are the same in both (`ci/callgrind` does that). The other end is a second process
+//! start-up, connecting and the end are the same in both (`ci/callgrind` does that). A message goes to this process itself; for all else the other end is a second process
 //! with no valgrind around it, which is faster than this one by far: a sender never finds the ring full and a receiver
 //! never finds it empty, so the count does not depend on the machine.
 
@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use clap::{Parser, ValueEnum};
+use ironband::config::FabricName;
 use ironband::{Config, Context, Device, Handler, Job, Payload, Posted, QueuePair, Threads};
 use ironband_fabric::shm::Shm;
 
@@ -78,7 +79,8 @@ fn main() {
             }
         }
         Operation::Message => {
-            let context = Context::open().unwrap_or_else(|error| panic!("{error}"));
+            let config = Config { fabrics: vec![FabricName::Shm], ring_bytes: 16 << 20, ..Config::default() };
+            let context = Context::open_with(&config).unwrap_or_else(|error| panic!("{error}"));
             let own = context.endpoint(context.rank()).unwrap_or_else(|error| panic!("{error}"));
             let mut back = [0; 8];
             for tag in 0..u64::from(count) {

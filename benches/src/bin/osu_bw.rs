@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ironband_benches::{
     bandwidth::{self, Kind},
+    error::BenchError,
     options::{Common, Implementation, Which, WindowSize},
     program::{self, Benchmark, EXIT_STATUS_HELP, Options, Ranks},
     report::BANDWIDTH,
@@ -34,11 +35,15 @@ impl Options for Arguments {
     fn implementation(&self) -> Implementation {
         self.which.implementation
     }
+
+    fn check(&self) -> Result<(), BenchError> {
+        self.which.check_windows()
+    }
 }
 
 fn main() -> ExitCode {
     let benchmark = Benchmark { name: "osu_bw", ranks: Ranks::Two, threaded: false, metrics: &[BANDWIDTH] };
     program::run(&benchmark, |session, options: &Arguments, report| {
-        bandwidth::run(session, &options.common, options.which, options.window, Kind::OneWay, report)
+        bandwidth::run(session, &options.common, options.window, Kind::OneWay, report)
     })
 }

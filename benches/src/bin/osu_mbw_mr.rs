@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ironband_benches::{
     bandwidth::{self, Kind},
+    error::BenchError,
     options::{Common, Implementation, Which, WindowSize},
     program::{self, Benchmark, EXIT_STATUS_HELP, Options, Ranks},
     report::{AGGREGATE_BANDWIDTH, MESSAGE_RATE},
@@ -34,6 +35,10 @@ impl Options for Arguments {
     fn implementation(&self) -> Implementation {
         self.which.implementation
     }
+
+    fn check(&self) -> Result<(), BenchError> {
+        self.which.check_windows()
+    }
 }
 
 fn main() -> ExitCode {
@@ -44,6 +49,6 @@ fn main() -> ExitCode {
         metrics: &[AGGREGATE_BANDWIDTH, MESSAGE_RATE],
     };
     program::run(&benchmark, |session, options: &Arguments, report| {
-        bandwidth::run(session, &options.common, options.which, options.window, Kind::Pairs, report)
+        bandwidth::run(session, &options.common, options.window, Kind::Pairs, report)
     })
 }

@@ -74,7 +74,7 @@ struct Slot {
 
 // SAFETY: the address stays the same. The memory lives as long as the request, because only `Posting` makes these and
 // `Requests::window` waits for all requests while the memory is borrowed. It is read and written by the program between windows
-// only; that several receives may share memory is the benchmark's business, and no reference into it exists.
+// only. Sends may share memory, which nobody writes meanwhile; so may receives, whose contents are then any of those that came.
 unsafe impl Buffer for Slot {
     #[inline]
     fn as_ptr(&self) -> *const u8 {

@@ -12,9 +12,9 @@
 use std::{
     cell::Cell,
     fs::File,
+    hash::{BuildHasher as _, RandomState},
     io,
     os::fd::{AsRawFd as _, OwnedFd},
-    path::PathBuf,
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -22,9 +22,10 @@ use std::{
 use rustix::{
     fs::{MemfdFlags, ftruncate, memfd_create},
     mm::{MapFlags, ProtFlags, mmap, munmap},
+    process::{Pid, test_kill_process},
 };
 
-use super::Tag;
+use super::{Tag, abort};
 use crate::memory::Span;
 
 /// The longest message.
@@ -42,6 +43,8 @@ pub struct Lines {
     start: NonNull<u8>,
     /// Which line this process writes.
     own: usize,
+    /// The other process.
+    peer: Cell<Option<Pid>>,
     sent: Cell<u64>,
     received: Cell<u64>,
     /// Keeps the memory's name alive, for the other process to open.
@@ -49,24 +52,45 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// New lines, and where another process of this user can open them.
+    /// New lines, and what another process of this user has to know to open them.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn create() -> io::Result<(Self, PathBuf)> {
+    pub fn create() -> io::Result<(Self, String)> {
         let file = memfd_create("ironband-line", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, MAPPED_BYTES as u64)?;
-        let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
-        Ok((Self::map(file, 0)?, path))
+        let (process, descriptor) = (std::process::id(), file.as_raw_fd());
+        let lines = Self::map(file, 0)?;
+        // The standard library's keys are random.
+        let key = RandomState::new().hash_one(process);
+        lines.key().store(key, Ordering::Release);
+        Ok((lines, format!("{process} {descriptor} {key}")))
     }
 
-    /// The lines of another process.
+    /// The lines of another process, by what [`Lines::create`] has said there.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn open(path: &str) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).open(path)?;
-        Self::map(file.into(), 1)
+    /// The kernel's; when something else is there, because that process is on another node.
+    pub fn open(place: &str) -> io::Result<Self> {
+        let mut numbers = place.split(' ').map(str::parse::<u64>);
+        let (Some(Ok(process)), Some(Ok(descriptor)), Some(Ok(key))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return Err(io::Error::other("it has none"));
+        };
+        let file = File::options().read(true).write(true).open(format!("/proc/{process}/fd/{descriptor}"))?;
+        let other = || io::Error::other("this process is not on its node");
+        if file.metadata()?.len() != MAPPED_BYTES as u64 {
+            return Err(other());
+        }
+        let lines = Self::map(file.into(), 1)?;
+        lines.set_peer(process);
+        if lines.key().load(Ordering::Acquire) == key { Ok(lines) } else { Err(other()) }
+    }
+
+    /// The other process, for whom this one waits as long as it lives.
+    pub fn set_peer(&self, process: u64) {
+        self.peer.set(i32::try_from(process).ok().and_then(Pid::from_raw));
     }
 
     fn map(file: OwnedFd, own: usize) -> io::Result<Self> {
@@ -74,14 +98,32 @@ impl Lines {
         // SAFETY: a fresh mapping at an address of the kernel's choice disturbs no other memory.
         let start = unsafe { mmap(std::ptr::null_mut(), MAPPED_BYTES, access, MapFlags::SHARED, &file, 0)? };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { start, own, sent: Cell::new(0), received: Cell::new(0), _file: file })
+        let nothing = || Cell::new(0);
+        Ok(Self { start, own, peer: Cell::new(None), sent: nothing(), received: nothing(), _file: file })
     }
 
     fn line(&self, index: usize) -> (&AtomicU64, *mut u8) {
         let line = self.start.as_ptr().wrapping_add(index * LINE_STRIDE);
-        // SAFETY: both lines are mapped as long as this value lives, at addresses that are multiples of their size; their first words
+        // SAFETY: three lines are mapped as long as this value lives, at addresses that are multiples of their size; their first words
         // are used as atomics by both processes.
         (unsafe { AtomicU64::from_ptr(line.cast()) }, line.wrapping_add(8))
+    }
+
+    /// Tells these lines from whatever else may be mapped.
+    fn key(&self) -> &AtomicU64 {
+        self.line(2).0
+    }
+
+    /// For each so many polls: nothing comes of a process that has ended.
+    #[cold]
+    fn rest(&self) {
+        std::thread::yield_now();
+        if let Some(peer) = self.peer.get()
+            && test_kill_process(peer).is_err()
+        {
+            eprintln!("process {} at the other end of the line has ended", peer.as_raw_nonzero());
+            abort();
+        }
     }
 
     #[inline]
@@ -104,7 +146,7 @@ impl Lines {
             polls += 1;
             if polls == POLLS {
                 polls = 0;
-                std::thread::yield_now();
+                self.rest();
             }
         }
         // SAFETY: the span is valid; the other process writes again only after the answer.

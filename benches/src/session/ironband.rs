@@ -1,6 +1,6 @@
 //! A job without MPI: under any launcher, by Ironband's messages. What ranks agree on goes through rank 0; none of it is timed.
 
-use ironband::{Context, Endpoint, Error, Pattern, Received};
+use ironband::{Context, Endpoint, Error};
 
 use crate::{error::BenchError, point_to_point::abort};
 
@@ -42,21 +42,23 @@ impl Job {
         check(self.context().endpoint(rank))
     }
 
-    /// A message of any length.
+    /// Sends a message of any length: its length goes first.
+    fn send(&self, to: u32, tag: u64, bytes: &[u8]) {
+        check(self.peer(to).send(tag, &(bytes.len() as u64).to_le_bytes()));
+        check(self.peer(to).send(tag, bytes));
+    }
+
+    /// Receives what [`Job::send`] has sent. By receives that name their source, so that the end of that process is noticed.
     fn receive(&self, from: u32, tag: u64) -> Vec<u8> {
-        let pattern = Pattern::exact(from, tag);
-        let Received { len_bytes, .. } = loop {
-            if let Some(found) = self.context().probe(pattern) {
-                break found;
-            }
-        };
-        let mut bytes = vec![0; len_bytes as usize];
-        check(self.context().receive(pattern, &mut bytes));
+        let mut len_bytes = [0; 8];
+        check(self.peer(from).receive(tag, &mut len_bytes));
+        let mut bytes = vec![0; u64::from_le_bytes(len_bytes) as usize];
+        check(self.peer(from).receive(tag, &mut bytes));
         bytes
     }
 
     pub(super) fn tell(&self, peer: i32, text: &str) {
-        check(self.peer(peer as u32).send(TO_PEER, text.as_bytes()));
+        self.send(peer as u32, TO_PEER, text.as_bytes());
     }
 
     pub(super) fn hear(&self, peer: i32) -> String {
@@ -66,7 +68,7 @@ impl Job {
     /// What all ranks say, by rank, on rank 0; empty elsewhere.
     fn gather(&self, mine: Vec<u8>) -> Vec<Vec<u8>> {
         if self.context().rank() > 0 {
-            check(self.peer(0).send(TO_ROOT, &mine));
+            self.send(0, TO_ROOT, &mine);
             return Vec::new();
         }
         let others = (1..self.context().size()).map(|rank| self.receive(rank, TO_ROOT));
@@ -78,7 +80,7 @@ impl Job {
         if self.context().rank() > 0 {
             return self.receive(0, FROM_ROOT);
         }
-        (1..self.context().size()).for_each(|rank| check(self.peer(rank).send(FROM_ROOT, &bytes)));
+        (1..self.context().size()).for_each(|rank| self.send(rank, FROM_ROOT, &bytes));
         bytes
     }
 

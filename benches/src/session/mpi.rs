@@ -27,8 +27,8 @@ pub(super) fn transport() -> String {
 }
 
 /// The variables that say so.
-pub(crate) fn transport_environment() -> impl Iterator<Item = (&'static str, String)> {
-    TRANSPORT_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?)))
+pub(super) fn transport_environment() -> impl Iterator<Item = (String, String)> {
+    TRANSPORT_VARIABLES.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
 }
 
 impl Job {

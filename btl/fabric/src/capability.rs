@@ -50,8 +50,8 @@ pub struct Capabilities {
     /// RDMA takes local memory only if it is registered, for the time of the request if need be. Without, registration of
     /// local memory is of no use.
     pub registers_local_memory: bool,
-    /// Long messages are better written by their sender than read by their receiver: the adapter has one read of a queue pair
-    /// under way at a time (`max_qp_rd_atom`, `max_qp_init_rd_atom`), so that each waits for a round trip.
+    /// Long messages are better written by their sender than read by their receiver: the adapter asks for one read of a queue
+    /// pair at a time (`max_qp_init_rd_atom`), so that each waits for a round trip.
     pub prefers_writing: bool,
     /// A queue pair to the own process can be made.
     pub loopback: bool,

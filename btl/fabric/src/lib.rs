@@ -282,6 +282,14 @@ pub trait Device: Sized {
     /// For who waits for one message, a poll that looks everywhere and finds nothing is time lost. `false` may be wrong.
     fn is_more_likely(&self, cq: Self::CompletionQueue) -> bool;
 
+    /// Says, in a few instructions, whether there may be something to find: for who has nothing to do but wait for a message, between two
+    /// calls of [`Device::poll_cq`]. `false` is sure but for what a poll finds on its rounds only; `true` is where only a poll can tell.
+    #[inline]
+    fn has_message(&self, cq: Self::CompletionQueue) -> bool {
+        let _ = cq;
+        true
+    }
+
     /// Gives back the buffer of a receive completion.
     fn release(&mut self, token: ReceiveToken);
 

@@ -41,7 +41,7 @@ impl Payload {
     /// The receive token of the same completion has not been released.
     #[inline(always)]
     pub unsafe fn first_u64(self) -> Option<u64> {
-        // SAFETY: so many bytes are mapped, as promised to `new`. A peer may write them: they are read once, and any bytes are a number.
+        // SAFETY: so many bytes are mapped, as promised to `new`. A peer may write them meanwhile: any bytes are a number.
         (self.len_bytes >= 8)
             .then(|| u64::from_le(unsafe { self.start.as_ptr().cast::<u64>().read_unaligned() }))
     }

@@ -18,6 +18,9 @@ const COMPLETIONS_PER_PROGRESS: usize = 64;
 /// Depth asked of completion queues; devices give at least that.
 const COMPLETION_QUEUE_DEPTH: usize = 4096;
 
+/// Looks of [`Device::watch`]: some 0.1 us.
+const LOOKS_PER_WATCH: u32 = 32;
+
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
@@ -362,6 +365,21 @@ impl<F: Fabric> Device<F> {
             self.rest();
         }
         count
+    }
+
+    /// For who has nothing to do but wait for a message, after a call of [`Device::progress`] that has found nothing: looks where it
+    /// will arrive, a few times, or until it is there. A call of `progress` looks everywhere, and takes longer than a message should
+    /// have to wait. Does nothing where processes outnumber processors, several peers have sent lately, or several threads use the device.
+    #[inline(always)]
+    pub fn watch(&self) {
+        if self.patience.is_endless() {
+            let state = self.state.lock();
+            for _ in 0..LOOKS_PER_WATCH {
+                if state.device.has_message(state.cq) {
+                    return;
+                }
+            }
+        }
     }
 
     /// Another device of this process has found something: whoever waits here has not waited in vain.

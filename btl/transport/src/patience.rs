@@ -22,6 +22,12 @@ impl Patience {
         Self { limit, empty: AtomicU32::new(0) }
     }
 
+    /// Nobody else needs the processor.
+    #[inline(always)]
+    pub(crate) const fn is_endless(&self) -> bool {
+        self.limit == u32::MAX
+    }
+
     /// Something was found.
     #[inline(always)]
     pub(crate) fn reset(&self) {
@@ -31,7 +37,7 @@ impl Patience {
     /// Nothing was found: true when it is time to yield.
     #[inline(always)]
     pub(crate) fn exhausted(&self) -> bool {
-        if self.limit == u32::MAX {
+        if self.is_endless() {
             return false;
         }
         let empty = self.empty.load(Ordering::Relaxed);

@@ -22,7 +22,7 @@ pub(super) struct Transport {
 /// Why a name selects nothing.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(super) enum TransportError {
-    #[error("{name} is no transport that Open MPI offers here; it offers {offered}{hint}")]
+    #[error("{name} is no transport that can be compared here; there are {offered}{hint}")]
     NotOffered { name: String, offered: String, hint: &'static str },
     #[error("{name} is named twice in --btl")]
     Twice { name: String },
@@ -36,7 +36,7 @@ const PML_TRANSPORTS: [(&str, &[(&str, &str)]); 1] =
 /// What Ironband's own benchmarks can measure instead of MPI, and how they are told so.
 const OWN: [(&str, &[&str]); 2] = [("rust", &["--impl", "ironband"]), ("line", &["--impl", "line"])];
 
-/// Finds every name in what Open MPI offers. A name can be a BTL or `ucx`; `rust` or `line` is none of Open MPI's.
+/// Finds every name in what there is: a BTL, `ucx`, or one of [`OWN`].
 pub(super) fn select(names: &[String], report: &Report) -> Result<Vec<Transport>, TransportError> {
     let mut transports: Vec<Transport> = Vec::new();
     for name in names {
@@ -121,7 +121,8 @@ mod tests {
     fn what_open_mpi_does_not_offer_is_refused_with_what_it_does() {
         let message = selected(&["vader", "openib"]).unwrap_err().to_string();
         assert!(
-            message.contains("openib is no transport") && message.contains("vader, tcp, ucx, rust, line"),
+            message.contains("openib is no transport")
+                && message.contains("there are vader, tcp, ucx, rust, line"),
             "{message}"
         );
         assert!(selected(&["self"]).is_err());

@@ -11,15 +11,6 @@ use crate::wire::message::{
     ACTIVE_HEADER_BYTES, Announce, EAGER_HEADER_BYTES, Ended, Hello, Kind, Outcome, Piece, Ready,
 };
 
-/// What an eager message has found.
-enum Matched {
-    Receive(Handle),
-    /// It is to be kept.
-    Nothing,
-    /// Its sender is lost: what it has sent since means nothing.
-    Lost,
-}
-
 impl<S, R, K> Protocol<S, R, K> {
     /// A message has arrived from a peer that is known. `start` is its beginning, as long as the longest header or all of it; `len_bytes` is
     /// its whole length.
@@ -33,6 +24,9 @@ impl<S, R, K> Protocol<S, R, K> {
         start: &[u8],
         len_bytes: usize,
     ) -> Result<Arrival, Violation> {
+        if self.peers.get(from).is_none() {
+            return Ok(Arrival::Nothing);
+        }
         let Some((kind, number)) = Kind::of_immediate(immediate) else {
             return Err(Violation::Kind(immediate & 15));
         };
@@ -44,69 +38,37 @@ impl<S, R, K> Protocol<S, R, K> {
         }
         if let (Kind::Eager, Some(tag)) = (kind, header::<EAGER_HEADER_BYTES>(start)) {
             let envelope = Envelope { source: from, tag: u64::from_le_bytes(*tag) };
-            let len_bytes = len_bytes - EAGER_HEADER_BYTES;
-            return Ok(match self.eager_matched(envelope, number, len_bytes)? {
-                Matched::Receive(receive) => match self.deliver(receive, envelope, len_bytes as u64) {
-                    Some((_, len_bytes)) => Arrival::Deliver { receive, offset: 0, len_bytes },
-                    None => Arrival::Nothing,
-                },
-                Matched::Nothing => Arrival::Keep(envelope),
-                Matched::Lost => Arrival::Nothing,
-            });
+            return self.eager_arrived(envelope, number, len_bytes - EAGER_HEADER_BYTES);
         }
         let Some(peer) = self.peers.get_mut(from) else { return Ok(Arrival::Nothing) };
         peer.check(kind, number)?;
         self.other_arrived(from, kind, start, len_bytes)
     }
 
-    /// As [`Protocol::arrived`], for an eager message of this number, with `len_bytes` bytes behind the header: most are. `fill` is called
-    /// with what was kept with its receive, and copies as much as it is told behind the header; false if the message is to be kept
-    /// instead, with [`Protocol::keep`], at once.
+    /// As [`Protocol::arrived`], for an eager message of this number, with `len_bytes` bytes behind the header: most are.
     ///
     /// # Errors
     /// As [`Protocol::arrived`].
-    #[inline]
+    #[inline(always)]
     pub fn eager_arrived(
         &mut self,
         envelope: Envelope,
         number: u32,
         len_bytes: usize,
-        fill: impl FnOnce(&mut R, usize),
-    ) -> Result<bool, Violation> {
-        match self.eager_matched(envelope, number, len_bytes)? {
-            Matched::Receive(receive) => {
-                if let Some((body, len_bytes)) = self.deliver(receive, envelope, len_bytes as u64) {
-                    fill(body, len_bytes);
-                }
-                Ok(true)
-            }
-            Matched::Nothing => Ok(false),
-            Matched::Lost => Ok(true),
-        }
-    }
-
-    /// Checks an eager message, and finds its receive.
-    #[inline]
-    fn eager_matched(
-        &mut self,
-        envelope: Envelope,
-        number: u32,
-        len_bytes: usize,
-    ) -> Result<Matched, Violation> {
-        let Some(peer) = self.peers.get_mut(envelope.source) else {
-            return Ok(Matched::Lost);
-        };
+    ) -> Result<Arrival, Violation> {
+        let Some(peer) = self.peers.get_mut(envelope.source) else { return Ok(Arrival::Nothing) };
         peer.check(Kind::Eager, number)?;
         let wrong_length = Violation::Length { kind: Kind::Eager, len_bytes };
         let counted = u32::try_from(len_bytes).map_err(|_| wrong_length)?;
         peer.receives.arrived(counted)?;
-        Ok(match self.matching.arrive(envelope) {
+        match self.matching.arrive(envelope) {
             Some(receive) => {
                 peer.consumed(counted, &mut self.talkers);
-                Matched::Receive(receive)
+                let len_bytes = self.deliver(receive, envelope, len_bytes as u64);
+                Ok(Arrival::Deliver { receive, offset: 0, len_bytes })
             }
-            None => Matched::Nothing,
-        })
+            None => Ok(Arrival::Keep(envelope)),
+        }
     }
 
     /// Keeps the data of an [`Arrival::Keep`].

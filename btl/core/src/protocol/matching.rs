@@ -182,12 +182,12 @@ const KINDS: usize = 8;
 #[derive(Debug, Clone)]
 struct Receive<R> {
     pattern: Pattern,
-    /// `None`: in the last list.
+    /// `None`: in the last list, or alone.
     kind: Option<u8>,
     receive: R,
 }
 
-/// The one list that a receive is in.
+/// The one list that a receive is in, if it is in one.
 const RECEIVES: usize = 0;
 
 /// Where the receive for a message is.

@@ -30,8 +30,8 @@ impl<S, R, K> Protocol<S, R, K> {
                 if let Some(peer) = self.peers.get_mut(envelope.source) {
                     peer.consumed(len_bytes, &mut self.talkers);
                 }
-                let fits = self.deliver(handle, envelope, len_bytes.into());
-                (handle, fits.map(|(_, len_bytes)| Found { data, len_bytes }))
+                let len_bytes = self.deliver(handle, envelope, len_bytes.into());
+                (handle, Some(Found { data, len_bytes }))
             }
             Match::Matched { envelope, message: Kept::Announced(announce), .. } => {
                 if let Some(peer) = self.peers.get_mut(envelope.source) {
@@ -49,19 +49,14 @@ impl<S, R, K> Protocol<S, R, K> {
         }
     }
 
-    /// All data of a short message are there: the receive ends. Gives what was kept with it, and how much of the message fits.
+    /// All data of a short message are there: the receive ends. Says how much of it fits.
     #[inline]
-    pub(super) fn deliver(
-        &mut self,
-        handle: Handle,
-        envelope: Envelope,
-        len_bytes: u64,
-    ) -> Option<(&mut R, usize)> {
-        let receive = self.receives.get_mut(handle)?;
+    pub(super) fn deliver(&mut self, handle: Handle, envelope: Envelope, len_bytes: u64) -> usize {
+        let Some(receive) = self.receives.get_mut(handle) else { return 0 };
         let Envelope { source, tag } = envelope;
         receive.message = Received { source, tag, len_bytes };
         receive.stage = ReceiveStage::Done(fits(receive));
-        Some((&mut receive.body, len_bytes.min(receive.capacity_bytes) as usize))
+        len_bytes.min(receive.capacity_bytes) as usize
     }
 
     /// An announced message has found its receive.

@@ -386,15 +386,20 @@ impl ShmDevice {
         if !self.done.is_empty() {
             return self.done.pop_front();
         }
-        let control = self.control();
-        let relaxed = std::sync::atomic::Ordering::Relaxed;
-        let rang = control.summary.load(relaxed) != 0;
-        let asked = control.requests.load(relaxed) != self.requests_seen;
+        let (rang, asked) = self.calls();
         self.empty_polls = self.empty_polls.wrapping_add(1);
         if rang | asked | !self.tasks.is_empty() | self.empty_polls.is_multiple_of(SCAN_INTERVAL) {
             return self.poll_cold(rang, asked);
         }
         None
+    }
+
+    /// Whether a sleeping ring's bell rang, and whether somebody asks for a connection.
+    #[inline(always)]
+    fn calls(&self) -> (bool, bool) {
+        let control = self.control();
+        let relaxed = std::sync::atomic::Ordering::Relaxed;
+        (control.summary.load(relaxed) != 0, control.requests.load(relaxed) != self.requests_seen)
     }
 
     #[cold]
@@ -741,6 +746,12 @@ impl Device for ShmDevice {
     #[inline(always)]
     fn is_more_likely(&self, (): ()) -> bool {
         self.inbound.has_record_at_hand() || !self.done.is_empty()
+    }
+
+    #[inline(always)]
+    fn has_message(&self, (): ()) -> bool {
+        let (rang, asked) = self.calls();
+        self.inbound.may_have_record() | rang | asked | !self.done.is_empty() | !self.tasks.is_empty()
     }
 
     #[inline(always)]

@@ -223,6 +223,12 @@ impl Inbound {
         Ok(None)
     }
 
+    /// False when there is one hot ring and it is empty. With several a poll does not take much longer than to look at all.
+    #[inline(always)]
+    pub(crate) fn may_have_record(&self) -> bool {
+        self.hot_len != 1 || self.has_record_at_hand()
+    }
+
     /// True when the ring whose turn it is has a record.
     #[inline(always)]
     pub(crate) fn has_record_at_hand(&self) -> bool {

@@ -277,7 +277,7 @@ impl VerbsDevice {
                 between_processes: true,
                 megabits: port::megabits(&root, &port_name),
                 registers_local_memory: true,
-                prefers_writing: limits.reads_served.min(limits.reads_asked) <= 1,
+                prefers_writing: limits.reads_asked <= 1,
                 loopback: true,
                 one_sided: true,
                 checks_remote_keys: true,

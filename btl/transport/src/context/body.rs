@@ -60,7 +60,8 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// # Safety
-    /// The memory stays writable, and nobody else touches it, until the receive has ended and was taken out.
+    /// The memory stays writable, and nobody else touches it but other receives, until the receive has ended and was taken out. Therefore
+    /// there is never a reference to it.
     pub(super) const unsafe fn new(start: *mut u8, len_bytes: usize) -> Self {
         Self { start, len_bytes, registration: None, owner: None }
     }

@@ -60,7 +60,8 @@ pub unsafe trait Buffer: 'static {
 /// As [`Buffer`], to be written.
 ///
 /// # Safety
-/// As for [`Buffer`]; the memory may be written, with any bytes, and nobody reads it as long as the value is not borrowed.
+/// As for [`Buffer`]; the memory may be written, with any bytes, and nobody reads it as long as the value is not borrowed. It is written
+/// through pointers only, so buffers of several receives may share it.
 pub unsafe trait BufferMut: Buffer {
     /// The first byte.
     fn as_mut_ptr(&mut self) -> *mut u8;

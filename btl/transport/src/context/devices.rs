@@ -164,6 +164,11 @@ impl AnyDevice {
     }
 
     #[inline(always)]
+    pub(super) fn watch(&self) {
+        with!(self, device => device.watch());
+    }
+
+    #[inline(always)]
     pub(super) fn reset_patience(&self) {
         with!(self, device => device.reset_patience());
     }

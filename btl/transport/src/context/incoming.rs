@@ -9,7 +9,7 @@ use ironband_core::wire::message::{
 use ironband_fabric::{CompletionStatus, Payload, WorkId};
 
 use super::Context;
-use super::body::{Incoming, copy_rest, copy_start, eager_tag};
+use super::body::{copy_rest, copy_start, eager_tag};
 use super::state::{InFlight, Link, State, limits_of};
 use crate::device::{Handler, QueuePair};
 
@@ -49,17 +49,15 @@ impl Context {
             && let Some(tag) = eager_tag(payload)
             && let Some(source) = state.rank_of(from.device, from.qp)
         {
-            let envelope = Envelope { source, tag };
             let len_bytes = payload.len() - EAGER_HEADER_BYTES;
-            let fill = |body: &mut Incoming, len_bytes| body.fill(0, payload, EAGER_HEADER_BYTES, len_bytes);
-            return match state.protocol.eager_arrived(envelope, number, len_bytes, fill) {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.take_in(&mut state, source, payload, EAGER_HEADER_BYTES, Ok(Arrival::Keep(envelope)))
+            let arrival = state.protocol.eager_arrived(Envelope { source, tag }, number, len_bytes);
+            return match arrival {
+                Ok(Arrival::Deliver { receive, offset, len_bytes }) => {
+                    if let Some(body) = state.protocol.receive_body(receive) {
+                        body.fill(offset, payload, EAGER_HEADER_BYTES, len_bytes);
+                    }
                 }
-                Err(violation) => {
-                    self.take_in(&mut state, source, payload, EAGER_HEADER_BYTES, Err(violation))
-                }
+                other => self.take_in(&mut state, source, payload, EAGER_HEADER_BYTES, other),
             };
         }
         drop(state);

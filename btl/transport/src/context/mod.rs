@@ -420,6 +420,10 @@ impl Context {
             }
             state.give_back(found.data);
         }
+        // Of a message that was announced before.
+        if state.protocol.has_transfer() {
+            self.start_transfers(state);
+        }
         Ok(receive)
     }
 
@@ -517,13 +521,17 @@ impl Context {
     /// Makes progress until there is something to take.
     #[inline]
     fn wait_for<T>(&self, take: impl Fn(&mut State) -> Option<T>) -> T {
+        let mut is_idle = false;
         loop {
             // Before the call of `progress`, which borrows.
             let taken = take(&mut self.state.borrow_mut());
             if let Some(taken) = taken {
                 return taken;
             }
-            self.progress();
+            if is_idle && let [only] = &self.devices[..] {
+                only.watch();
+            }
+            is_idle = self.progress() == 0 && self.state.borrow().is_quiet();
         }
     }
 

@@ -23,7 +23,6 @@ enum Start {
 
 impl Context {
     /// Says what is to be said, and starts what is to be started, as far as the devices have room.
-    #[inline]
     pub(super) fn go_on(&self) {
         let mut state = self.state.borrow_mut();
         self.go_on_with(&mut state);
@@ -197,8 +196,9 @@ impl Context {
         len_bytes: u64,
     ) -> Option<Memory> {
         let link = state.link(peer)?;
-        let access = Access { remote_write: true, ..Access::LOCAL };
-        if !self.register_receive(state, receive, link, access, len_bytes) {
+        // For all that there is, and so apart from the cache: the peer's key ends with the receive, also when the peer is given up while
+        // it writes.
+        if !self.register_receive(state, receive, link, Access::ALL, len_bytes) {
             return None;
         }
         let body = state.protocol.receive_body(receive)?;

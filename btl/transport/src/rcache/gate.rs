@@ -89,6 +89,30 @@ mod loom_tests {
         });
     }
 
+    /// What is pinned while another thread maps the page anew, and kept, is the new page; or there is news for who asks next.
+    #[test]
+    fn a_registration_made_while_another_thread_unmaps() {
+        loom::model(|| {
+            let gate = LoomArc::new(Gate::new(Arc::new(Unmaps::small())));
+            let mapping = LoomArc::new(AtomicU64::new(0));
+            let thread = {
+                let (gate, mapping) = (LoomArc::clone(&gate), LoomArc::clone(&mapping));
+                thread::spawn(move || {
+                    gate.unmaps.begin(PAGE);
+                    mapping.store(1, Ordering::Relaxed);
+                    gate.unmaps.end();
+                })
+            };
+            let is_quiet = gate.watch(PAGE);
+            let pinned = mapping.load(Ordering::Relaxed);
+            let mut has_gone = false;
+            gate.apply(|_| has_gone = true);
+            thread.join().expect("the other thread");
+            let is_kept = is_quiet && !has_gone;
+            assert!(!is_kept || pinned == 1 || gate.has_news(), "stale");
+        });
+    }
+
     #[test]
     fn news_that_another_thread_applies() {
         unmapped_while(|gate, slot| gate.apply(|_| slot.make_bad()));
