@@ -13,10 +13,12 @@ use super::error::{VerbError, check};
 use super::identifier::Identifier;
 use super::queue::{CompletionQueue, Receive, SharedReceiveQueue, post_to_queue_pair};
 
-/// Time without an acknowledgement until a packet is sent again: 4.096 us times 2 to this power, half a second.
-pub(in crate::verbs) const ACK_TIMEOUT: u8 = 17;
-/// How often a packet is sent again before the connection fails.
-pub(in crate::verbs) const RETRIES: u8 = 7;
+/// Time without an acknowledgement until a packet is sent again: 4.096 us times 2 to this power, a second. Adapters take up to four times
+/// as long.
+pub(in crate::verbs) const ACK_TIMEOUT: u8 = 18;
+/// How often a packet is sent again before the connection fails, after 7.5 s at least. Not 7, the most: Soft-RoCE takes that for "as long as
+/// it takes" (`rxe_completer`), and never noticed that a process on another node had ended.
+pub(in crate::verbs) const RETRIES: u8 = 6;
 /// How often a sender waits for a receive to be posted: 7 stands for "as long as it takes".
 pub(in crate::verbs) const RNR_RETRIES: u8 = 7;
 
