@@ -202,7 +202,7 @@ fn a_run_that_hangs_is_ended() {
 fn what_cannot_run_is_refused_before_anything_runs() {
     let stage = Stage::new();
     for (arguments, words) in [
-        (["--btl", "fast,openib", "--bench", "osu_latency"], "it offers fast, slow"),
+        (["--btl", "fast,openib", "--bench", "osu_latency"], "there are fast, slow"),
         (["--btl", "ironband", "--bench", "osu_latency"], "ironband doctor"),
         (["--btl", "fast", "--bench", "osu_absent"], "--bench-dir"),
         (["--btl", "fast", "-m", "16:8"], "larger"),

@@ -24,12 +24,12 @@ impl<S, R, K> Protocol<S, R, K> {
         start: &[u8],
         len_bytes: usize,
     ) -> Result<Arrival, Violation> {
-        if self.peers.get(from).is_none() {
-            return Ok(Arrival::Nothing);
-        }
         let Some((kind, number)) = Kind::of_immediate(immediate) else {
             return Err(Violation::Kind(immediate & 15));
         };
+        if self.peers.get(from).is_none() {
+            return Ok(Arrival::Nothing);
+        }
         if start.len() < kind.header_bytes() {
             return Err(Violation::Length { kind, len_bytes });
         }
