@@ -83,8 +83,8 @@ fn launched_rank(variable: impl Fn(&str) -> Option<String>) -> Option<u32> {
 
 /// Runs a benchmark: the whole of its `main`.
 ///
-/// Only rank 0 prints errors, but for those of joining the job, and every rank exits with the same status: 0, 1 when the run or the validation
-/// failed, 2 when the command line is wrong.
+/// Only rank 0 prints errors, but for those of joining the job, and every rank exits with the same status: 0, 1 when the run
+/// or the validation failed, 2 when the command line is wrong.
 pub fn run<O: Options>(
     benchmark: &Benchmark,
     body: impl FnOnce(&Session, &O, &mut Report<'_>) -> Result<(), BenchError>,

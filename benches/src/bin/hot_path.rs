@@ -2,9 +2,9 @@
 //! `hot_path message N`.
 //!
 //! What one operation costs is the difference between a long and a short run, divided by the difference of their lengths:
-//! start-up, connecting and the end are the same in both (`ci/callgrind` does that). A message goes to this process itself; for all else the other end is a second process
-//! with no valgrind around it, which is faster than this one by far: a sender never finds the ring full and a receiver
-//! never finds it empty, so the count does not depend on the machine.
+//! start-up, connecting and the end are the same in both (`ci/callgrind` does that). A message goes to this process itself.
+//! For all else the other end is a second process with no valgrind around it, which is faster than this one by far: a sender
+//! never finds the ring full and a receiver never finds it empty, so the count does not depend on the machine.
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read, Write};
