@@ -67,7 +67,7 @@ impl NodeMap {
 
     /// `PMI_process_mapping`: `(vector,(FIRST_NODE,NODES,RANKS_PER_NODE),...)`. When the job has more ranks than the blocks
     /// together, they begin again. Source: MPICH, "PMI process mapping" in its design notes; observed with Hydra and Slurm.
-    fn of_process_mapping(text: &str, size: u32) -> Result<Self, Reason> {
+    pub(crate) fn of_process_mapping(text: &str, size: u32) -> Result<Self, Reason> {
         let malformed = || Reason::Malformed(format!("PMI_process_mapping {text:?}"));
         let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let inside =
@@ -92,6 +92,36 @@ impl NodeMap {
             return Err(malformed());
         }
         Ok(Self { layout: Layout::Blocks(blocks), size })
+    }
+
+    /// As [`NodeMap::of_process_mapping`] reads it, in few words: a block for each run of nodes with equally many ranks each, and of
+    /// blocks that come again and again only the first ones.
+    pub(crate) fn to_process_mapping(&self) -> String {
+        let mut blocks: Vec<Block> = Vec::new();
+        let nodes: Vec<u32> = (0..self.size).map(|rank| self.node_of(rank)).collect();
+        for run in nodes.chunk_by(|one, next| one == next) {
+            let (node, ranks_per_node) = (run[0], run.len() as u32);
+            match blocks.last_mut() {
+                Some(last)
+                    if last.ranks_per_node == ranks_per_node && last.first_node + last.nodes == node =>
+                {
+                    last.nodes += 1;
+                }
+                _ => blocks.push(Block { first_node: node, nodes: 1, ranks_per_node }),
+            }
+        }
+        // But for the last block, which may be cut short by the end of the ranks.
+        let comes_again = |period: &usize| {
+            let again = blocks[*period..blocks.len() - 1].iter().zip(&blocks).all(|(next, one)| next == one);
+            let short = Self { layout: Layout::Blocks(blocks[..*period].to_vec()), size: self.size };
+            again && (0..self.size).all(|rank| short.node_of(rank) == nodes[rank as usize])
+        };
+        let period = (1..blocks.len()).find(comes_again).unwrap_or(blocks.len());
+        let texts = blocks[..period].iter().map(|block| {
+            let Block { first_node, nodes, ranks_per_node } = block;
+            format!(",({first_node},{nodes},{ranks_per_node})")
+        });
+        format!("(vector{})", texts.collect::<String>())
     }
 
     /// The ranks of a job.
@@ -182,7 +212,28 @@ mod tests {
         assert_eq!(NodeMap::one_node(3).neighbours_of(1), [0, 1, 2]);
     }
 
+    #[test]
+    fn mappings_are_written_in_few_words() {
+        let written = |nodes: &[u32]| NodeMap::of_identities(nodes).to_process_mapping();
+        assert_eq!(written(&[0, 0, 0]), "(vector,(0,1,3))");
+        assert_eq!(written(&[0, 0, 1, 1, 2]), "(vector,(0,2,2),(2,1,1))");
+        let around: Vec<u32> = (0..99).map(|rank| rank % 3).collect();
+        assert_eq!(written(&around), "(vector,(0,3,1))");
+        // The last time around, one is not needed.
+        assert_eq!(written(&around[..98]), "(vector,(0,3,1))");
+    }
+
     proptest! {
+        /// Whatever a job is like, what is written is read as it was.
+        #[test]
+        fn mappings_are_read_as_they_were_written(nodes in proptest::collection::vec(0_u32..4, 1..60)) {
+            let map = NodeMap::of_identities(&nodes);
+            let read = NodeMap::of_process_mapping(&map.to_process_mapping(), map.size()).unwrap();
+            for rank in 0..map.size() {
+                prop_assert_eq!(read.node_of(rank), map.node_of(rank));
+            }
+        }
+
         #[test]
         fn parsing_never_panics(text in "[(),0-9 vector-]{0,60}", size in 1_u32..50) {
             if let Ok(map) = NodeMap::of_process_mapping(&text, size) {

@@ -21,6 +21,8 @@ const KEY_BYTES_MAX: usize = 16;
 
 /// By which the processes tell their hosts, where the launcher does not.
 const HOST_KEY: &str = "_host";
+/// And by which rank 0 tells them who shares a node.
+const NODES_KEY: &str = "_nodes";
 
 /// This process's connection to the launcher of its job.
 ///
@@ -179,7 +181,7 @@ impl Pmi {
         self.run("fence", None, |pmi| pmi.exchange.fence(Deadline::after(pmi.limits.fence)))
     }
 
-    /// Which rank runs on which node. Where the launcher does not tell, all processes must call this at the same time, as a fence.
+    /// Which rank runs on which node. Where the launcher does not tell, all processes must call this at the same time, as two fences.
     ///
     /// # Errors
     /// As [`Pmi::fence`].
@@ -214,20 +216,32 @@ impl Pmi {
         Ok(self.neighbours.as_deref().expect("it was set above"))
     }
 
-    /// Each process says where it runs.
+    /// Each process says where it runs, and rank 0 asks all of them and tells the others what comes out: if each asked each, a server
+    /// would have to answer as often as the job has pairs.
     fn tell_hosts(&mut self) -> Result<NodeMap, Fault> {
         self.exchange.put(HOST_KEY, &host_identity()?, Deadline::after(self.limits.init))?;
         self.exchange.fence(Deadline::after(self.limits.fence))?;
-        let hosts: Result<Vec<_>, Fault> = (0..self.size)
-            .map(|rank| {
-                let host = self.exchange.get(rank, HOST_KEY, Deadline::after(self.limits.init))?;
-                host.ok_or_else(|| Fault {
-                    missing: vec![rank],
-                    reason: Reason::Incomplete("a process has not said where it runs".to_owned()),
-                })
-            })
-            .collect();
-        Ok(NodeMap::of_identities(hosts?))
+        if self.rank == 0 {
+            let hosts: Result<Vec<_>, Fault> =
+                (0..self.size).map(|rank| self.told(rank, HOST_KEY, "where it runs")).collect();
+            let nodes = NodeMap::of_identities(hosts?);
+            let text = nodes.to_process_mapping();
+            self.exchange.put(NODES_KEY, text.as_bytes(), Deadline::after(self.limits.init))?;
+            self.exchange.fence(Deadline::after(self.limits.fence))?;
+            return Ok(nodes);
+        }
+        self.exchange.fence(Deadline::after(self.limits.fence))?;
+        let text = self.told(0, NODES_KEY, "who shares a node")?;
+        Ok(NodeMap::of_process_mapping(&String::from_utf8_lossy(&text), self.size)?)
+    }
+
+    /// What a process has to have put.
+    fn told(&mut self, rank: u32, key: &str, what: &str) -> Result<Vec<u8>, Fault> {
+        let value = self.exchange.get(rank, key, Deadline::after(self.limits.init))?;
+        value.ok_or_else(|| Fault {
+            missing: vec![rank],
+            reason: Reason::Incomplete(format!("a process has not said {what}")),
+        })
     }
 
     /// Asks the launcher to end all processes of the job, says why on standard error, and ends this one with this exit status. One
@@ -291,12 +305,13 @@ impl Drop for Pmi {
 }
 
 fn check_key(key: &str) -> Result<(), Reason> {
+    let own = [HOST_KEY, NODES_KEY];
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if (1..=KEY_BYTES_MAX).contains(&key.len()) && key.chars().all(fits) && key != HOST_KEY {
+    if (1..=KEY_BYTES_MAX).contains(&key.len()) && key.chars().all(fits) && !own.contains(&key) {
         Ok(())
     } else {
         Err(Reason::Misuse(format!(
-            "the key {key:?} is refused: it must be 1 to {KEY_BYTES_MAX} letters, digits, '.', '_' or '-', and not {HOST_KEY:?}"
+            "the key {key:?} is refused: it must be 1 to {KEY_BYTES_MAX} letters, digits, '.', '_' or '-', and not one of {own:?}"
         )))
     }
 }
