@@ -566,7 +566,8 @@ impl World {
             }
             for (at, count) in [VICTIM, HONEST].into_iter().zip(kept) {
                 for _ in 0..count.min(REQUESTS_MAX) {
-                    self.receive(at, Pattern::anything(), SEND_BYTES_MAX);
+                    let everything = Pattern { source: None, tag: 0, mask: 0 };
+                    self.receive(at, everything, SEND_BYTES_MAX);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use super::machine::{
     Arrival, Kept, Protocol, Receive, ReceiveStage, RequestError, Send, SendStage, Transfer,
 };
-use super::matching::Envelope;
+use super::matching::{Envelope, Pattern};
 use super::peer::{ANNOUNCED_MAX, Word};
 use super::requests::Handle;
 use super::violation::Violation;
@@ -66,6 +66,10 @@ impl<S, R, K> Protocol<S, R, K> {
                 peer.consumed(counted, &mut self.talkers);
                 let len_bytes = self.deliver(receive, envelope, len_bytes as u64);
                 Ok(Arrival::Deliver { receive, offset: 0, len_bytes })
+            }
+            None if is_refused(&self.refused, envelope) => {
+                peer.consumed(counted, &mut self.talkers);
+                Ok(Arrival::Nothing)
             }
             None => Ok(Arrival::Keep(envelope)),
         }
@@ -154,6 +158,11 @@ impl<S, R, K> Protocol<S, R, K> {
         if let Some(receive) = self.matching.arrive(envelope) {
             self.begin(receive, from, announce);
         } else if let Some(peer) = self.peers.get_mut(from) {
+            if is_refused(&self.refused, envelope) {
+                let sender = Handle::from_wire(announce.sender);
+                peer.say(Word::Read { sender, outcome: Outcome::Truncated }, &mut self.talkers);
+                return Ok(());
+            }
             if peer.announced == ANNOUNCED_MAX {
                 return Err(Violation::TooManyAnnounced);
             }
@@ -258,6 +267,11 @@ impl<S, R, K> Protocol<S, R, K> {
         };
         Ok(Arrival::Deliver { receive: handle, offset: piece.offset, len_bytes })
     }
+}
+
+#[inline]
+fn is_refused(refused: &[Pattern], envelope: Envelope) -> bool {
+    refused.iter().any(|pattern| pattern.matches(envelope))
 }
 
 fn header<const N: usize>(start: &[u8]) -> Option<&[u8; N]> {

@@ -28,7 +28,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::matching::{Envelope, Matching, MessageHandle, ReceiveHandle};
+use super::matching::{Envelope, Matching, MessageHandle, Pattern, ReceiveHandle};
 use super::peer::{Peer, PeerLimits, Word};
 use super::requests::{Handle, Requests};
 use crate::rank_table::RankTable;
@@ -242,6 +242,8 @@ pub struct Protocol<S, R, K> {
     pub(super) sends: Requests<Send<S>>,
     pub(super) receives: Requests<Receive<R>>,
     pub(super) transfers: VecDeque<Transfer>,
+    /// Messages that nobody will ever receive.
+    pub(super) refused: Vec<Pattern>,
     /// Peers to whom there is something to say, each once.
     pub(super) talkers: Vec<u32>,
 }
@@ -259,6 +261,7 @@ impl<S, R, K> Protocol<S, R, K> {
             sends: Requests::new(),
             receives: Requests::new(),
             transfers: VecDeque::new(),
+            refused: Vec::new(),
             talkers: Vec::new(),
         }
     }

@@ -11,7 +11,7 @@ use super::matching::Pattern;
 use super::peer::{INITIAL_WINDOW_BYTES, PeerLimits};
 use super::requests::Handle;
 use super::violation::Violation;
-use crate::wire::message::{Ended, HEADER_BYTES_MAX, Hello, Kind, Memory, Outcome, Piece, Ready};
+use crate::wire::message::{Announce, Ended, HEADER_BYTES_MAX, Hello, Kind, Memory, Outcome, Piece, Ready};
 
 const JOB: u64 = 0x1234;
 const EAGER_BYTES: u32 = 40;
@@ -526,6 +526,55 @@ fn no_room_is_no_reason_to_wait() {
     assert_eq!(protocol.take_send(send), None);
 }
 
+/// What nobody will receive is thrown away, whether it came before or comes after, and its sender does not wait.
+#[test]
+fn refused_messages_are_not_kept_and_end_at_their_senders() {
+    let mut protocol = greeted();
+    while protocol.next_post(1).is_some() {
+        protocol.posted(1);
+    }
+    let mut number = 0;
+    let mut come = |protocol: &mut Protocol<Vec<u8>, (), Vec<u8>>, tag: u64, sender: Option<u64>| {
+        number += 1;
+        match sender {
+            None => protocol.arrived(1, Kind::Eager.immediate(number), &tag.to_le_bytes(), 8 + 2),
+            Some(sender) => {
+                let announce = Announce { tag, len_bytes: 1000, memory: None, sender, counter: 0 }.encode();
+                protocol.arrived(1, Kind::Announce.immediate(number), &announce, 48)
+            }
+        }
+        .unwrap()
+    };
+    let answers = |protocol: &mut Protocol<Vec<u8>, (), Vec<u8>>| {
+        let mut answers = Vec::new();
+        while let Some(post) = protocol.next_post(1) {
+            assert_eq!(Kind::of_immediate(post.immediate).unwrap().0, Kind::Read);
+            let ended = Ended::decode(post.header().first_chunk().unwrap()).unwrap();
+            assert_eq!(ended.outcome, Outcome::Truncated);
+            answers.push((ended.request, ended.counter));
+            protocol.posted(1);
+        }
+        answers
+    };
+    let Arrival::Keep(envelope) = come(&mut protocol, 5, None) else { panic!("it is to be kept") };
+    protocol.keep(envelope, 2, b"ab".to_vec());
+    assert_eq!(come(&mut protocol, 5, Some(77)), Arrival::Nothing);
+    assert_eq!(come(&mut protocol, 6, Some(78)), Arrival::Nothing);
+    assert_eq!((protocol.counts().kept, answers(&mut protocol)), (3, vec![]));
+
+    protocol.refuse(Pattern::any_source(5));
+    assert_eq!(protocol.counts().kept, 1, "the one with another tag");
+    assert_eq!(answers(&mut protocol), [(77, 2 + MESSAGE_OVERHEAD_BYTES)], "and its room is free again");
+    assert_eq!(come(&mut protocol, 5, None), Arrival::Nothing);
+    assert_eq!(come(&mut protocol, 5, Some(79)), Arrival::Nothing);
+    assert_eq!(answers(&mut protocol), [(79, 2 * (2 + MESSAGE_OVERHEAD_BYTES))]);
+    assert_eq!(protocol.counts().kept, 1);
+    assert_eq!(protocol.probe(Pattern::anything()).map(|found| found.tag), Some(6));
+    // One for which a receive waits arrives all the same.
+    protocol.receive(Pattern::exact(1, 5), 10, ());
+    assert!(matches!(come(&mut protocol, 5, None), Arrival::Deliver { .. }));
+}
+
 #[test]
 fn a_lost_peer_ends_what_concerns_it() {
     let mut protocol = greeted();
@@ -539,6 +588,8 @@ fn a_lost_peer_ends_what_concerns_it() {
     assert_eq!(protocol.receive_outcome(any), None, "others may send");
     let late = protocol.send(1, 3, 2, None, b"ab".to_vec());
     assert_eq!(protocol.send_outcome(late), Some(Err(lost)));
+    let (late, _) = protocol.receive(Pattern::exact(1, 0), 10, ());
+    assert_eq!(protocol.receive_outcome(late), Some(Err(lost)));
     assert_eq!(protocol.arrived(1, Kind::Credit.immediate(1), &[0; 8], 8), Ok(Arrival::Nothing));
     assert_eq!(protocol.cancel(any), Some(()));
     assert_eq!(protocol.receive_outcome(any), None);

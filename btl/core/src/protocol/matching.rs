@@ -30,7 +30,7 @@
 //! | operation | cost |
 //! |---|---|
 //! | arrival | at most 8 look-ups, one for each kind of pattern among the posted receives, however many there are; and a step for each older receive with a mask beyond the 4 that have a kind |
-//! | post, probe: exact, any source with a full mask, any tag or anything | one look-up |
+//! | post, probe: exact, any source with a full mask, any tag or anything | one look-up, and for the latter two a step for each library's message before |
 //! | post, probe: another mask | a step for each message kept, of the source if one is named |
 //! | `keep` | 3 look-ups; to take a message out, up to 3 |
 //! | `cancel`, `take` | as taking out |
@@ -72,6 +72,10 @@ pub struct Envelope {
     pub tag: u64,
 }
 
+/// The bit of a tag that libraries above set in theirs, as collective operations do: a receive of any tag is for messages of the program and
+/// does not match them.
+pub const LIBRARY_TAG_BIT: u64 = 1 << 63;
+
 /// Which messages a receive wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pattern {
@@ -94,14 +98,14 @@ impl Pattern {
         Self { source: None, tag, mask: u64::MAX }
     }
 
-    /// Any tag, of one source.
+    /// Any tag, of one source; but for tags with [`LIBRARY_TAG_BIT`].
     pub const fn any_tag(source: u32) -> Self {
-        Self { source: Some(source), tag: 0, mask: 0 }
+        Self { source: Some(source), tag: 0, mask: LIBRARY_TAG_BIT }
     }
 
-    /// Every message.
+    /// Every message, but for those whose tag has [`LIBRARY_TAG_BIT`].
     pub const fn anything() -> Self {
-        Self { source: None, tag: 0, mask: 0 }
+        Self { source: None, tag: 0, mask: LIBRARY_TAG_BIT }
     }
 
     /// Whether a message is one of those wanted.
@@ -175,8 +179,11 @@ impl Kind {
     }
 }
 
+/// The kind of patterns with a source and a tag.
+const EXACT: usize = 0;
 /// The first four kinds are always there; the others take the masks that come.
 const KINDS_FIXED: usize = 4;
+/// A bit each in `Matching::kinds_in_use`.
 const KINDS: usize = 8;
 
 #[derive(Debug, Clone)]
@@ -185,6 +192,13 @@ struct Receive<R> {
     /// `None`: in the last list, or alone.
     kind: Option<u8>,
     receive: R,
+}
+
+/// The key of the queue for receives of one source and one tag.
+#[inline]
+fn exact_key(pattern: Pattern) -> Option<Key> {
+    let source = pattern.source.filter(|_| pattern.mask == u64::MAX)?;
+    Some(Key { tag: pattern.tag, source, kind: EXACT as u32 })
 }
 
 /// The one list that a receive is in, if it is in one.
@@ -229,6 +243,8 @@ const fn message_key(list: usize, envelope: Envelope) -> Key {
 pub struct Matching<R, M> {
     receives: Slab<Receive<R>, 1>,
     kinds: [Kind; KINDS],
+    /// Bit by bit the kinds that have receives in queues.
+    kinds_in_use: u8,
     receive_queues: Queues,
     /// Receives without a kind.
     others: Queue,
@@ -250,11 +266,12 @@ impl<R, M> Matching<R, M> {
     pub fn new() -> Self {
         let mut kinds = [Kind::EXACT; KINDS];
         kinds[1] = Kind { any_source: true, ..Kind::EXACT };
-        kinds[2] = Kind { mask: 0, ..Kind::EXACT };
-        kinds[3] = Kind { any_source: true, mask: 0, posted: 0 };
+        kinds[2] = Kind { mask: LIBRARY_TAG_BIT, ..Kind::EXACT };
+        kinds[3] = Kind { any_source: true, mask: LIBRARY_TAG_BIT, posted: 0 };
         Self {
             receives: Slab::new(),
             kinds,
+            kinds_in_use: 0,
             receive_queues: Queues::new(),
             others: Queue::EMPTY,
             alone: NONE,
@@ -276,25 +293,54 @@ impl<R, M> Matching<R, M> {
         if is_alone {
             self.alone = index;
         } else {
-            self.enlist_both(index);
+            self.join(pattern, index);
         }
         Match::Waits(ReceiveHandle { stamp: self.receives.stamp(index), index })
     }
 
+    /// There are others.
+    #[inline]
+    fn join(&mut self, pattern: Pattern, index: u32) {
+        // In a window of messages most are as the one before. That an exact one is in a queue says that none is alone.
+        if let Some(key) = exact_key(pattern)
+            && self.receive_queues.append_to_recent(&mut self.receives, RECEIVES, key, index)
+        {
+            self.receives.get_mut(index).kind = Some(EXACT as u8);
+            self.kinds[EXACT].posted += 1;
+            return;
+        }
+        self.enlist_both(index);
+    }
+
     /// Puts a receive into its list, and before it the one that was alone.
+    #[inline(never)]
     fn enlist_both(&mut self, index: u32) {
         let older = std::mem::replace(&mut self.alone, NONE);
-        for index in [older, index].into_iter().filter(|&index| index != NONE) {
-            let pattern = self.receives.get(index).pattern;
-            let kind = self.kind_for(pattern);
-            if let Some(kind) = kind {
-                self.receives.get_mut(index).kind = Some(kind as u8);
-                self.kinds[kind].posted += 1;
-                let key = self.receive_key(kind, pattern);
-                self.receive_queues.append(&mut self.receives, RECEIVES, key, index);
-            } else {
-                self.receives.append(&mut self.others, RECEIVES, index);
-            }
+        if older != NONE {
+            self.enlist(older);
+        }
+        self.enlist(index);
+    }
+
+    /// Puts a receive into its list.
+    fn enlist(&mut self, index: u32) {
+        let pattern = self.receives.get(index).pattern;
+        if let Some(kind) = self.kind_for(pattern) {
+            self.receives.get_mut(index).kind = Some(kind as u8);
+            self.kinds[kind].posted += 1;
+            self.kinds_in_use |= 1 << kind;
+            let key = self.receive_key(kind, pattern);
+            self.receive_queues.append(&mut self.receives, RECEIVES, key, index);
+        } else {
+            self.receives.append(&mut self.others, RECEIVES, index);
+        }
+    }
+
+    /// A receive of this kind has left its queue.
+    fn left_queue(&mut self, kind: usize) {
+        self.kinds[kind].posted -= 1;
+        if self.kinds[kind].posted == 0 {
+            self.kinds_in_use &= !(1 << kind);
         }
     }
 
@@ -302,13 +348,26 @@ impl<R, M> Matching<R, M> {
     /// [`Matching::keep`], before anything else is posted.
     #[inline]
     pub fn arrive(&mut self, envelope: Envelope) -> Option<R> {
+        // Of a window of messages: nothing else is posted, and more are.
+        if self.kinds_in_use == 1 << EXACT && self.others.is_empty() {
+            let key = Key { tag: envelope.tag, source: envelope.source, kind: EXACT as u32 };
+            if let Some(index) = self.receive_queues.pop_recent(&mut self.receives, RECEIVES, key) {
+                self.kinds[EXACT].posted -= 1;
+                return Some(self.receives.remove(index).receive);
+            }
+        }
+        self.arrive_at_any(envelope)
+    }
+
+    #[inline(never)]
+    fn arrive_at_any(&mut self, envelope: Envelope) -> Option<R> {
         match self.first_receive(envelope)? {
             First::Alone => {
                 let index = std::mem::replace(&mut self.alone, NONE);
                 Some(self.receives.remove(index).receive)
             }
             First::InQueue { kind, entry } => {
-                self.kinds[kind].posted -= 1;
+                self.left_queue(kind);
                 let index = self.receive_queues.pop(&mut self.receives, RECEIVES, entry);
                 Some(self.receives.remove(index).receive)
             }
@@ -415,8 +474,11 @@ impl<R, M> Matching<R, M> {
 
     fn first_listed(&self, envelope: Envelope) -> Option<First> {
         let (mut oldest, mut first) = (u64::MAX, None);
-        for (number, kind) in self.kinds.iter().enumerate().filter(|(_, kind)| kind.posted > 0) {
-            let key = kind.key(number, envelope.source, envelope.tag);
+        let mut in_use = self.kinds_in_use;
+        while in_use != 0 {
+            let number = in_use.trailing_zeros() as usize;
+            in_use &= in_use - 1;
+            let key = self.kinds[number].key(number, envelope.source, envelope.tag);
             let Some(entry) = self.receive_queues.find(key) else { continue };
             let stamp = self.receives.stamp(self.receive_queues.head(entry));
             if stamp < oldest {
@@ -469,7 +531,7 @@ impl<R, M> Matching<R, M> {
             self.alone = NONE;
         } else if let Some(kind) = kind.map(usize::from) {
             let key = self.receive_key(kind, pattern);
-            self.kinds[kind].posted -= 1;
+            self.left_queue(kind);
             self.receive_queues.unlink(&mut self.receives, RECEIVES, key, index);
         } else {
             let left = self.receives.unlink(RECEIVES, index);

@@ -10,35 +10,47 @@ impl<S, R, K> Protocol<S, R, K> {
     /// A receive is posted. If its message was kept it is returned, to be copied at once; then, or later, [`Protocol::receive_outcome`]
     /// says how it has ended.
     pub fn receive(&mut self, pattern: Pattern, capacity_bytes: u64, body: R) -> (Handle, Option<Found<K>>) {
-        let nothing = Received { source: 0, tag: 0, len_bytes: 0 };
-        let stage = match pattern.source {
-            Some(rank) if self.is_lost(rank) => ReceiveStage::Done(Err(RequestError::PeerLost { rank })),
-            // Set below.
-            _ => ReceiveStage::Answering,
-        };
-        let handle = self.receives.insert(Receive { capacity_bytes, message: nothing, stage, body });
+        let message = Received { source: 0, tag: 0, len_bytes: 0 };
+        let handle = self.receives.upcoming();
         // What a lost peer has sent before can still be received.
-        if stage != ReceiveStage::Answering && self.matching.probe(pattern).is_none() {
-            return (handle, None);
+        let lost = pattern.source.filter(|rank| self.is_lost(*rank));
+        if let Some(rank) = lost
+            && self.matching.probe(pattern).is_none()
+        {
+            let stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank }));
+            return (self.receives.insert(Receive { capacity_bytes, message, stage, body }), None);
         }
         match self.matching.post(pattern, handle) {
             Match::Waits(posted) => {
-                self.stage(handle, ReceiveStage::Posted(posted));
-                (handle, None)
+                let stage = ReceiveStage::Posted(posted);
+                (self.receives.insert(Receive { capacity_bytes, message, stage, body }), None)
             }
-            Match::Matched { envelope, message: Kept::Data { data, len_bytes }, .. } => {
-                if let Some(peer) = self.peers.get_mut(envelope.source) {
+            Match::Matched { envelope, message: kept, .. } => {
+                // Set as soon as it is there.
+                let stage = ReceiveStage::Answering;
+                self.receives.insert(Receive { capacity_bytes, message, stage, body });
+                (handle, self.found(handle, envelope, kept))
+            }
+        }
+    }
+
+    /// A receive has found its message among those kept.
+    fn found(&mut self, handle: Handle, envelope: Envelope, kept: Kept<K>) -> Option<Found<K>> {
+        let peer = self.peers.get_mut(envelope.source);
+        match kept {
+            Kept::Data { data, len_bytes } => {
+                if let Some(peer) = peer {
                     peer.consumed(len_bytes, &mut self.talkers);
                 }
                 let len_bytes = self.deliver(handle, envelope, len_bytes.into());
-                (handle, Some(Found { data, len_bytes }))
+                Some(Found { data, len_bytes })
             }
-            Match::Matched { envelope, message: Kept::Announced(announce), .. } => {
-                if let Some(peer) = self.peers.get_mut(envelope.source) {
+            Kept::Announced(announce) => {
+                if let Some(peer) = peer {
                     peer.announced -= 1;
                 }
                 self.begin(handle, envelope.source, announce);
-                (handle, None)
+                None
             }
         }
     }
@@ -163,10 +175,9 @@ impl<S, R, K> Protocol<S, R, K> {
     /// Forgets a receive, if it has ended.
     #[inline]
     pub fn take_receive(&mut self, handle: Handle) -> Option<(R, Result<Received, RequestError>)> {
-        let (receive, outcome) = self.receives.remove_if(handle, |receive| match receive.stage {
-            ReceiveStage::Done(outcome) => Some(outcome),
-            _ => None,
-        })?;
+        let is_done = |receive: &Receive<R>| matches!(receive.stage, ReceiveStage::Done(_));
+        let receive = self.receives.remove_if(handle, is_done)?;
+        let ReceiveStage::Done(outcome) = receive.stage else { unreachable!("looked at above") };
         Some((receive.body, outcome))
     }
 
@@ -175,6 +186,25 @@ impl<S, R, K> Protocol<S, R, K> {
         let ReceiveStage::Posted(posted) = self.receives.get(handle)?.stage else { return None };
         self.matching.cancel(posted)?;
         self.receives.remove(handle).map(|receive| receive.body)
+    }
+
+    /// Nobody will ever receive messages that match and that no posted receive waits for: those that are kept are thrown away, and so
+    /// are those that come from now on. Their senders are told that they were sent, as if a receive had been too short for them.
+    pub fn refuse(&mut self, pattern: Pattern) {
+        while let Some((handle, envelope, _)) = self.matching.probe(pattern) {
+            let kept = self.matching.take(handle);
+            let Some(peer) = self.peers.get_mut(envelope.source) else { continue };
+            match kept {
+                Some(Kept::Data { len_bytes, .. }) => peer.consumed(len_bytes, &mut self.talkers),
+                Some(Kept::Announced(announce)) => {
+                    peer.announced -= 1;
+                    let sender = Handle::from_wire(announce.sender);
+                    peer.say(Word::Read { sender, outcome: Outcome::Truncated }, &mut self.talkers);
+                }
+                None => {}
+            }
+        }
+        self.refused.push(pattern);
     }
 
     /// The first message that a receive would get, without receiving it.

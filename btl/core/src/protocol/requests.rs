@@ -55,19 +55,32 @@ impl<T> Requests<T> {
         Self { places: Vec::new(), free: Vec::new() }
     }
 
+    /// The handle that the next request gets.
+    #[inline]
+    pub fn upcoming(&self) -> Handle {
+        match self.free.last() {
+            Some(&index) => Handle::new(index, self.places[index as usize].generation.wrapping_add(1)),
+            None => Handle::new(self.places.len() as u32, 1),
+        }
+    }
+
     /// Gives a request a place.
+    #[inline(always)]
     pub fn insert(&mut self, value: T) -> Handle {
-        let Some(index) = self.free.pop() else {
-            let index = u32::try_from(self.places.len()).expect("memory ends before four billion requests");
-            self.places.push(Place { generation: 1, value: Some(value) });
-            // So that freeing never allocates.
-            self.free.reserve(self.places.len() - self.free.len());
-            return Handle::new(index, 1);
-        };
+        let Some(index) = self.free.pop() else { return self.push(value) };
         let place = &mut self.places[index as usize];
         place.generation = place.generation.wrapping_add(1);
         place.value = Some(value);
         Handle::new(index, place.generation)
+    }
+
+    #[cold]
+    fn push(&mut self, value: T) -> Handle {
+        let index = u32::try_from(self.places.len()).expect("memory ends before four billion requests");
+        self.places.push(Place { generation: 1, value: Some(value) });
+        // So that freeing never allocates.
+        self.free.reserve(self.places.len() - self.free.len());
+        Handle::new(index, 1)
     }
 
     /// The request with this handle.
@@ -84,20 +97,19 @@ impl<T> Requests<T> {
 
     /// Takes a request out.
     pub fn remove(&mut self, handle: Handle) -> Option<T> {
-        self.remove_if(handle, |_| Some(())).map(|(value, ())| value)
+        self.remove_if(handle, |_| true)
     }
 
-    /// Takes a request out, if there is an outcome; gives both.
+    /// Takes a request out, if it is as it should be.
     #[inline]
-    pub fn remove_if<O>(&mut self, handle: Handle, outcome: impl FnOnce(&T) -> Option<O>) -> Option<(T, O)> {
+    pub fn remove_if(&mut self, handle: Handle, may: impl FnOnce(&T) -> bool) -> Option<T> {
         let place = self.places.get_mut(handle.index())?;
         if place.generation != handle.generation() {
             return None;
         }
-        let outcome = outcome(place.value.as_ref()?)?;
-        let value = place.value.take()?;
+        let value = place.value.take_if(|value| may(value))?;
         self.free.push(handle.index() as u32);
-        Some((value, outcome))
+        Some(value)
     }
 
     /// All requests.
@@ -135,7 +147,9 @@ mod tests {
             for (what, which) in steps {
                 match what {
                     0 | 1 => {
+                        let upcoming = requests.upcoming();
                         let handle = requests.insert(which);
+                        prop_assert_eq!(handle, upcoming);
                         prop_assert!(model.insert(handle, which).is_none(), "a handle is never used again");
                         handles.push(handle);
                     }

@@ -100,10 +100,8 @@ impl<S, R, K> Protocol<S, R, K> {
     /// Forgets a send, if it has ended.
     #[inline]
     pub fn take_send(&mut self, handle: Handle) -> Option<(S, Result<(), RequestError>)> {
-        let (send, outcome) = self.sends.remove_if(handle, |send| match send.stage {
-            SendStage::Done(outcome) => Some(outcome),
-            _ => None,
-        })?;
+        let send = self.sends.remove_if(handle, |send| matches!(send.stage, SendStage::Done(_)))?;
+        let SendStage::Done(outcome) = send.stage else { unreachable!("looked at above") };
         Some((send.body, outcome))
     }
 

@@ -105,6 +105,16 @@ impl<'c> Endpoint<'c> {
         self.context.send_active(self.rank, id, data)
     }
 
+    /// As [`Endpoint::send_active`], without waiting: if there is no room now it is sent later, while this process makes progress, unless the other
+    /// process is lost before.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send_active`].
+    pub fn post_active(&self, id: u32, data: &[u8]) -> Result<(), Error> {
+        self.context.check_active_id(id)?;
+        self.context.post_active(self.rank, id, data)
+    }
+
     /// Memory that this process has exposed ([`Context::expose`]), by the key that it has sent.
     ///
     /// ```

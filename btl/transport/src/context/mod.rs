@@ -11,6 +11,7 @@ mod devices;
 mod endpoint;
 mod error;
 mod incoming;
+mod library;
 mod memory;
 mod open;
 mod posting;
@@ -28,12 +29,13 @@ pub use open::simulated;
 pub use request::{ReceiveRequest, SendRequest};
 pub use scope::{Scope, ScopedReceive, ScopedSend};
 
+use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-pub use ironband_core::protocol::matching::Pattern;
+pub use ironband_core::protocol::matching::{LIBRARY_TAG_BIT, Pattern};
 use ironband_core::protocol::{Handle, Received, RequestError};
 use ironband_core::wire::message::{ACTIVE_HEADER_BYTES, Memory};
 use ironband_fabric::{Access, Posted};
@@ -114,6 +116,8 @@ pub struct Context {
     devices: Vec<AnyDevice>,
     directory: RefCell<Directory>,
     handlers: RefCell<BTreeMap<u32, ActiveHandler>>,
+    /// What libraries keep, by type.
+    extensions: RefCell<BTreeMap<TypeId, Rc<dyn Any>>>,
     roll_call: RefCell<RollCall>,
     is_simulated: bool,
     /// A handler is being called.
@@ -399,18 +403,12 @@ impl Context {
     }
 
     fn begin_receive(&self, pattern: Pattern, body: Incoming) -> Result<Handle, Error> {
-        if let Some(source) = pattern.source {
-            self.check_rank(source)?;
-            // With a connection its end is noticed. One that is lost may have sent before: the protocol knows.
-            let is_new = {
-                let state = self.state.borrow();
-                state.link(source).is_none() && !state.protocol.is_lost(source)
-            };
-            if is_new {
-                self.connect(source)?;
-            }
-        }
         let mut guard = self.state.borrow_mut();
+        if let Some(source) = pattern.source.filter(|source| guard.link(*source).is_none()) {
+            drop(guard);
+            self.meet(source)?;
+            guard = self.state.borrow_mut();
+        }
         let state = &mut *guard;
         let capacity_bytes = body.len_bytes() as u64;
         let (receive, found) = state.protocol.receive(pattern, capacity_bytes, body);
@@ -425,6 +423,14 @@ impl Context {
             self.start_transfers(state);
         }
         Ok(receive)
+    }
+
+    /// With a connection to a source its end is noticed. One that is lost may have sent before: the protocol knows.
+    #[cold]
+    fn meet(&self, source: u32) -> Result<(), Error> {
+        self.check_rank(source)?;
+        let is_lost = self.state.borrow().protocol.is_lost(source);
+        if is_lost { Ok(()) } else { self.connect(source).map(|_| ()) }
     }
 
     /// Waits until a receive has ended, and forgets it.
@@ -477,13 +483,22 @@ impl Context {
     }
 
     fn send_active(&self, rank: u32, id: u32, data: &[u8]) -> Result<(), Error> {
-        if id >= ACTIVE_IDS_OWN {
-            return Err(Error::ActiveId { id });
-        }
+        self.check_active_id(id)?;
         while !self.try_active(rank, id, data)? {
             self.progress();
         }
         Ok(())
+    }
+
+    fn post_active(&self, rank: u32, id: u32, data: &[u8]) -> Result<(), Error> {
+        if !self.try_active(rank, id, data)? {
+            self.state.borrow_mut().postponed.push((rank, id, data.to_vec()));
+        }
+        Ok(())
+    }
+
+    fn check_active_id(&self, id: u32) -> Result<(), Error> {
+        if id < ACTIVE_IDS_OWN { Ok(()) } else { Err(Error::ActiveId { id }) }
     }
 
     /// Sends an active message if there is room for it now.
@@ -528,10 +543,7 @@ impl Context {
             if let Some(taken) = taken {
                 return taken;
             }
-            if is_idle && let [only] = &self.devices[..] {
-                only.watch();
-            }
-            is_idle = self.progress() == 0 && self.state.borrow().is_quiet();
+            is_idle = self.wait_step(is_idle);
         }
     }
 

@@ -107,6 +107,7 @@ impl Context {
             state: RefCell::new(State::new(hello, size, devices.len())),
             devices,
             handlers: RefCell::new(BTreeMap::new()),
+            extensions: RefCell::new(BTreeMap::new()),
             roll_call: RefCell::new(RollCall::default()),
             is_simulated: matches!(directory, Directory::Table(_)),
             directory: RefCell::new(directory),

@@ -26,11 +26,16 @@ impl Context {
     pub(super) fn go_on(&self) {
         let mut state = self.state.borrow_mut();
         self.go_on_with(&mut state);
-        if !state.to_drop.is_empty() {
-            // The program's types may call the context when they are dropped.
-            let owners = std::mem::take(&mut state.to_drop);
-            drop(state);
-            drop(owners);
+        let postponed = std::mem::take(&mut state.postponed);
+        // The program's types may call the context when they are dropped.
+        let owners = std::mem::take(&mut state.to_drop);
+        drop(state);
+        drop(owners);
+        for (rank, id, data) in postponed {
+            // Who is lost does not get it.
+            if self.try_active(rank, id, &data) == Ok(false) {
+                self.state.borrow_mut().postponed.push((rank, id, data));
+            }
         }
     }
 

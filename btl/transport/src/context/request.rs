@@ -130,12 +130,17 @@ impl<'c, B: Buffer> SendRequest<'c, B> {
 
     /// Whether the buffer may be used again. Makes progress.
     pub fn is_done(&self) -> bool {
-        let Some(send) = self.handle else { return true };
-        let is_done = || self.context.state.borrow().protocol.send_outcome(send).is_some();
-        is_done() || {
+        self.has_ended() || {
             self.context.progress();
-            is_done()
+            self.has_ended()
         }
+    }
+
+    /// As [`SendRequest::is_done`], without progress: what the last call of something that makes progress has left.
+    #[inline]
+    pub fn has_ended(&self) -> bool {
+        let has_ended = |send| self.context.state.borrow().protocol.send_outcome(send).is_some();
+        self.handle.is_none_or(has_ended)
     }
 
     /// Waits until the buffer may be used again, and gives it back.
@@ -225,11 +230,16 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
 
     /// Whether a message is in the buffer. Makes progress.
     pub fn is_done(&self) -> bool {
-        let is_done = || self.context.state.borrow().protocol.receive_outcome(self.handle).is_some();
-        is_done() || {
+        self.has_ended() || {
             self.context.progress();
-            is_done()
+            self.has_ended()
         }
+    }
+
+    /// As [`ReceiveRequest::is_done`], without progress: what the last call of something that makes progress has left.
+    #[inline]
+    pub fn has_ended(&self) -> bool {
+        self.context.state.borrow().protocol.receive_outcome(self.handle).is_some()
     }
 
     /// Waits for the message, and gives the buffer back with what was received.

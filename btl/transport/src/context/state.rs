@@ -71,6 +71,8 @@ pub(super) struct State {
     pub(super) farewells: Vec<(Link, String)>,
     /// Active messages that have come and were not handled: from, number, data.
     pub(super) actives: VecDeque<(u32, u32, Vec<u8>)>,
+    /// Active messages that there was no room for: to, number, data.
+    pub(super) postponed: Vec<(u32, u32, Vec<u8>)>,
     /// Those whose handler was not set yet.
     pub(super) unclaimed: Vec<(u32, u32, Vec<u8>)>,
     /// Which of its devices a peer is reached at, where that was found out.
@@ -97,6 +99,7 @@ impl State {
             to_drop: Vec::new(),
             farewells: Vec::new(),
             actives: VecDeque::new(),
+            postponed: Vec::new(),
             unclaimed: Vec::new(),
             ports: BTreeMap::new(),
             orphan_accesses: Vec::new(),
@@ -145,6 +148,7 @@ impl State {
             && self.stalled.is_empty()
             && !self.protocol.has_transfer()
             && self.actives.is_empty()
+            && self.postponed.is_empty()
             && self.farewells.is_empty()
             && !self.has_orphans()
     }

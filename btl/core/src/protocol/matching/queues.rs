@@ -32,6 +32,14 @@ struct Entry {
     queue: Queue,
 }
 
+impl Entry {
+    /// Whether there is a queue with this key here.
+    #[inline]
+    fn is_of(&self, key: Key) -> bool {
+        self.key == key && !self.queue.is_empty()
+    }
+}
+
 const EMPTY: Entry = Entry { key: Key { tag: 0, source: 0, kind: 0 }, queue: Queue::EMPTY };
 
 /// Queues by key.
@@ -40,6 +48,8 @@ pub(super) struct Queues {
     /// A power of two of them.
     entries: Vec<Entry>,
     used: usize,
+    /// Where something was appended last. Windows of messages have one key.
+    recent: usize,
     /// Which bits of the hash count: tests make keys collide.
     #[cfg(test)]
     pub(super) hash_mask: u64,
@@ -50,6 +60,7 @@ impl Queues {
         Self {
             entries: vec![EMPTY; ENTRIES_MIN],
             used: 0,
+            recent: 0,
             #[cfg(test)]
             hash_mask: u64::MAX,
         }
@@ -103,7 +114,39 @@ impl Queues {
             }
             self.entries[at].key = key;
         }
+        self.recent = at;
         slab.append(&mut self.entries[at].queue, list, index);
+    }
+
+    /// As [`Queues::append`], if it is the queue that was appended to last; otherwise false, and nothing is done.
+    #[inline]
+    pub(super) fn append_to_recent<T, const LISTS: usize>(
+        &mut self,
+        slab: &mut Slab<T, LISTS>,
+        list: usize,
+        key: Key,
+        index: u32,
+    ) -> bool {
+        super::step();
+        let recent = &mut self.entries[self.recent];
+        let is_it = recent.is_of(key);
+        if is_it {
+            slab.append(&mut recent.queue, list, index);
+        }
+        is_it
+    }
+
+    /// Takes out the oldest member of the queue with this key, if that was appended to last and has other members.
+    #[inline]
+    pub(super) fn pop_recent<T, const LISTS: usize>(
+        &mut self,
+        slab: &mut Slab<T, LISTS>,
+        list: usize,
+        key: Key,
+    ) -> Option<u32> {
+        super::step();
+        let recent = &mut self.entries[self.recent];
+        if recent.is_of(key) { slab.pop_but_last(&mut recent.queue, list) } else { None }
     }
 
     /// Takes a place out of the queue with this key.

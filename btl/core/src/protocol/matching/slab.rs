@@ -84,20 +84,26 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
     }
 
     /// Gives a value a place; it is in no list yet.
+    #[inline]
     pub(super) fn insert(&mut self, value: T) -> u32 {
         self.last_stamp += 1;
         self.len += 1;
         let place = Place { stamp: self.last_stamp, links: [Link::ALONE; LISTS], value: Some(value) };
         if self.free == NONE {
-            let index = u32::try_from(self.places.len()).ok().filter(|&index| index != NONE);
-            self.places.push(place);
-            return index.expect("memory ends before four billion places");
+            return self.push(place);
         }
         let index = self.free;
         let free = &mut self.places[index as usize];
         self.free = free.links[0].next;
         *free = place;
         index
+    }
+
+    #[cold]
+    fn push(&mut self, place: Place<T, LISTS>) -> u32 {
+        let index = u32::try_from(self.places.len()).ok().filter(|&index| index != NONE);
+        self.places.push(place);
+        index.expect("memory ends before four billion places")
     }
 
     /// Frees a place, which must be in no list any more.
@@ -146,6 +152,19 @@ impl<T, const LISTS: usize> Slab<T, LISTS> {
             self.places[queue.tail as usize].links[list].next = index;
         }
         queue.tail = index;
+    }
+
+    /// Takes the first place out of a list that has more.
+    #[inline]
+    pub(super) fn pop_but_last(&mut self, queue: &mut Queue, list: usize) -> Option<u32> {
+        let index = queue.head;
+        let next = self.places[index as usize].links[list].next;
+        if next == NONE {
+            return None;
+        }
+        self.places[next as usize].links[list].previous = NONE;
+        queue.head = next;
+        Some(index)
     }
 
     /// Joins the neighbours of a place in a list; the list's ends are the caller's, by [`Queue::close_up`].
