@@ -39,6 +39,9 @@ pub enum BenchError {
     /// Ironband cannot join the job.
     #[error("{0}")]
     Ironband(#[from] ironband::Error),
+    /// The ranks cannot come together.
+    #[error("{0}")]
+    Collectives(#[from] ironband_collectives::Error),
     /// Two ranks cannot share memory.
     #[error(
         "--impl line: cannot share a cache line with rank {peer}: {source} (both ranks have to be on one node, and run by one user)"

@@ -1,4 +1,4 @@
-//! OSU-style point-to-point and one-sided MPI benchmarks on rsmpi.
+//! OSU-style point-to-point, one-sided and collective benchmarks, of MPI by rsmpi and of Ironband.
 //!
 //! Each binary in `src/bin` only names its options and the routine it runs; everything else is here, once:
 //!
@@ -10,7 +10,7 @@
 //! | [`pattern`], [`stage`] | what `-c` and `--touch` do to the buffers between rounds |
 //! | [`point_to_point`], [`rma`] | thin wrappers of the raw MPI calls the timed loops make |
 //! | [`measure`] | the three timed loops: whole, sampled, staged |
-//! | [`latency`], [`bandwidth`], [`threads`], [`one_sided`] | the benchmarks |
+//! | [`latency`], [`bandwidth`], [`threads`], [`one_sided`], [`collective`] | the benchmarks |
 //! | [`session`], [`program`] | MPI start and end, agreement between ranks, exit status |
 //! | [`statistics`], [`report`], [`progress`] | what is printed |
 //!
@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 pub mod bandwidth;
+pub mod collective;
 pub mod error;
 pub mod latency;
 pub mod measure;

@@ -75,9 +75,14 @@ pub struct Common {
 impl Common {
     /// Sizes of a benchmark whose smallest size is `min_bytes`.
     pub fn sizes(&self, min_bytes: usize) -> Result<Sizes, BenchError> {
+        self.sizes_up_to(min_bytes, DEFAULT_SIZE_BYTES_MAX)
+    }
+
+    /// As [`Common::sizes`], with the largest size unless `-m` says otherwise.
+    pub fn sizes_up_to(&self, min_bytes: usize, max_bytes: usize) -> Result<Sizes, BenchError> {
         let range = self.message_size.unwrap_or(SizeRange { min_bytes: None, max_bytes: None });
         let first = range.min_bytes.unwrap_or(min_bytes);
-        let last = range.max_bytes.unwrap_or(DEFAULT_SIZE_BYTES_MAX);
+        let last = range.max_bytes.unwrap_or(max_bytes);
         if first < min_bytes || last < first {
             return Err(BenchError::Option {
                 option: "-m",

@@ -29,6 +29,12 @@ pub const LATENCY: Schedule = Schedule {
 pub const BANDWIDTH: Schedule =
     Schedule { small: Rounds { iterations: 100, warmup: 10 }, large: Rounds { iterations: 20, warmup: 2 } };
 
+/// One collective operation a round.
+pub const COLLECTIVE: Schedule = Schedule {
+    small: Rounds { iterations: 1_000, warmup: 200 },
+    large: Rounds { iterations: 100, warmup: 10 },
+};
+
 impl Schedule {
     /// Rounds for a size; as in OSU, `-i` and `-x` hold for small and large alike.
     pub fn rounds(self, size_bytes: usize, iterations: Option<u64>, warmup: Option<u64>) -> Rounds {

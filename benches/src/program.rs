@@ -31,6 +31,8 @@ pub enum Ranks {
     Two,
     /// The first half talks to the second half.
     Pairs,
+    /// All do the same together.
+    AtLeastTwo,
 }
 
 impl Ranks {
@@ -38,6 +40,7 @@ impl Ranks {
         let (suits, needed, example) = match self {
             Ranks::Two => (started == 2, "exactly 2", 2),
             Ranks::Pairs => (started >= 2 && started % 2 == 0, "an even number of at least 2", 4),
+            Ranks::AtLeastTwo => (started >= 2, "at least 2", 2),
         };
         if suits { Ok(()) } else { Err(BenchError::Ranks { program, needed, example, started }) }
     }
@@ -64,6 +67,11 @@ pub trait Options: Parser + Serialize {
     /// What carries the messages; most benchmarks measure MPI's calls.
     fn implementation(&self) -> Implementation {
         Implementation::Mpi
+    }
+
+    /// The name in the report, where it depends on options.
+    fn name(&self) -> Option<&'static str> {
+        None
     }
 
     /// What the benchmark cannot do, before anything begins.
@@ -139,7 +147,8 @@ fn run_parsed<O: Options>(
     let common = options.common();
     let style = Style { json: common.json, full: common.full, validate: common.validate };
     let described = serde_json::to_value(options).map_err(std::io::Error::from)?;
-    let mut report = Report::new(session, benchmark.name, benchmark.metrics, style, described);
+    let mut report =
+        Report::new(session, options.name().unwrap_or(benchmark.name), benchmark.metrics, style, described);
     body(session, options, &mut report)?;
     report.close()
 }
@@ -170,6 +179,7 @@ mod tests {
         let fits = |ranks: Ranks| -> Vec<i32> { (1..=6).filter(|n| ranks.check("x", *n).is_ok()).collect() };
         assert_eq!(fits(Ranks::Two), [2]);
         assert_eq!(fits(Ranks::Pairs), [2, 4, 6]);
+        assert_eq!(fits(Ranks::AtLeastTwo), [2, 3, 4, 5, 6]);
         let message = Ranks::Two.check("osu_bw", 3).expect_err("three").to_string();
         assert!(message.contains("exactly 2") && message.contains("started with 3"), "{message}");
         assert!(message.contains("mpirun -np 2 osu_bw"), "{message}");

@@ -14,11 +14,13 @@
 //! `cargo test -p ironband-tests -- --ignored`.
 
 pub mod conformance;
+pub mod deeds;
 mod job;
 mod launchers;
 mod leftovers;
 mod processes;
 mod program;
+mod random;
 mod row;
 pub mod scenario;
 mod tally;
@@ -30,6 +32,7 @@ pub use leftovers::Snapshot;
 pub use program::{
     CompiledProgram, build_example, build_ironband, build_program, compile_library, compile_program,
 };
+pub use random::Random;
 pub use row::{Row, wait_for_turn};
 pub use tally::Tally;
 pub use transport::Transport;

@@ -10,6 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use ironband::{Config, Context, Error, Pattern, ReceiveRequest, SendRequest, simulated};
 use ironband_fabric::sim::{Faults, Options, World};
 
+use crate::random::Random;
+
 /// What a run is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scenario {
@@ -170,27 +172,6 @@ impl Scenario {
             + self.kills as u32
             + self.writes as u32
             + adapter
-    }
-}
-
-/// xorshift64*; Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        // Spread small seeds, of which none may give zero.
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31) | 1)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
-
-    fn chance(&mut self, of_hundred: usize) -> bool {
-        self.below(100) < of_hundred
     }
 }
 

@@ -31,6 +31,8 @@ impl<'c> Endpoint<'c> {
     /// that it has not received. Messages of one tag, or that one receive matches, arrive in the order in which they were sent. How long a short message
     /// may be depends on the device (`eager_bytes`, some KiB); a program that is right for any length begins its receives first.
     ///
+    /// The highest bit of a tag is for libraries ([`LIBRARY_TAG_BIT`](crate::LIBRARY_TAG_BIT)): a receive of any tag does not match it.
+    ///
     /// ```
     /// # let context = ironband::Context::open()?;
     /// let own = context.endpoint(context.rank())?;

@@ -1,0 +1,177 @@
+//! Operations that go on while the program does something else: whoever waits for anything drives all of them.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+
+use ironband::Context;
+
+use crate::error::Error;
+use crate::memory::Combine;
+use crate::run::Run;
+
+/// The operations under way of a communicator and all that were made of it.
+pub(crate) struct Engine<'c> {
+    context: &'c Context,
+    tasks: RefCell<Vec<Rc<Task<'c>>>>,
+    /// How many there are: looked at with every step of waiting.
+    count: Cell<usize>,
+    is_tending: Cell<bool>,
+}
+
+impl<'c> Engine<'c> {
+    pub(crate) fn new(context: &'c Context) -> Rc<Self> {
+        Rc::new(Self {
+            context,
+            tasks: RefCell::default(),
+            count: Cell::new(0),
+            is_tending: Cell::new(false),
+        })
+    }
+
+    pub(crate) const fn context(&self) -> &'c Context {
+        self.context
+    }
+
+    /// Begins an operation, which goes on whenever something waits. `keeps` is kept until it has ended.
+    pub(crate) fn start(&self, run: Run<'c>, combine: Rc<dyn Combine>, keeps: Rc<dyn Any>) -> Rc<Task<'c>> {
+        let task = Rc::new(Task {
+            stage: RefCell::new(Stage::Running(run)),
+            combine,
+            since: Instant::now(),
+            _keeps: keeps,
+        });
+        if !task.step() {
+            self.tasks.borrow_mut().push(Rc::clone(&task));
+            self.count.set(self.count.get() + 1);
+        }
+        task
+    }
+
+    /// Drives all operations a step.
+    #[inline]
+    pub(crate) fn tend(&self) {
+        if self.count.get() > 0 {
+            self.tend_all();
+        }
+    }
+
+    #[inline(never)]
+    fn tend_all(&self) {
+        // An operator of the program may call something that waits.
+        if self.is_tending.replace(true) {
+            return;
+        }
+        let mut at = 0;
+        loop {
+            let Some(task) = self.tasks.borrow().get(at).cloned() else { break };
+            if task.step() {
+                self.tasks.borrow_mut().remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        self.count.set(self.tasks.borrow().len());
+        self.is_tending.set(false);
+    }
+
+    /// Waits for the end of an operation.
+    pub(crate) fn wait_for(&self, task: &Task<'c>) -> Result<(), Error> {
+        let mut is_idle = false;
+        loop {
+            if let Some(outcome) = task.outcome() {
+                return outcome;
+            }
+            is_idle = self.context.wait_step(is_idle);
+            self.tend();
+        }
+    }
+
+    /// Waits for the ends of all operations, whatever they are.
+    pub(crate) fn finish_all(&self) {
+        while self.count.get() > 0 {
+            self.context.progress();
+            self.tend();
+        }
+    }
+}
+
+/// Drives an engine to the end of its operations when the last communicator goes.
+pub(crate) struct FinishAll<'c>(pub(crate) Rc<Engine<'c>>);
+
+impl Drop for FinishAll<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.0.finish_all();
+        }
+    }
+}
+
+enum Stage<'c> {
+    Running(Run<'c>),
+    /// It has failed, and its requests are being ended.
+    Ending(Run<'c>, Error),
+    Ended(Result<(), Error>),
+    /// In between.
+    Moving,
+}
+
+/// One operation.
+pub(crate) struct Task<'c> {
+    stage: RefCell<Stage<'c>>,
+    combine: Rc<dyn Combine>,
+    since: Instant,
+    /// Dropped behind the run.
+    _keeps: Rc<dyn Any>,
+}
+
+impl Task<'_> {
+    /// Does what can be done; true when it has ended.
+    pub(crate) fn step(&self) -> bool {
+        // An operator of the program that waits in here must not find it borrowed.
+        let Ok(mut stage) = self.stage.try_borrow_mut() else { return false };
+        *stage = match std::mem::replace(&mut *stage, Stage::Moving) {
+            Stage::Running(run) => self.advance(run),
+            Stage::Ending(run, error) => Self::end(run, error),
+            other => other,
+        };
+        matches!(*stage, Stage::Ended(_))
+    }
+
+    fn advance<'c>(&self, mut run: Run<'c>) -> Stage<'c> {
+        let group = Rc::clone(run.group());
+        let advanced = run.advance(Some(&*self.combine)).and_then(|is_over| {
+            if !is_over {
+                group.check()?;
+                group.check_limit(self.since, &run)?;
+            }
+            Ok(is_over)
+        });
+        match advanced {
+            Ok(false) => Stage::Running(run),
+            Ok(true) => Stage::Ended(Ok(())),
+            Err(error) => Self::end(run, group.fail(error)),
+        }
+    }
+
+    fn end<'c>(mut run: Run<'c>, error: Error) -> Stage<'c> {
+        if run.abandon() { Stage::Ended(Err(error)) } else { Stage::Ending(run, error) }
+    }
+
+    /// For whom it waits; nobody if it has ended.
+    pub(crate) fn waits_for(&self) -> Vec<u32> {
+        match &*self.stage.borrow() {
+            Stage::Running(run) | Stage::Ending(run, _) => run.waits_for(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn outcome(&self) -> Option<Result<(), Error>> {
+        match &*self.stage.borrow() {
+            Stage::Ended(outcome) => Some(outcome.clone()),
+            _ => None,
+        }
+    }
+}

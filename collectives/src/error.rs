@@ -1,0 +1,91 @@
+//! What can go wrong.
+
+use std::time::Duration;
+
+/// A collective operation failed. All but [`Error::Length`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
+/// it does with the communicator then, and from then on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// A process has ended, or cannot be reached.
+    #[error("rank {rank} of the communicator has failed: {reason}")]
+    PeerFailed {
+        /// Its rank in the communicator.
+        rank: u32,
+        /// What is known.
+        reason: String,
+    },
+    /// An operator of the program has panicked in a process.
+    #[error("the operator has panicked at rank {rank} of the communicator: {message}")]
+    OperatorPanicked {
+        /// Where.
+        rank: u32,
+        /// What it said.
+        message: String,
+    },
+    /// An operation took longer than [`Communicator::set_limit`](crate::Communicator::set_limit) allows.
+    #[error("rank {rank} of the communicator has waited for {} s for {}", limit.as_secs_f64(), Ranks(waits_for))]
+    LimitPassed {
+        /// Who has waited.
+        rank: u32,
+        /// How long.
+        limit: Duration,
+        /// For whom, as far as that is known.
+        waits_for: Vec<u32>,
+    },
+    /// Processes do not call the same operation with the same lengths.
+    #[error(
+        "rank {rank} has got {got_bytes} bytes from rank {from} of the communicator where {expected_bytes} were expected: do all call the same operation with the same lengths?"
+    )]
+    Mismatch {
+        /// Who noticed.
+        rank: u32,
+        /// From whom.
+        from: u32,
+        /// What came, in bytes; of longer messages more is not known than that they are longer.
+        got_bytes: u64,
+        /// What should have come.
+        expected_bytes: u64,
+    },
+    /// A buffer has a length that it must not have. Nothing was sent.
+    #[error("the {buffer} buffer has {got} elements, and {expected} are needed: {rule}")]
+    Length {
+        /// Which buffer.
+        buffer: &'static str,
+        /// Its length.
+        got: u64,
+        /// What it should be.
+        expected: u64,
+        /// Why.
+        rule: &'static str,
+    },
+    /// There is no such process.
+    #[error("the communicator has {size} processes, and no rank {rank}")]
+    NoSuchRank {
+        /// What was asked for.
+        rank: u32,
+        /// How many there are.
+        size: u32,
+    },
+    /// The transport failed in another way.
+    #[error(transparent)]
+    Transport(#[from] ironband::Error),
+}
+
+/// Ranks, for a reader.
+struct Ranks<'r>(&'r [u32]);
+
+impl std::fmt::Display for Ranks<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            [] => write!(out, "nobody in particular"),
+            [one] => write!(out, "rank {one}"),
+            many => {
+                write!(out, "ranks ")?;
+                for (at, rank) in many.iter().enumerate() {
+                    write!(out, "{}{rank}", if at == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The processes of a communicator, and what they need for operations: numbers, connections, memory that is used again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use ironband::{Context, Endpoint};
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::fate::{Fate, Registry, tag_of};
+use crate::memory::{Combine, Line, Memory};
+use crate::run::{Requests, Run};
+
+/// How many scratch memories and lists of requests are kept.
+const KEPT_MAX: usize = 4;
+/// How often a waiting process looks at the clock.
+const TURNS_PER_LOOK: u32 = 512;
+
+/// One communicator, seen by one of its processes.
+pub(crate) struct Group<'c> {
+    context: &'c Context,
+    registry: Rc<Registry>,
+    engine: Rc<Engine<'c>>,
+    fate: Rc<Fate>,
+    id: u32,
+    rank: u32,
+    members: Rc<[u32]>,
+    sequence: Cell<u64>,
+    limit: Cell<Option<Duration>>,
+    requests: RefCell<Vec<Requests<'c>>>,
+    scratch: RefCell<Vec<Vec<Line>>>,
+}
+
+impl<'c> Group<'c> {
+    pub(crate) fn new(engine: &Rc<Engine<'c>>, id: u32, rank: u32, members: Rc<[u32]>) -> Rc<Self> {
+        let context = engine.context();
+        let registry = Registry::of(context);
+        Rc::new(Self {
+            context,
+            fate: registry.register(context, id, rank, Rc::clone(&members)),
+            registry,
+            engine: Rc::clone(engine),
+            id,
+            rank,
+            members,
+            sequence: Cell::new(0),
+            limit: Cell::new(None),
+            requests: RefCell::default(),
+            scratch: RefCell::default(),
+        })
+    }
+
+    pub(crate) const fn context(&self) -> &'c Context {
+        self.context
+    }
+
+    pub(crate) const fn engine(&self) -> &Rc<Engine<'c>> {
+        &self.engine
+    }
+
+    pub(crate) const fn registry(&self) -> &Rc<Registry> {
+        &self.registry
+    }
+
+    pub(crate) const fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(crate) const fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    pub(crate) fn size(&self) -> u32 {
+        self.members.len() as u32
+    }
+
+    /// The rank in the job of a rank of this group.
+    #[inline]
+    pub(crate) fn member(&self, rank: u32) -> u32 {
+        self.members[rank as usize]
+    }
+
+    pub(crate) fn endpoint(&self, rank: u32) -> Result<Endpoint<'c>, Error> {
+        self.context.endpoint(self.member(rank)).map_err(|error| self.explain(error, rank))
+    }
+
+    pub(crate) fn set_limit(&self, limit: Option<Duration>) {
+        self.limit.set(limit);
+    }
+
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        self.limit.get()
+    }
+
+    /// The next operation's.
+    #[inline]
+    pub(crate) fn next_tag(&self) -> u64 {
+        let sequence = self.sequence.get();
+        self.sequence.set(sequence.wrapping_add(1));
+        tag_of(self.id, sequence)
+    }
+
+    /// What a failure of a transfer with a rank means.
+    #[cold]
+    pub(crate) fn explain(&self, error: ironband::Error, rank: u32) -> Error {
+        match error {
+            ironband::Error::PeerLost { reason, .. } | ironband::Error::Unreachable { reason, .. } => {
+                Error::PeerFailed { rank, reason }
+            }
+            ironband::Error::NotMoved { .. } => Error::PeerFailed { rank, reason: error.to_string() },
+            other => Error::Transport(other),
+        }
+    }
+
+    /// Why nothing can be done with the group any more, if so.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.fate.error().cloned().map_or(Ok(()), Err)
+    }
+
+    /// The group has failed. Gives the reason that counts: another may have been first.
+    #[cold]
+    pub(crate) fn fail(&self, error: Error) -> Error {
+        self.registry.fail(self.context, &self.fate, error.clone());
+        self.fate.error().cloned().unwrap_or(error)
+    }
+
+    /// Waits for the end of an operation.
+    pub(crate) fn finish(&self, mut run: Run<'c>, combine: Option<&dyn Combine>) -> Result<(), Error> {
+        let error = match self.wait(&mut run, combine) {
+            Ok(()) => return Ok(()),
+            Err(error) => self.fail(error),
+        };
+        while !run.abandon() {
+            self.context.progress();
+        }
+        Err(error)
+    }
+
+    fn wait(&self, run: &mut Run<'c>, combine: Option<&dyn Combine>) -> Result<(), Error> {
+        let mut is_idle = false;
+        let (mut turns, mut since) = (0_u32, None);
+        loop {
+            if run.advance(combine)? {
+                return Ok(());
+            }
+            self.check()?;
+            is_idle = self.context.wait_step(is_idle);
+            self.engine.tend();
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_PER_LOOK) {
+                self.check_limit(*since.get_or_insert_with(Instant::now), run)?;
+            }
+        }
+    }
+
+    /// Whether an operation that has waited since then has waited too long.
+    pub(crate) fn check_limit(&self, since: Instant, run: &Run<'c>) -> Result<(), Error> {
+        match self.limit.get() {
+            Some(limit) if since.elapsed() > limit => {
+                Err(Error::LimitPassed { rank: self.rank, limit, waits_for: run.waits_for() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    // ---- what is used again -------------------------------------------------------------------------------------------
+
+    pub(crate) fn take_requests(&self) -> Requests<'c> {
+        self.requests.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Scratch memory of so many lines at least.
+    pub(crate) fn take_scratch(&self, lines: usize) -> Vec<Line> {
+        if lines == 0 {
+            return Vec::new();
+        }
+        let mut scratch = self.scratch.borrow_mut().pop().unwrap_or_default();
+        if scratch.len() < lines {
+            scratch.resize(lines, Line::ZERO);
+        }
+        scratch
+    }
+
+    pub(crate) fn give_back(&self, requests: Requests<'c>, memory: Option<Memory>) {
+        let mut kept = self.requests.borrow_mut();
+        if kept.len() < KEPT_MAX {
+            kept.push(requests);
+        }
+        let scratch = memory.map(Memory::into_scratch).filter(|scratch| !scratch.is_empty());
+        let mut kept = self.scratch.borrow_mut();
+        if kept.len() < KEPT_MAX {
+            kept.extend(scratch);
+        }
+    }
+}

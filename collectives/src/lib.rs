@@ -1,0 +1,31 @@
+//! MPI's collective operations over Ironband.
+//!
+//! A [`Communicator`] is made of an [`ironband::Context`]; its methods are the operations. Each operation is a
+//! [`Schedule`](schedule::Schedule), made by a pure function of [`algorithms`]: who sends what to whom in which round, and what is combined. One executor
+//! runs them all. Which algorithm is taken is said by a [`Table`].
+
+pub mod algorithms;
+mod buffers;
+mod choose;
+mod communicator;
+mod engine;
+mod error;
+mod fate;
+mod group;
+mod memory;
+mod operations;
+pub mod operator;
+mod plan;
+mod request;
+mod run;
+pub mod schedule;
+mod scope;
+mod shrink;
+
+pub use choose::Table;
+pub use communicator::Communicator;
+pub use error::Error;
+pub use operations::Root;
+pub use plan::{Combining, Plan};
+pub use request::{Persistent, Request};
+pub use scope::{Scope, ScopedRequest};

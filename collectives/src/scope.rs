@@ -1,0 +1,144 @@
+//! Operations under way with borrowed buffers, which none outlives: as [`ironband::Context::scope`] for messages.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use bytemuck::Pod;
+
+use crate::buffers::begin;
+use crate::communicator::Communicator;
+use crate::engine::{Engine, Task};
+use crate::error::Error;
+use crate::plan::{Combining, Plan};
+
+/// Where operations with borrowed buffers are begun; see [`Communicator::scope`].
+pub struct Scope<'scope, 'env: 'scope, 'c: 'env> {
+    ends: EndAll<'c>,
+    /// Neither lifetime may be taken for a shorter one: a buffer has to outlive the whole scope.
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+/// All operations of a scope.
+struct EndAll<'c> {
+    engine: Rc<Engine<'c>>,
+    begun: RefCell<Vec<Rc<Task<'c>>>>,
+}
+
+impl Drop for EndAll<'_> {
+    /// Waits for the ends of all: behind this the buffers are the program's again, also if it panics.
+    fn drop(&mut self) {
+        for task in self.begun.get_mut() {
+            // Who wants to know has waited for it.
+            let _ = self.engine.wait_for(task);
+        }
+    }
+}
+
+impl<'c> Communicator<'c> {
+    /// Calls `work`, in which operations with borrowed buffers may be begun, by [`Plan::start_in`]. All of them have ended when this returns, also
+    /// those whose requests were dropped or forgotten.
+    ///
+    /// ```
+    /// # use ironband::Context;
+    /// # use ironband_collectives::{Communicator, operator::Sum};
+    /// # let context = Context::open()?;
+    /// let world = Communicator::world(&context)?;
+    /// let (ones, mut sums) = ([1; 100], [0; 100]);
+    /// let plan = world.plan_allreduce(100, Sum)?;
+    /// world.scope(|scope| {
+    ///     let request = plan.start_in(scope, &ones, &mut sums)?;
+    ///     // Something else is done here.
+    ///     request.wait().map(|_| ())
+    /// })?;
+    /// assert_eq!(sums, [world.size(); 100]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// What an operation may write cannot be read meanwhile:
+    ///
+    /// ```compile_fail,E0502
+    /// # use ironband::Context;
+    /// # use ironband_collectives::{Communicator, operator::Sum};
+    /// # let context = Context::open().unwrap();
+    /// # let world = Communicator::world(&context).unwrap();
+    /// let (ones, mut sums) = ([1; 100], [0; 100]);
+    /// let plan = world.plan_allreduce(100, Sum).unwrap();
+    /// world.scope(|scope| {
+    ///     drop(plan.start_in(scope, &ones, &mut sums));
+    ///     println!("{}", sums[0]);
+    /// });
+    /// ```
+    pub fn scope<'env, R>(
+        &'env self,
+        work: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env, 'c>) -> R,
+    ) -> R {
+        let scope = Scope {
+            ends: EndAll { engine: Rc::clone(self.group.engine()), begun: RefCell::default() },
+            scope: PhantomData,
+            env: PhantomData,
+        };
+        work(&scope)
+    }
+}
+
+impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
+    /// Begins it with borrowed buffers, in a [`Communicator::scope`].
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn start_in<'scope>(
+        &self,
+        scope: &'scope Scope<'scope, '_, 'c>,
+        input: &'scope [T],
+        output: &'scope mut [T],
+    ) -> Result<ScopedRequest<'scope, 'c, T>, Error> {
+        self.check(input.len(), output.len())?;
+        let output = NonNull::from(output);
+        let input = (input.as_ptr().cast(), size_of_val(input));
+        // SAFETY: both are borrowed for the scope, which waits for the end of the operation; the output is given back after that.
+        let run = unsafe {
+            begin::<T>(
+                self.communicator,
+                &self.schedule,
+                input,
+                (output.as_ptr().cast(), output.len() * size_of::<T>()),
+            )
+        }?;
+        let task = scope.ends.engine.start(run, self.combining.kept(), Rc::new(()));
+        scope.ends.begun.borrow_mut().push(Rc::clone(&task));
+        Ok(ScopedRequest { engine: &scope.ends.engine, task, output, borrow: PhantomData })
+    }
+}
+
+/// An operation under way with borrowed buffers.
+#[must_use = "wait for it to get the result"]
+pub struct ScopedRequest<'scope, 'c, T> {
+    engine: &'scope Engine<'c>,
+    task: Rc<Task<'c>>,
+    output: NonNull<[T]>,
+    borrow: PhantomData<&'scope mut [T]>,
+}
+
+impl<'scope, T> ScopedRequest<'scope, '_, T> {
+    /// Whether it has ended. Makes progress.
+    pub fn is_done(&self) -> bool {
+        self.task.outcome().is_some() || {
+            self.engine.context().progress();
+            self.engine.tend();
+            self.task.outcome().is_some()
+        }
+    }
+
+    /// Waits for the end, and gives what the output was borrowed as back.
+    ///
+    /// # Errors
+    /// Those that end the communicator.
+    pub fn wait(self) -> Result<&'scope mut [T], Error> {
+        self.engine.wait_for(&self.task)?;
+        // SAFETY: it was borrowed for as long, and the operation, which has ended, was its only user.
+        Ok(unsafe { &mut *self.output.as_ptr() })
+    }
+}

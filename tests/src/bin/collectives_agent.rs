@@ -1,0 +1,222 @@
+//! One process of a job that does collective operations: what `tests/collectives.rs` starts under launchers.
+//!
+//! `do SEED COUNT`: so many operations that follow from the seed, called in all ways, on communicators of all and of some; every result is
+//! compared. `die SEED RANK`: the same without end, until one process kills itself; the others have to be told which, and go on without it.
+//! `panic SEED RANK`: in one process an operator panics. `late RANK`: one process does not come, and a limit passes.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ironband::Context;
+use ironband_collectives::operator::{Commutative, LocatedF64, MaxLoc, Sum};
+use ironband_collectives::{Communicator, Error};
+use ironband_tests::Random;
+use ironband_tests::deeds::{Deed, How};
+use rustix::process::{Signal, getpid, kill_process};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let number = |word: &str| word.parse::<u64>().unwrap_or_else(|_| panic!("{word:?} is no number"));
+    let context = Context::open().unwrap_or_else(|error| panic!("{error}"));
+    if context.rank() == 0 {
+        context.report().iter().for_each(|line| println!("{line}"));
+    }
+    let outcome = match words[..] {
+        ["do", seed, count] => all_ways(&context, number(seed), number(count) as u32),
+        ["die", seed, rank] => one_dies(&context, number(seed), number(rank) as u32),
+        ["panic", seed, rank] => one_panics(&context, number(seed), number(rank) as u32),
+        ["late", rank] => one_is_late(&context, number(rank) as u32),
+        _ => panic!("{words:?}: see the head of this file"),
+    };
+    match outcome {
+        Ok(()) => {
+            println!("{} of {}: ok", context.rank(), context.size());
+            context.close().map_or_else(
+                |error| {
+                    println!("{error}");
+                    ExitCode::FAILURE
+                },
+                |()| ExitCode::SUCCESS,
+            )
+        }
+        Err(wrong) => {
+            println!("{} of {}: {wrong}", context.rank(), context.size());
+            // The others may wait for this one.
+            context.abort(1, &wrong)
+        }
+    }
+}
+
+const WAYS: [How; 4] = [How::Blocking, How::Owned, How::Borrowed, How::Persistent];
+
+/// Deeds one after the other; each has to come out right.
+fn do_all(communicator: &Communicator<'_>, seed: u64, count: u32) -> Result<(), String> {
+    let mut random = Random::new(seed);
+    for number in 0..count {
+        let deed = Deed::of(&mut random, communicator.size(), number);
+        // The way is each process's own affair.
+        let how = WAYS[(number + communicator.rank()) as usize % WAYS.len()];
+        if let Some(error) = deed.run(communicator, how)? {
+            return Err(format!("{error} in {deed:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn all_ways(context: &Context, seed: u64, count: u32) -> Result<(), String> {
+    let text = |error: Error| error.to_string();
+    let world = Communicator::world(context).map_err(text)?;
+    do_all(&world, seed, count)?;
+    // Those of even and of odd ranks, in the opposite order.
+    let half = world.split(Some(world.rank() % 2), -(world.rank() as i32)).map_err(text)?;
+    let half = half.ok_or("there is no half")?;
+    let expected = (world.size() + 1 - world.rank() % 2) / 2;
+    if half.size() != expected || half.rank_in_job(half.size() - 1) != Ok(world.rank() % 2) {
+        return Err(format!("{half:?} of {world:?} is not as it should be"));
+    }
+    do_all(&half, seed + 1 + u64::from(world.rank() % 2), count / 4)?;
+    let again = half.duplicate().map_err(text)?;
+    // Two communicators of the same processes at the same time.
+    let plan = half.plan_allreduce(2, Sum).map_err(text)?;
+    let first = plan.start(vec![1_u64, 2], vec![0, 0]).map_err(text)?;
+    do_all(&again, seed + 5, 3)?;
+    let (_, sums) = first.wait().map_err(text)?;
+    if sums != [u64::from(half.size()), 2 * u64::from(half.size())] {
+        return Err(format!("{sums:?} from {half:?}"));
+    }
+    // Again and again, each time with what came out of the last time.
+    let mut persistent =
+        half.plan_allreduce(1, Sum).and_then(|plan| plan.with(vec![1_u64], vec![0])).map_err(text)?;
+    for time in 1..=5 {
+        persistent.start().map_err(text)?;
+        let sum = persistent.output().map_err(text)?[0];
+        persistent.input_mut().map_err(text)?[0] = sum;
+        if sum != u64::from(half.size()).pow(time) {
+            return Err(format!("{sum} at the start {time} in {half:?}"));
+        }
+    }
+    let node = world.split_node(0).map_err(text)?;
+    do_all(&node, seed + 7, 3)?;
+    if world.split(None, 0).map_err(text)?.is_some() {
+        return Err("who wants no communicator gets one".to_owned());
+    }
+    let mut where_most = [LocatedF64::default()];
+    let own = LocatedF64 { value: f64::from(world.rank() % 3), location: world.rank().into() };
+    world.allreduce(&[own], &mut where_most, MaxLoc).map_err(text)?;
+    if where_most[0].location != u64::from((world.size() - 1).min(2)) {
+        return Err(format!("{where_most:?}"));
+    }
+    all_with_all(&world).map_err(text)?;
+    world.barrier().map_err(text)
+}
+
+/// So much that a device's counters show it.
+fn all_with_all(world: &Communicator<'_>) -> Result<(), Error> {
+    const LEN: usize = 100_000;
+    let size = world.size() as usize;
+    let input = vec![world.rank() as u8; LEN * size];
+    let mut output = vec![0; LEN * size];
+    world.alltoall(&input, &mut output)?;
+    for (block, rank) in output.chunks(LEN).zip(0..) {
+        assert_eq!(block, vec![rank; LEN], "from rank {rank}");
+    }
+    if world.rank() == 0 {
+        println!("carried {} bytes", LEN * size * (size - 1));
+    }
+    Ok(())
+}
+
+/// How long it may take until all know.
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn one_dies(context: &Context, seed: u64, victim: u32) -> Result<(), String> {
+    let world = Communicator::world(context).map_err(|error| error.to_string())?;
+    let mut random = Random::new(seed);
+    let last = 5 + random.below(30) as u32;
+    for number in 0.. {
+        let deed = Deed::of(&mut random, world.size(), number);
+        if number == last && world.rank() == victim {
+            // In the middle of it: it was begun, and goes no further.
+            let _under_way = deed.start(&world, How::Owned);
+            let _ = kill_process(getpid(), Signal::KILL);
+        }
+        let start = Instant::now();
+        match deed.run(&world, WAYS[number as usize % WAYS.len()])? {
+            None => {}
+            Some(Error::PeerFailed { rank, reason }) if rank == victim => {
+                println!("{}: after {} ms: {reason}", world.rank(), start.elapsed().as_millis());
+                if start.elapsed() > LIMIT {
+                    return Err(format!("that took {:?}", start.elapsed()));
+                }
+                break;
+            }
+            Some(other) => return Err(format!("{other} in {deed:?}, and rank {victim} is dead")),
+        }
+        if number > last + 200 {
+            return Err("nobody has noticed".to_owned());
+        }
+    }
+    let rest = world.shrink().map_err(|error| error.to_string())?;
+    if rest.size() + 1 != world.size() {
+        return Err(format!("{rest:?} is left of {world:?}"));
+    }
+    do_all(&rest, seed, 20)?;
+    // Without its partner nobody can leave as usual.
+    println!("{} of {}: ok", context.rank(), context.size());
+    std::process::exit(0)
+}
+
+fn one_panics(context: &Context, seed: u64, victim: u32) -> Result<(), String> {
+    let text = |error: Error| error.to_string();
+    let world = Communicator::world(context).map_err(text)?;
+    // Who is behind may hear of it before it has done these.
+    do_all(&world, seed, 5)
+        .or_else(|wrong| if wrong.contains("does not want") { Ok(()) } else { Err(wrong) })?;
+    let is_victim = world.rank() == victim;
+    let operator = Commutative(move |left: &u32, right: &u32| {
+        assert!(!is_victim, "it does not want to");
+        left + right
+    });
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut sums = vec![0_u32; 3000];
+    let outcome = world.allreduce(&vec![1; 3000], &mut sums, operator);
+    let _ = std::panic::take_hook();
+    let again = world.barrier();
+    for outcome in [outcome, again] {
+        match outcome {
+            Err(Error::OperatorPanicked { rank, message }) if rank == victim && message.contains("want") => {}
+            // Who had all that it needed did not notice before the barrier.
+            Ok(()) => {}
+            other => return Err(format!("{other:?}")),
+        }
+    }
+    let rest = world.shrink().map_err(text)?;
+    if rest.size() != world.size() {
+        return Err(format!("{rest:?} is left of {world:?}"));
+    }
+    do_all(&rest, seed, 10)
+}
+
+fn one_is_late(context: &Context, victim: u32) -> Result<(), String> {
+    let world = Communicator::world(context).map_err(|error| error.to_string())?;
+    world.barrier().map_err(|error| error.to_string())?;
+    world.set_limit(Some(Duration::from_millis(500)));
+    if world.rank() == victim {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(2) {
+            context.progress();
+        }
+    }
+    // Long messages, which somebody would have to take.
+    let mut all = vec![0_u8; 100_000 * world.size() as usize];
+    let outcome = world.allgather(&vec![1; 100_000], &mut all);
+    match outcome {
+        Err(Error::LimitPassed { rank, limit, .. })
+            if rank != victim && limit == Duration::from_millis(500) => {}
+        other => return Err(format!("{other:?}")),
+    }
+    let rest = world.shrink().map_err(|error| error.to_string())?;
+    rest.set_limit(None);
+    do_all(&rest, 3, 10)
+}

@@ -1,0 +1,188 @@
+//! All ranks of a communicator in one thread, over the simulated fabric: every operation against what MPI says that it does, under late and
+//! disordered deliveries, and with processes that end.
+
+use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+
+use ironband::{Config, Context, simulated};
+use ironband_collectives::{Communicator, Error, Table};
+use ironband_fabric::sim::{Faults, Options, World};
+use ironband_tests::Random;
+use ironband_tests::deeds::{Deed, How, Under};
+
+/// Steps that nothing takes: far more than any operation needs.
+const TURNS_MAX: u64 = 3_000_000;
+
+fn options(seed: u64) -> Options {
+    let mut random = Random::new(seed);
+    let options = match random.below(4) {
+        0 => Options::new(seed),
+        1 => Options::infiniband(seed),
+        2 => Options::iwarp(seed),
+        _ => Options::two_sided(seed),
+    };
+    let weather = match random.below(3) {
+        0 => Faults::NONE,
+        1 => Faults::late(),
+        _ => Faults { busy: 200_000, register: 300_000, ..Faults::late() },
+    };
+    Options { prefers_writing: random.below(3) == 0, ..options }.with_faults(weather)
+}
+
+/// A table with low switch points, so that all algorithms are taken.
+fn table(random: &mut Random) -> Table {
+    let mut any = |limit: u64| [0, 100, limit][random.below(3)];
+    Table {
+        barrier_radix: 2 + any(2).min(2) as u32,
+        bcast_tree_max: any(8 << 10),
+        bcast_radix: 2 + any(2).min(2) as u32,
+        bcast_pipeline_min: any(2 << 10),
+        reduce_tree_max: any(8 << 10),
+        reduce_radix: 2 + any(3).min(3) as u32,
+        allreduce_whole_max: any(4 << 10),
+        allreduce_ring_min: any(8 << 10),
+        reduce_scatter_halving_max: any(8 << 10),
+        allgather_doubling_max: any(8 << 10),
+        alltoall_bruck_max: any(128),
+        alltoall_bruck_ranks: 2,
+        gather_tree_max: any(2 << 10),
+        scan_chain_min: any(4 << 10),
+        segment: 64 + any(4 << 10),
+        window: 1 + any(3).min(3) as u32,
+    }
+}
+
+/// Does deeds, up to three at a time, and checks what comes out.
+fn play(seed: u64, size: u32, deeds: u32, victim: Option<u32>) -> Result<(), String> {
+    let mut random = Random::new(seed ^ 0x5eed);
+    let world = World::new(options(seed));
+    let contexts = simulated(&world, size, &Config::default()).map_err(|error| error.to_string())?;
+    let table = table(&mut random);
+    // Never dropped: each would wait for the ends of what it has begun, and one that is dead would wait for ever.
+    let communicators: Vec<ManuallyDrop<Communicator<'_>>> = contexts
+        .iter()
+        .map(|context| {
+            let mut communicator = Communicator::world(context).expect("a world needs nothing");
+            communicator.set_table(table.clone());
+            ManuallyDrop::new(communicator)
+        })
+        .collect();
+    let mut under_way: BTreeMap<u32, (Deed, Vec<Under<'_>>)> = BTreeMap::new();
+    let mut failures: Vec<Option<Error>> = vec![None; size as usize];
+    let kill_at = victim.map(|_| random.below(200) as u64);
+    let mut is_dead = false;
+    let (mut begun, mut turns) = (0, 0);
+    while begun < deeds || !under_way.is_empty() {
+        if begun < deeds && under_way.len() < 3 && random.below(20) == 0 {
+            let deed = Deed::of(&mut random, size, begun);
+            let start = |rank: u32| deed.start(&communicators[rank as usize], How::Owned);
+            under_way.insert(begun, (deed, (0..size).map(start).collect()));
+            begun += 1;
+        }
+        let rank = random.below(size as usize) as u32;
+        turns += 1;
+        if turns > TURNS_MAX {
+            return Err(format!(
+                "{under_way:?} does not end, rank {victim:?} is dead: {is_dead}, failures {failures:?}"
+            ));
+        }
+        if kill_at.is_some_and(|at| at == turns / u64::from(size)) && !is_dead {
+            world.kill(victim.unwrap_or(0));
+            is_dead = true;
+        }
+        let lives = |rank: u32| !(is_dead && Some(rank) == victim);
+        if !lives(rank) {
+            continue;
+        }
+        contexts[rank as usize].progress();
+        let mut over = Vec::new();
+        for (number, (deed, all)) in &mut under_way {
+            if let Some(error) = all[rank as usize].look(deed, rank)? {
+                failures[rank as usize] = Some(error);
+            }
+            if all.iter().zip(0..).all(|(one, rank)| one.is_over() || !lives(rank)) {
+                over.push(*number);
+            }
+        }
+        for number in over {
+            under_way.remove(&number);
+        }
+    }
+    let outcome = match victim {
+        None if failures.iter().any(Option::is_some) => Err(format!("failed without a reason: {failures:?}")),
+        Some(victim) if is_dead => after_a_death(&contexts, &communicators, victim),
+        _ => Ok(()),
+    };
+    if let Some(violation) = world.violations().first() {
+        return Err(format!("device {}: {}", violation.device, violation.what));
+    }
+    outcome
+}
+
+/// All who live learn of it, by what they do next at the latest.
+fn after_a_death(
+    contexts: &[Context],
+    communicators: &[ManuallyDrop<Communicator<'_>>],
+    victim: u32,
+) -> Result<(), String> {
+    let living = || (0..contexts.len()).filter(|rank| *rank != victim as usize);
+    let mut barriers: BTreeMap<usize, _> = living()
+        .filter_map(|rank| {
+            let begun = communicators[rank].plan_barrier().start(Vec::new(), Vec::new());
+            begun.ok().map(|barrier| (rank, barrier))
+        })
+        .collect();
+    for _ in 0..TURNS_MAX / contexts.len() as u64 {
+        for rank in living() {
+            contexts[rank].progress();
+            if barriers.get(&rank).is_some_and(|barrier| barrier.is_done())
+                && let Some(barrier) = barriers.remove(&rank)
+            {
+                match barrier.wait() {
+                    Err(Error::PeerFailed { rank, .. }) if rank == victim => {}
+                    other => {
+                        return Err(format!("rank {rank} gets {other:?} from a barrier without {victim}"));
+                    }
+                }
+            }
+        }
+        if barriers.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(format!("{:?} do not learn that {victim} is dead", barriers.keys()))
+}
+
+fn sizes() -> impl Iterator<Item = u32> {
+    (1..=17).chain(31..=33)
+}
+
+/// `IRONBAND_SEEDS` says how many seeds are tried with each number of processes.
+fn seeds() -> u64 {
+    std::env::var("IRONBAND_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+}
+
+#[test]
+fn operations_do_what_mpi_says() {
+    for size in sizes() {
+        for seed in 0..seeds() {
+            let seed = seed * 1000 + u64::from(size);
+            if let Err(wrong) = play(seed, size, 14, None) {
+                panic!("seed {seed} with {size} processes: {wrong}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_death_of_a_process_ends_what_it_takes_part_in() {
+    for size in sizes().filter(|size| *size > 1) {
+        for seed in 0..seeds() {
+            let seed = seed * 1000 + u64::from(size);
+            let victim = (seed % u64::from(size)) as u32;
+            if let Err(wrong) = play(seed, size, 10, Some(victim)) {
+                panic!("seed {seed} with {size} processes: {wrong}");
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Collective operations over shared memory, in jobs of many sizes and under launchers: results, deaths, panics, limits.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use ironband_tests::{Ended, Job, Launcher, Outcome, by_hand, free_port, wait_for_turn};
+
+const AGENT: &str = env!("CARGO_BIN_EXE_collectives_agent");
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn turn() -> impl Sized {
+    wait_for_turn(env!("CARGO_TARGET_TMPDIR").as_ref()).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn finish(job: Job) -> Outcome {
+    let outcome = job.wait(LIMIT).unwrap();
+    assert!(!matches!(outcome.ended, Ended::TimedOut(_)), "{}", outcome.explain());
+    assert!(outcome.processes_left.is_empty(), "{}", outcome.explain());
+    outcome
+}
+
+fn passes(name: &'static str, ranks: u32, words: &[&str]) {
+    let Some(launcher) = Launcher::find(name) else { return };
+    let outcome = finish(launcher.start(ranks, &[&[AGENT], words].concat(), &[]));
+    assert!(outcome.is_well_ended(), "{}", outcome.explain());
+    for rank in 0..ranks {
+        assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", outcome.explain());
+    }
+    println!("{ranks} ranks: ok after {:.2} s", outcome.took.as_secs_f64());
+}
+
+#[test]
+fn every_size() {
+    let _turn = turn();
+    for ranks in (1..=17).chain(31..=33) {
+        let count = if ranks < 9 { "200" } else { "40" };
+        passes("ironband", ranks, &["do", &ranks.to_string(), count]);
+    }
+}
+
+/// The same program under launchers of others.
+#[test]
+fn under_other_launchers() {
+    let _turn = turn();
+    for name in ["openmpi4", "mpich5", "slurm-pmi2"] {
+        passes(name, 4, &["do", "77", "100"]);
+    }
+}
+
+#[test]
+fn an_operator_panics() {
+    let _turn = turn();
+    for (ranks, victim) in [(1, "0"), (2, "1"), (3, "0"), (5, "4"), (8, "3")] {
+        passes("ironband", ranks, &["panic", "5", victim]);
+    }
+}
+
+#[test]
+fn a_limit_passes() {
+    let _turn = turn();
+    for (ranks, victim) in [(2, "1"), (3, "0"), (5, "4")] {
+        passes("ironband", ranks, &["late", victim]);
+    }
+}
+
+/// One is killed in the middle of an operation; the others are told which, and go on without it. There is no launcher, which would end
+/// them.
+#[test]
+fn one_is_killed() {
+    let _turn = turn();
+    for (seed, ranks, victim) in [(1, 2, 1), (2, 3, 0), (3, 4, 2), (4, 5, 4), (5, 8, 1), (6, 4, 0), (7, 4, 3)]
+    {
+        let root = format!("127.0.0.1:{}", free_port());
+        let start = |rank| {
+            let own = |(name, value): (&str, String)| (name.to_owned(), value);
+            let variables: Vec<_> = by_hand(&root, rank, ranks).into_iter().map(own).collect();
+            let words = [AGENT.to_owned(), "die".to_owned(), seed.to_string(), victim.to_string()];
+            Job::start_command(&words, &variables, b"").unwrap_or_else(|error| panic!("{error:#}"))
+        };
+        let jobs: Vec<Job> = (0..ranks).map(start).collect();
+        for (rank, outcome) in (0..).zip(jobs.into_iter().map(finish)) {
+            let Ended::By(status) = outcome.ended else { unreachable!("finish looks at it") };
+            let expected = if rank == victim { (None, Some(9)) } else { (Some(0), None) };
+            assert_eq!((status.code(), status.signal()), expected, "rank {rank}: {}", outcome.explain());
+            if rank != victim {
+                assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", outcome.explain());
+            }
+        }
+    }
+}
