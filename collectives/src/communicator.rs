@@ -14,6 +14,9 @@ use crate::group::Group;
 use crate::operator::Max;
 use crate::schedule::{Place, Schedule};
 
+/// What a schedule is kept by: what is done, and how long an element is.
+type Key = (Operation, u32);
+
 /// How many schedules a communicator keeps for the next time.
 const SCHEDULES_MAX: usize = 256;
 
@@ -48,7 +51,9 @@ const SCHEDULES_MAX: usize = 256;
 pub struct Communicator<'c> {
     pub(crate) group: Rc<Group<'c>>,
     pub(crate) table: Rc<Table>,
-    schedules: RefCell<HashMap<(Operation, u32), Rc<Schedule>>>,
+    schedules: RefCell<HashMap<Key, Rc<Schedule>>>,
+    /// The one that was used last: most programs do one thing again and again.
+    last: RefCell<Option<(Key, Rc<Schedule>)>>,
     reproducible: bool,
     // Last: it drives what the others have begun.
     ends: Rc<FinishAll<'c>>,
@@ -90,6 +95,7 @@ impl<'c> Communicator<'c> {
             group,
             table: Rc::default(),
             schedules: RefCell::default(),
+            last: RefCell::default(),
             reproducible: false,
             ends: Rc::new(FinishAll(engine)),
         })
@@ -102,6 +108,7 @@ impl<'c> Communicator<'c> {
             group,
             table: Rc::clone(&self.table),
             schedules: RefCell::default(),
+            last: RefCell::default(),
             reproducible: self.reproducible,
             ends: Rc::clone(&self.ends),
         }
@@ -113,6 +120,7 @@ impl<'c> Communicator<'c> {
             group: Rc::clone(&self.group),
             table: Rc::clone(&self.table),
             schedules: RefCell::default(),
+            last: RefCell::default(),
             reproducible: self.reproducible,
             ends: Rc::clone(&self.ends),
         }
@@ -147,6 +155,7 @@ impl<'c> Communicator<'c> {
     pub fn set_table(&mut self, table: Table) {
         self.table = Rc::new(table);
         self.schedules.take();
+        self.last.take();
     }
 
     /// From now on results depend on the values and the number of ranks alone, in every bit, whatever the lengths and the machine are: sums of
@@ -154,6 +163,7 @@ impl<'c> Communicator<'c> {
     pub fn set_reproducible(&mut self, reproducible: bool) {
         self.reproducible = reproducible;
         self.schedules.take();
+        self.last.take();
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -172,10 +182,22 @@ impl<'c> Communicator<'c> {
     /// The schedule of an operation on elements of so many bytes: made once, and kept.
     pub(crate) fn schedule(&self, operation: Operation, element_bytes: usize) -> Rc<Schedule> {
         let key = (operation, element_bytes as u32);
+        if let Some((last, schedule)) = &*self.last.borrow()
+            && *last == key
+        {
+            return Rc::clone(schedule);
+        }
+        let schedule = self.kept_schedule(key);
+        self.last.replace(Some((key, Rc::clone(&schedule))));
+        schedule
+    }
+
+    fn kept_schedule(&self, key: Key) -> Rc<Schedule> {
         if let Some(known) = self.schedules.borrow().get(&key) {
             return Rc::clone(known);
         }
-        let new = Rc::new(self.chooser(element_bytes).schedule(operation));
+        let (operation, element_bytes) = key;
+        let new = Rc::new(self.chooser(element_bytes as usize).schedule(operation));
         let mut schedules = self.schedules.borrow_mut();
         if schedules.len() == SCHEDULES_MAX {
             schedules.clear();

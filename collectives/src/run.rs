@@ -159,6 +159,9 @@ impl<'c> Run<'c> {
 
     /// Ends the requests of an operation that has failed; true when none is left, and the memory is its owner's again.
     pub(crate) fn abandon(&mut self) -> bool {
+        if self.requests.receives.is_empty() && self.requests.sends.is_empty() {
+            return true;
+        }
         let since = *self.abandoned.get_or_insert_with(Instant::now);
         let mut left = Vec::new();
         for Receiving { from, expected_bytes, request } in self.requests.receives.drain(..) {

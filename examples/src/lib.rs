@@ -12,6 +12,10 @@
 //! | `counter` | 1 or more | memory that others reach: put, get, fetch-and-add, compare-and-swap, and what goes wrong without atomics |
 //! | `halo_exchange` | 1 or more | a grid of processes, many requests at once, gathering blocks of unlike sizes, a picture |
 //! | `key_value_store` | 1 or more | a hash table in the memory of all, read and written by one-sided calls; entries that change while they are read |
+//! | `dot_product` | 1 or more | the first collective operation: `allreduce` |
+//! | `sample_sort` | 1 or more | `allgather`, `alltoall`, and `alltoallv` and `gatherv` with counts that differ |
+//! | `k_means` | 1 or more | `bcast`, and `allreduce` in place in each step of an iteration; a picture |
+//! | `fft_transpose` | a power of two | a transposition by `alltoall`, of a type that the program has made |
 //! | `mpi_ring` | 2 or more | blocking send and receive, sizes from the command line, a result that every rank can check |
 //! | `mpi_halo_exchange` | 1 or more | a Cartesian grid of ranks, non-blocking exchange of edges, gathering blocks of unlike sizes |
 //!

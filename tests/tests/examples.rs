@@ -142,3 +142,36 @@ fn alone() {
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[test]
+fn dot_product() {
+    passes("dot_product", "--length 100001", &[1, 2, 3, 5], "100001 elements: ");
+    passes("dot_product", "--length 1", &[3], "as the serial run");
+}
+
+#[test]
+fn sample_sort() {
+    passes("sample_sort", "--numbers 5000", &[1, 2, 3, 5], "as the serial run");
+    passes("sample_sort", "--numbers 0", &[3], "0 numbers");
+    passes("sample_sort", "--numbers 1", &[4], "4 numbers");
+}
+
+#[test]
+fn k_means() {
+    let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clusters.png");
+    passes(
+        "k_means",
+        &format!("--points 4000 --picture {}", picture.display()),
+        &[1, 2, 3],
+        "as the serial run",
+    );
+    let bytes = std::fs::read(&picture).unwrap();
+    assert!(bytes.starts_with(b"\x89PNG"), "no picture");
+    fails("k_means", "--points 3", 2, "fewer points than centres");
+}
+
+#[test]
+fn fft_transpose() {
+    passes("fft_transpose", "--side 64", &[1, 2, 4, 8], "as the serial run");
+    fails("fft_transpose", "--side 64", 3, "a multiple of 3 processes");
+}

@@ -285,7 +285,8 @@ fn first_blocks(distance: u32, hops: &[u64]) -> Vec<Option<i64>> {
 /// is.
 ///
 /// That a rank is found for each hop, and that the rank before has by then what is awaited from it, is proved
-/// in the papers named above; the tests try it out.
+/// in the papers named above for their way of looking; for this one the tests try it out, with data for up to
+/// 33 ranks and some larger numbers, and by cost for up to 1281.
 struct Search<'a> {
     hops: &'a [u64],
     /// The rank that gets the blocks: its distance from the root, once around.
