@@ -43,6 +43,7 @@ pub enum Operation {
     /// MPI_Reduce of floats to rank 0, a sum.
     Reduce,
     /// MPI_Reduce_scatter_block of floats, a sum; the size is that of all blocks together.
+    #[value(name = "reduce_scatter")]
     ReduceScatter,
     /// MPI_Scan of floats, a sum.
     Scan,
@@ -136,7 +137,10 @@ impl Case {
     /// What has to be in the output.
     fn expected(&self) -> Buffers {
         let Self { operation, len, rank, ranks } = *self;
-        let sum = |ranks: std::ops::Range<usize>, at: usize| ranks.map(|rank| number(rank, at)).sum::<f32>();
+        // The sum of nothing by `sum` is -0.
+        let sum = |ranks: std::ops::Range<usize>, at: usize| {
+            ranks.map(|rank| number(rank, at)).fold(0.0, |sum, one| sum + one)
+        };
         let sums = |ranks: std::ops::Range<usize>, from: usize| {
             (0..len).map(|at| sum(ranks.clone(), from + at)).collect()
         };

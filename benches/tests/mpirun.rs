@@ -70,6 +70,48 @@ fn two_sided_benchmarks_validate_over_shared_memory_and_tcp() {
     }
 }
 
+/// MPI's and Ironband's, side by side; with three ranks, too.
+#[test]
+fn collective_operations_validate() {
+    const COLLECTIVE: &str = env!("CARGO_BIN_EXE_osu_collective");
+    let operations = [
+        "allgather",
+        "allreduce",
+        "alltoall",
+        "bcast",
+        "exscan",
+        "gather",
+        "reduce",
+        "reduce_scatter",
+        "scan",
+        "scatter",
+    ];
+    for implementation in ["mpi", "ironband"] {
+        for (ranks, operation) in operations.iter().flat_map(|operation| [(2, operation), (3, operation)]) {
+            let arguments = format!("{operation} --impl {implementation} -c -i 3 -x 1 -m 16:32K");
+            let output = mpirun(ranks, "--mca btl vader,self", COLLECTIVE, &arguments, &[]);
+            assert_passes(&output, 12, &arguments);
+            assert!(text(&output.stdout).contains(&format!("# Ironband osu_{operation} ")), "{arguments}");
+        }
+        let output = mpirun(
+            2,
+            "--mca btl vader,self",
+            COLLECTIVE,
+            &format!("barrier --impl {implementation} -c -i 3"),
+            &[],
+        );
+        assert_passes(&output, 1, "barrier");
+    }
+    let output = mpirun(1, "--mca btl vader,self", COLLECTIVE, "barrier", &[]);
+    assert!(text(&output.stderr).contains("needs at least 2 ranks"), "{}", text(&output.stderr));
+    let output = mpirun(2, "--mca btl vader,self", COLLECTIVE, "barrier --impl line", &[]);
+    assert!(
+        !output.status.success() && text(&output.stderr).contains("--impl line"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
 #[test]
 fn pairs_validate_with_four_ranks() {
     for program in PAIRS {

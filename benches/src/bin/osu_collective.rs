@@ -21,7 +21,7 @@ use serde::Serialize;
 )]
 struct Arguments {
     /// What is measured; the name is that of OSU's benchmark without osu_.
-    #[arg(value_enum, rename_all = "snake_case")]
+    #[arg(value_enum)]
     operation: Operation,
     #[command(flatten)]
     #[serde(flatten)]
