@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use crate::communicator::Communicator;
 use crate::engine::Task;
 use crate::error::Error;
-use crate::memory::{Combine, Memory};
+use crate::memory::{Combine, Line, Memory};
 use crate::run::Run;
 use crate::schedule::Schedule;
 
@@ -52,6 +52,9 @@ pub(crate) unsafe fn begin<'c, T: Pod>(
     input: (*const u8, usize),
     output: (*mut u8, usize),
 ) -> Result<Run<'c>, Error> {
+    const {
+        assert!(align_of::<T>() <= align_of::<Line>(), "elements are aligned to a cache line at most");
+    }
     let group = &communicator.group;
     group.check()?;
     let scratch = group.take_scratch(Memory::scratch_lines(schedule.scratch, size_of::<T>()));

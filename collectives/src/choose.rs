@@ -4,6 +4,7 @@
 use crate::algorithms::{
     allgather, allreduce, alltoall, barrier, bcast, gather, reduce, reduce_scatter, scan, scatter,
 };
+use crate::error::Error;
 use crate::schedule::{Blocks, Place, Schedule};
 
 /// From how many bytes on which algorithm is taken. All processes of a communicator must have the same.
@@ -64,6 +65,22 @@ impl Default for Table {
             segment: 64 << 10,
             window: 16,
         }
+    }
+}
+
+impl Table {
+    /// Whether schedules can be made by it.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let at_least = |name, value: u64, least: u64, rule| {
+            if value >= least { Ok(()) } else { Err(Error::Table { name, value, rule }) }
+        };
+        const BRANCHES: &str = "a tree has two branches at least";
+        const ONE: &str = "it is 1 at least";
+        at_least("barrier_radix", self.barrier_radix.into(), 2, BRANCHES)?;
+        at_least("bcast_radix", self.bcast_radix.into(), 2, BRANCHES)?;
+        at_least("reduce_radix", self.reduce_radix.into(), 2, BRANCHES)?;
+        at_least("segment", self.segment, 1, ONE)?;
+        at_least("window", self.window.into(), 1, ONE)
     }
 }
 
@@ -211,6 +228,26 @@ impl Chooser<'_> {
             reduce_scatter::circulant(self.place, blocks)
         } else {
             reduce_scatter::recursive_halving(self.place, blocks)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_that_make_no_schedules_are_refused() {
+        assert_eq!(Table::default().check(), Ok(()));
+        for (table, name) in [
+            (Table { barrier_radix: 1, ..Table::default() }, "barrier_radix"),
+            (Table { bcast_radix: 0, ..Table::default() }, "bcast_radix"),
+            (Table { reduce_radix: 1, ..Table::default() }, "reduce_radix"),
+            (Table { segment: 0, ..Table::default() }, "segment"),
+            (Table { window: 0, ..Table::default() }, "window"),
+        ] {
+            let error = table.check().unwrap_err();
+            assert!(error.to_string().starts_with(name), "{error}");
         }
     }
 }

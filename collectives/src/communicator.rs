@@ -35,8 +35,9 @@ const SCHEDULES_MAX: usize = 256;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// *Failure.* When a process ends, an operator panics, processes call different things or a limit passes, the communicator is of no use any more: what
-/// all of its processes do with it, and are doing, ends with that error. [`Communicator::shrink`] makes a new one of those that live.
+/// *Failure.* When a process ends, an operator panics, a message has another length than was expected or a limit passes, the communicator is of no use any more: what
+/// all of its processes do with it, and are doing, ends with that error; who had all that it needed before may have the result of that operation still. That processes call
+/// different things is noticed by the lengths only. [`Communicator::shrink`] makes a new one of those that live.
 ///
 /// A communicator stays with its context and its thread:
 ///
@@ -145,17 +146,22 @@ impl<'c> Communicator<'c> {
         Ok(self.group.member(rank))
     }
 
-    /// Operations that take longer fail, and the communicator with them; `None`, as at the start, is no limit: then only the end of a process
+    /// Operations that take longer, those under way counted from their start, fail, and the communicator with them; `None`, as at the start, is no limit: then only the end of a process
     /// ends them.
     pub fn set_limit(&self, limit: Option<Duration>) {
         self.group.set_limit(limit);
     }
 
     /// From which length on which algorithm is taken. All processes have to set the same.
-    pub fn set_table(&mut self, table: Table) {
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_table(&mut self, table: Table) -> Result<(), Error> {
+        table.check()?;
         self.table = Rc::new(table);
         self.schedules.take();
         self.last.take();
+        Ok(())
     }
 
     /// From now on results depend on the values and the number of ranks alone, in every bit, whatever the lengths and the machine are: sums of
@@ -218,6 +224,7 @@ impl<'c> Communicator<'c> {
     pub fn duplicate(&self) -> Result<Self, Error> {
         let mut ids = [0];
         self.allreduce(&[self.group.registry().next_id()], &mut ids, Max)?;
+        self.group.registry().check_id(ids[0])?;
         let members = (0..self.size()).map(|rank| self.group.member(rank)).collect();
         Ok(self.like_this(ids[0], self.rank(), members))
     }
@@ -247,6 +254,7 @@ impl<'c> Communicator<'c> {
         let mut wishes = vec![Wish::default(); self.size() as usize];
         self.allgather(&[own], &mut wishes)?;
         let id = wishes.iter().map(|wish| wish.next_id).max().unwrap_or(0) as u32;
+        self.group.registry().check_id(id)?;
         if color.is_none() {
             return Ok(None);
         }

@@ -63,6 +63,7 @@ impl<'c> Engine<'c> {
         if self.is_tending.replace(true) {
             return;
         }
+        let _tending = EndTending(&self.is_tending);
         let mut at = 0;
         loop {
             let Some(task) = self.tasks.borrow().get(at).cloned() else { break };
@@ -73,7 +74,6 @@ impl<'c> Engine<'c> {
             }
         }
         self.count.set(self.tasks.borrow().len());
-        self.is_tending.set(false);
     }
 
     /// Waits for the end of an operation.
@@ -94,6 +94,15 @@ impl<'c> Engine<'c> {
             self.context.progress();
             self.tend();
         }
+    }
+}
+
+/// While operations are driven, also if one panics.
+struct EndTending<'e>(&'e Cell<bool>);
+
+impl Drop for EndTending<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A collective operation failed. All but [`Error::Length`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
+/// A collective operation failed. All but [`Error::Length`], [`Error::Table`], [`Error::TooMany`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
 /// it does with the communicator then, and from then on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -21,6 +21,12 @@ pub enum Error {
         rank: u32,
         /// What it said.
         message: String,
+    },
+    /// A handler of the program's active messages has panicked in a process, in the middle of an operation.
+    #[error("a handler has panicked at rank {rank} of the communicator in the middle of an operation")]
+    HandlerPanicked {
+        /// Where.
+        rank: u32,
     },
     /// An operation took longer than [`Communicator::set_limit`](crate::Communicator::set_limit) allows.
     #[error("rank {rank} of the communicator has waited for {} s for {}", limit.as_secs_f64(), Ranks(waits_for))]
@@ -57,6 +63,22 @@ pub enum Error {
         expected: u64,
         /// Why.
         rule: &'static str,
+    },
+    /// A switch point of a table has a value that it cannot have.
+    #[error("{name} of a table is {value}: {rule}")]
+    Table {
+        /// Which.
+        name: &'static str,
+        /// Its value.
+        value: u64,
+        /// What must hold.
+        rule: &'static str,
+    },
+    /// A process can be in so many communicators in its life, and no more.
+    #[error("there were {limit} communicators, and a process can take part in no more in its life")]
+    TooMany {
+        /// So many.
+        limit: u32,
     },
     /// There is no such process.
     #[error("the communicator has {size} processes, and no rank {rank}")]

@@ -110,6 +110,11 @@ impl Registry {
         id > ID_MAX - self.worlds.get()
     }
 
+    /// Whether a communicator can have this number.
+    pub(crate) fn check_id(&self, id: u32) -> Result<(), Error> {
+        if id < ID_MAX && !self.is_world(id) { Ok(()) } else { Err(Error::TooMany { limit: ID_MAX }) }
+    }
+
     /// A communicator is made.
     pub(crate) fn register(&self, context: &Context, id: u32, rank: u32, members: Rc<[u32]>) -> Rc<Fate> {
         if !self.is_world(id) {
@@ -181,6 +186,7 @@ fn encode(fate: &Fate, error: &Error) -> Vec<u8> {
         Error::Mismatch { rank, from, got_bytes, expected_bytes } => {
             (3, *rank, *got_bytes, *expected_bytes, from.to_string())
         }
+        Error::HandlerPanicked { rank } => (4, *rank, 0, 0, String::new()),
         other => (0, fate.rank, 0, 0, other.to_string()),
     };
     let mut text = text;
@@ -210,6 +216,7 @@ fn decode(notice: &[u8]) -> Option<(u32, Error)> {
             Error::LimitPassed { rank, limit: Duration::from_nanos(a), waits_for }
         }
         3 => Error::Mismatch { rank, from: text.parse().ok()?, got_bytes: a, expected_bytes: b },
+        4 => Error::HandlerPanicked { rank },
         _ => return None,
     };
     (id <= ID_MAX).then_some((id, error))
@@ -232,6 +239,7 @@ mod tests {
         for error in [
             Error::PeerFailed { rank: 3, reason: "it has ended".to_owned() },
             Error::OperatorPanicked { rank: 3, message: "no".to_owned() },
+            Error::HandlerPanicked { rank: 3 },
             Error::LimitPassed { rank: 3, limit: Duration::from_millis(1500), waits_for },
             Error::Mismatch { rank: 3, from: 2, got_bytes: 8, expected_bytes: 16 },
         ] {

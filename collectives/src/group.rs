@@ -150,6 +150,7 @@ impl<'c> Group<'c> {
             self.engine.tend();
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(TURNS_PER_LOOK) {
+                run.look_at_all()?;
                 self.check_limit(*since.get_or_insert_with(Instant::now), run)?;
             }
         }

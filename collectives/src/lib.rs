@@ -25,6 +25,7 @@ mod shrink;
 pub use choose::Table;
 pub use communicator::Communicator;
 pub use error::Error;
+pub use memory::Typed;
 pub use operations::Root;
 pub use plan::{Combining, Plan};
 pub use request::{Persistent, Request};

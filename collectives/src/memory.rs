@@ -38,7 +38,7 @@ unsafe impl BufferMut for Piece {
     }
 }
 
-/// A line of scratch memory: aligned for elements of any type.
+/// A line of scratch memory. No element is aligned to more (`buffers::begin`).
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u8; 64]);

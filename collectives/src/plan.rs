@@ -70,6 +70,8 @@ pub struct Plan<'p, 'c, T, C> {
     pub(crate) combining: C,
     input_len: u64,
     output_len: u64,
+    /// Its input and output may be the same memory.
+    in_place: bool,
     element: PhantomData<T>,
 }
 
@@ -77,6 +79,24 @@ impl<T, C> std::fmt::Debug for Plan<'_, '_, T, C> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { communicator, input_len, output_len, .. } = self;
         write!(out, "Plan({communicator:?}, {input_len} elements to {output_len})")
+    }
+}
+
+/// No memory is longer.
+const LEN_MAX: u64 = 1 << 48;
+const TOO_LONG: &str = "no memory is longer";
+
+/// All blocks together have to fit memory.
+fn check_sum(counts: &[u64]) -> Result<(), Error> {
+    let sum = counts.iter().try_fold(0_u64, |sum, count| sum.checked_add(*count));
+    match sum.filter(|sum| *sum <= LEN_MAX) {
+        Some(_) => Ok(()),
+        None => Err(Error::Length {
+            buffer: "whole",
+            got: sum.unwrap_or(u64::MAX),
+            expected: LEN_MAX,
+            rule: TOO_LONG,
+        }),
     }
 }
 
@@ -115,7 +135,8 @@ impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
         buffers::run(self.communicator, &self.schedule, self.combining.operator(), input, output)
     }
 
-    /// Runs it in one vector, which is the input and then the output.
+    /// Runs it in one vector, which is the input and then the output. An operation that sends what it receives to, as
+    /// [`Communicator::alltoall`] does, makes a copy before.
     ///
     /// # Errors
     /// As [`Plan::run`].
@@ -125,6 +146,10 @@ impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
     pub fn run_in_place(&self, vector: &mut [T]) -> Result<(), Error> {
         assert_eq!(self.input_len, self.output_len, "only what is as long can be the same");
         self.check(vector.len(), vector.len())?;
+        if !self.in_place {
+            let input = vector.to_vec();
+            return self.run(&input, vector);
+        }
         buffers::run_in_place(self.communicator, &self.schedule, self.combining.operator(), vector)
     }
 
@@ -164,7 +189,8 @@ impl<'c> Communicator<'c> {
         input_len: u64,
         output_len: u64,
     ) -> Plan<'_, 'c, T, C> {
-        Plan { communicator: self, schedule, combining, input_len, output_len, element: PhantomData }
+        let element = PhantomData;
+        Plan { communicator: self, schedule, combining, input_len, output_len, in_place: true, element }
     }
 
     fn plan_known<T: Pod, C: Combining>(
@@ -230,7 +256,7 @@ impl<'c> Communicator<'c> {
         operator: O,
     ) -> Result<Plan<'_, 'c, T, Typed<T, O>>, Error> {
         let operation = Operation::ReduceScatterBlock { len, commutes: O::COMMUTATIVE };
-        Ok(self.plan_known(operation, Typed::new(operator), len * u64::from(self.size()), len))
+        Ok(self.plan_known(operation, Typed::new(operator), self.for_each(len)?, len))
     }
 
     /// [`Communicator::reduce_scatter`] with blocks of these lengths.
@@ -250,7 +276,15 @@ impl<'c> Communicator<'c> {
     /// A block for each rank, one behind the other.
     fn blocks(&self, counts: &[u64]) -> Result<Blocks, Error> {
         check_len("counts", counts.len() as u64, self.size().into(), "there is a count for each rank")?;
+        check_sum(counts)?;
         Ok(Blocks::of_counts(counts))
+    }
+
+    /// So many elements for each rank.
+    fn for_each(&self, len: u64) -> Result<u64, Error> {
+        check_sum(&[len])?;
+        let all = len.checked_mul(self.size().into()).filter(|all| *all <= LEN_MAX);
+        all.ok_or(Error::Length { buffer: "whole", got: u64::MAX, expected: LEN_MAX, rule: TOO_LONG })
     }
 
     /// [`Root::gather`](crate::Root::gather) of so many elements from each rank.
@@ -259,7 +293,8 @@ impl<'c> Communicator<'c> {
     /// [`Error::NoSuchRank`].
     pub fn plan_gather<T: Pod>(&self, root: u32, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
         self.check_rank(root)?;
-        let output_len = if self.rank() == root { len * u64::from(self.size()) } else { 0 };
+        let all = self.for_each(len)?;
+        let output_len = if self.rank() == root { all } else { 0 };
         Ok(self.plan_known(Operation::Gather { root, len }, (), len, output_len))
     }
 
@@ -294,7 +329,8 @@ impl<'c> Communicator<'c> {
     /// [`Error::NoSuchRank`].
     pub fn plan_scatter<T: Pod>(&self, root: u32, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
         self.check_rank(root)?;
-        let input_len = if self.rank() == root { len * u64::from(self.size()) } else { 0 };
+        let all = self.for_each(len)?;
+        let input_len = if self.rank() == root { all } else { 0 };
         Ok(self.plan_known(Operation::Scatter { root, len }, (), input_len, len))
     }
 
@@ -318,7 +354,7 @@ impl<'c> Communicator<'c> {
     /// # Errors
     /// None today.
     pub fn plan_allgather<T: Pod>(&self, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        Ok(self.plan_known(Operation::Allgather { len }, (), len, len * u64::from(self.size())))
+        Ok(self.plan_known(Operation::Allgather { len }, (), len, self.for_each(len)?))
     }
 
     /// [`Communicator::allgatherv`] with blocks of these lengths.
@@ -341,8 +377,8 @@ impl<'c> Communicator<'c> {
     /// # Errors
     /// None today.
     pub fn plan_alltoall<T: Pod>(&self, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        let all = len * u64::from(self.size());
-        Ok(self.plan_known(Operation::Alltoall { len }, (), all, all))
+        let all = self.for_each(len)?;
+        Ok(Plan { in_place: false, ..self.plan_known(Operation::Alltoall { len }, (), all, all) })
     }
 
     /// [`Communicator::alltoallv`] with blocks of these lengths.
@@ -358,7 +394,7 @@ impl<'c> Communicator<'c> {
         let own = self.rank();
         check_len("own", to.len_of(own), from.len_of(own), "what a rank sends itself it gets")?;
         let schedule = alltoall::direct(self.place(), &from, &to, self.table.window);
-        Ok(self.plan(schedule.into(), (), from.end(), to.end()))
+        Ok(Plan { in_place: false, ..self.plan(schedule.into(), (), from.end(), to.end()) })
     }
 
     /// [`Communicator::scan`] of so many elements; [`Communicator::exscan`] if it is not `inclusive`.
@@ -389,8 +425,20 @@ impl<'c> Communicator<'c> {
         for rank in sources.iter().chain(destinations) {
             self.check_rank(*rank)?;
         }
+        let own = |ranks: &[u32], counts: &[u64]| -> Vec<u64> {
+            let pairs = ranks.iter().zip(counts).filter(|(rank, _)| **rank == self.rank());
+            pairs.map(|(_, count)| *count).collect()
+        };
+        let (to_self, from_self) = (own(destinations, send_counts), own(sources, receive_counts));
+        const OWN: &str = "what a rank sends itself it gets";
+        check_len("own", from_self.len() as u64, to_self.len() as u64, OWN)?;
+        for (got, sent) in from_self.into_iter().zip(to_self) {
+            check_len("own", got, sent, OWN)?;
+        }
+        check_sum(send_counts)?;
+        check_sum(receive_counts)?;
         let (from, to) = (Blocks::of_counts(send_counts), Blocks::of_counts(receive_counts));
         let schedule = neighbour::exchange(self.place(), sources, destinations, &from, &to);
-        Ok(self.plan(schedule.into(), (), from.end(), to.end()))
+        Ok(Plan { in_place: false, ..self.plan(schedule.into(), (), from.end(), to.end()) })
     }
 }

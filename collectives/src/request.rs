@@ -23,6 +23,8 @@ use crate::schedule::Schedule;
 pub struct Request<'c, T: Pod> {
     engine: Rc<Engine<'c>>,
     owned: Owned<'c, T>,
+    /// A future that was ready.
+    is_taken: bool,
 }
 
 impl<T: Pod> std::fmt::Debug for Request<'_, T> {
@@ -44,7 +46,7 @@ impl<'c, T: Pod> Request<'c, T> {
     ) -> Result<Self, Error> {
         let mut owned = Owned::new(input, output);
         owned.start(communicator, schedule, combine)?;
-        Ok(Self { engine: Rc::clone(communicator.group.engine()), owned })
+        Ok(Self { engine: Rc::clone(communicator.group.engine()), owned, is_taken: false })
     }
 
     fn outcome(&self) -> Option<Result<(), Error>> {
@@ -82,11 +84,13 @@ impl<T: Pod> Future for Request<'_, T> {
             return Poll::Pending;
         }
         let request = self.get_mut();
+        assert!(!std::mem::replace(&mut request.is_taken, true), "polled again after it was ready");
         Poll::Ready(request.outcome().unwrap_or(Ok(())).map(|()| request.owned.take()))
     }
 }
 
-/// An operation with its buffers, to be started again and again: `MPI_Allreduce_init` and `MPI_Start`.
+/// An operation with its buffers, to be started again and again: `MPI_Allreduce_init` and `MPI_Start`. As with all operations of a communicator, all
+/// processes have to start those under way in the same order.
 ///
 /// ```
 /// # use ironband::Context;
@@ -158,6 +162,15 @@ impl<'c, T: Pod> Persistent<'c, T> {
     pub fn output(&self) -> Result<Ref<'_, [T]>, Error> {
         self.wait()?;
         Ok(self.owned.output())
+    }
+
+    /// The buffers: input and output. Waits for the end, if it is under way.
+    ///
+    /// # Errors
+    /// As [`Persistent::wait`]. The buffers are dropped then.
+    pub fn into_buffers(mut self) -> Result<(Vec<T>, Vec<T>), Error> {
+        self.wait()?;
+        Ok(self.owned.take())
     }
 
     /// As [`Persistent::output`], to be changed: what the root of a broadcast gives is in there.

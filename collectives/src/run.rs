@@ -117,33 +117,53 @@ impl<'c> Run<'c> {
         Ok(())
     }
 
-    /// Takes out the requests of the round that have ended; true when there are no others.
+    /// Takes out the requests of the round that have ended, from the last one to the first that has not; true when there are no others.
     fn have_ended(&mut self) -> Result<bool, Error> {
-        let group = &*self.group;
         while let Some(last) = self.requests.receives.last() {
             if !last.request.has_ended() {
                 return Ok(false);
             }
-            let Some(Receiving { from, expected_bytes, request }) = self.requests.receives.pop() else {
-                break;
-            };
-            let mismatch =
-                |got_bytes| Error::Mismatch { rank: group.rank(), from, got_bytes, expected_bytes };
-            match request.wait() {
-                Ok((_, received)) if received.len_bytes == expected_bytes => {}
-                Ok((_, received)) => return Err(mismatch(received.len_bytes)),
-                Err(ironband::Error::Truncated { len_bytes, .. }) => return Err(mismatch(len_bytes)),
-                Err(error) => return Err(group.explain(error, from)),
-            }
+            self.end_receive(self.requests.receives.len() - 1)?;
         }
         while let Some(last) = self.requests.sends.last() {
             if !last.request.has_ended() {
                 return Ok(false);
             }
-            let Some(Sending { to, request }) = self.requests.sends.pop() else { break };
-            request.wait().map_err(|error| group.explain(error, to))?;
+            self.end_send(self.requests.sends.len() - 1)?;
         }
         Ok(true)
+    }
+
+    /// Takes out all requests that have ended, so that a failure does not lie behind one that takes long.
+    pub(crate) fn look_at_all(&mut self) -> Result<(), Error> {
+        for at in (0..self.requests.receives.len()).rev() {
+            if self.requests.receives[at].request.has_ended() {
+                self.end_receive(at)?;
+            }
+        }
+        for at in (0..self.requests.sends.len()).rev() {
+            if self.requests.sends[at].request.has_ended() {
+                self.end_send(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_receive(&mut self, at: usize) -> Result<(), Error> {
+        let group = &*self.group;
+        let Receiving { from, expected_bytes, request } = self.requests.receives.swap_remove(at);
+        let mismatch = |got_bytes| Error::Mismatch { rank: group.rank(), from, got_bytes, expected_bytes };
+        match request.wait() {
+            Ok((_, received)) if received.len_bytes == expected_bytes => Ok(()),
+            Ok((_, received)) => Err(mismatch(received.len_bytes)),
+            Err(ironband::Error::Truncated { len_bytes, .. }) => Err(mismatch(len_bytes)),
+            Err(error) => Err(group.explain(error, from)),
+        }
+    }
+
+    fn end_send(&mut self, at: usize) -> Result<(), Error> {
+        let Sending { to, request } = self.requests.sends.swap_remove(at);
+        request.wait().map(drop).map_err(|error| self.group.explain(error, to))
     }
 
     /// For whom it waits.
@@ -197,6 +217,10 @@ impl<'c> Run<'c> {
 impl Drop for Run<'_> {
     fn drop(&mut self) {
         // Only if a handler of the program has panicked: nothing else drops a run whose requests have not ended.
+        if !self.abandon() {
+            let rank = self.group.rank();
+            self.group.fail(Error::HandlerPanicked { rank });
+        }
         while !self.abandon() {
             self.group.context().progress();
         }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -28,11 +29,20 @@ struct EndAll<'c> {
 }
 
 impl Drop for EndAll<'_> {
-    /// Waits for the ends of all: behind this the buffers are the program's again, also if it panics.
+    /// Waits for the ends of all: behind this the buffers are the program's again, also if it panics, here or in a handler that is called
+    /// while this waits.
     fn drop(&mut self) {
-        for task in self.begun.get_mut() {
-            // Who wants to know has waited for it.
-            let _ = self.engine.wait_for(task);
+        let Self { engine, begun } = self;
+        let mut panic = None;
+        for task in begun.get_mut() {
+            while task.outcome().is_none() {
+                // Who wants to know how it has ended has waited for it.
+                let waited = catch_unwind(AssertUnwindSafe(|| drop(engine.wait_for(task))));
+                panic = panic.or(waited.err());
+            }
+        }
+        if let Some(panic) = panic.filter(|_| !std::thread::panicking()) {
+            resume_unwind(panic);
         }
     }
 }

@@ -48,6 +48,7 @@ impl Communicator<'_> {
                 let reason = "others have lost this process, and go on without it".to_owned();
                 return Err(Error::PeerFailed { rank: self.rank(), reason });
             };
+            self.group.registry().check_id(id)?;
             let members = ranks.iter().map(|rank| self.group.member(*rank)).collect();
             return Ok(self.like_this(id, rank as u32, members));
         }

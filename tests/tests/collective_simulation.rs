@@ -63,7 +63,7 @@ fn play(seed: u64, size: u32, deeds: u32, victim: Option<u32>) -> Result<(), Str
         .iter()
         .map(|context| {
             let mut communicator = Communicator::world(context).expect("a world needs nothing");
-            communicator.set_table(table.clone());
+            communicator.set_table(table.clone()).expect("a table that makes schedules");
             ManuallyDrop::new(communicator)
         })
         .collect();

@@ -56,6 +56,14 @@ fn an_operator_panics() {
 }
 
 #[test]
+fn a_handler_panics_while_a_scope_waits() {
+    let _turn = turn();
+    for ranks in [1, 2] {
+        passes("ironband", ranks, &["handler"]);
+    }
+}
+
+#[test]
 fn a_limit_passes() {
     let _turn = turn();
     for (ranks, victim) in [(2, "1"), (3, "0"), (5, "4")] {

@@ -3,11 +3,12 @@
 //! `do SEED COUNT`: so many operations that follow from the seed, called in all ways, on communicators of all and of some; every result is
 //! compared. `die SEED RANK`: the same without end, until one process kills itself; the others have to be told which, and go on without it.
 //! `panic SEED RANK`: in one process an operator panics. `late RANK`: one process does not come, and a limit passes.
+//! `handler`: in one process a handler of active messages panics while a scope waits for its operations.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use ironband::Context;
+use ironband::{Context, LIBRARY_TAG_BIT, Pattern};
 use ironband_collectives::operator::{Commutative, LocatedF64, MaxLoc, Sum};
 use ironband_collectives::{Communicator, Error};
 use ironband_tests::Random;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         ["do", seed, count] => all_ways(&context, number(seed), number(count) as u32),
         ["die", seed, rank] => one_dies(&context, number(seed), number(rank) as u32),
         ["panic", seed, rank] => one_panics(&context, number(seed), number(rank) as u32),
+        ["handler"] => a_handler_panics(&context),
         ["late", rank] => one_is_late(&context, number(rank) as u32),
         _ => panic!("{words:?}: see the head of this file"),
     };
@@ -107,8 +109,30 @@ fn all_ways(context: &Context, seed: u64, count: u32) -> Result<(), String> {
     if where_most[0].location != u64::from((world.size() - 1).min(2)) {
         return Err(format!("{where_most:?}"));
     }
+    in_place(&world).map_err(text)?;
     all_with_all(&world).map_err(text)?;
     world.barrier().map_err(text)
+}
+
+/// What is sent is where something else arrives.
+fn in_place(world: &Communicator<'_>) -> Result<(), Error> {
+    let (rank, size) = (world.rank(), world.size());
+    for len in [1_usize, 1000] {
+        let block = |from: u32, to: u32| vec![from * 1000 + to; len];
+        let mut vector: Vec<u32> = (0..size).flat_map(|to| block(rank, to)).collect();
+        world.plan_alltoall(len as u64)?.run_in_place(&mut vector)?;
+        let expected: Vec<u32> = (0..size).flat_map(|from| block(from, rank)).collect();
+        assert_eq!(vector, expected, "blocks of {len}");
+    }
+    let mut sums = vec![rank; 300];
+    world.allreduce_in_place(&mut sums, Sum)?;
+    assert_eq!(sums, vec![size * (size - 1) / 2; 300]);
+    // Refused before anything is sent: the others do not do it either.
+    let counts = vec![u64::MAX / 2; size as usize];
+    if size > 2 {
+        assert!(matches!(world.plan_allgatherv::<u8>(&counts), Err(Error::Length { .. })));
+    }
+    Ok(())
 }
 
 /// So much that a device's counters show it.
@@ -196,6 +220,38 @@ fn one_panics(context: &Context, seed: u64, victim: u32) -> Result<(), String> {
         return Err(format!("{rest:?} is left of {world:?}"));
     }
     do_all(&rest, seed, 10)
+}
+
+/// The scope must not give buffers back that an operation still has: it goes on to its end first.
+fn a_handler_panics(context: &Context) -> Result<(), String> {
+    const ID: u32 = 5;
+    let text = |error: Error| error.to_string();
+    let world = Communicator::world(context).map_err(text)?;
+    context.on_active(ID, |_context, source, _data| panic!("a word from rank {source}"));
+    world.barrier().map_err(text)?;
+    let plan = world.plan_allreduce(3000, Sum).map_err(text)?;
+    let (ones, mut sums) = (vec![1_u32; 3000], vec![0_u32; 3000]);
+    if world.rank() > 0 {
+        // Something of the operation has come: rank 0 is in its scope, and waits.
+        let of_library = Pattern { source: Some(0), tag: LIBRARY_TAG_BIT, mask: LIBRARY_TAG_BIT };
+        while context.probe(of_library).is_none() {}
+        context.endpoint(0).and_then(|to| to.send_active(ID, b"")).map_err(|error| error.to_string())?;
+        std::thread::sleep(Duration::from_millis(50));
+        plan.run(&ones, &mut sums).map_err(text)?;
+    } else {
+        std::panic::set_hook(Box::new(|_| {}));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            world.scope(|scope| drop(plan.start_in(scope, &ones, &mut sums)));
+        }));
+        let _ = std::panic::take_hook();
+        if outcome.is_ok() && world.size() > 1 {
+            return Err("the panic was lost".to_owned());
+        }
+    }
+    if sums != vec![world.size(); 3000] {
+        return Err(format!("{:?} when the scope has ended", &sums[..3]));
+    }
+    do_all(&world, 9, 10)
 }
 
 fn one_is_late(context: &Context, victim: u32) -> Result<(), String> {
