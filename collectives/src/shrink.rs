@@ -1,8 +1,10 @@
 //! A communicator of those that live: `MPIX_Comm_shrink` of the proposal for fault tolerance in MPI.
 //!
 //! The first rank that is not known to have ended leads. The others report to it whom they have lost; it takes those out, tells the rest who is left,
-//! and all go on in a new communicator. Who loses the leader turns to the next one. If a process ends while others shrink, the new communicator
-//! may have it still, fails when it is first used, and can be shrunk again.
+//! and all go on in a new communicator. Who loses the leader turns to the next one.
+//!
+//! Known to be missing: if the leader ends between its answers, those who have none wait for those who have one, and so does one that lives and that others take
+//! for lost because a connection has broken; nothing else goes on while this waits, and the communicator's limit does not count here.
 
 use std::collections::BTreeSet;
 
