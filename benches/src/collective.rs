@@ -232,7 +232,7 @@ fn by_mpi<'a>(session: &'a Session, case: &Case) -> Call<'a> {
     }
 }
 
-/// Ironband's: planned once, run again and again, as the call does that looks its plan up.
+/// Ironband's, by the blocking calls.
 fn by_ironband<'a>(world: &'a Communicator<'_>, case: &Case) -> Call<'a> {
     let operation = case.operation;
     Box::new(move |buffers| {

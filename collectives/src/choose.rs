@@ -200,7 +200,9 @@ impl Chooser<'_> {
     fn reduce(&self, root: u32, len: u64, commutes: bool) -> Schedule {
         let (table, place) = (self.table, self.place);
         if self.bytes(len) <= table.reduce_tree_max || self.reproducible {
-            reduce::knomial(place, root, len, table.reduce_radix, !commutes || self.reproducible)
+            // A table is a machine's: results that are to be reproducible have a tree of their own.
+            let radix = if self.reproducible { 2 } else { table.reduce_radix };
+            reduce::knomial(place, root, len, radix, !commutes || self.reproducible)
         } else {
             reduce::reduce_scatter_gather(place, root, len)
         }

@@ -164,8 +164,8 @@ impl<'c> Communicator<'c> {
         Ok(())
     }
 
-    /// From now on results depend on the values and the number of ranks alone, in every bit, whatever the lengths and the machine are: sums of
-    /// floating point numbers are made in one tree over the ranks. All processes have to set the same.
+    /// From now on the result of an operation depends on the values and the number of ranks alone, in every bit, whatever the lengths and the machine are:
+    /// sums of floating point numbers are made in one tree over the ranks, which need not be that of another operation. All processes have to set the same.
     pub fn set_reproducible(&mut self, reproducible: bool) {
         self.reproducible = reproducible;
         self.schedules.take();

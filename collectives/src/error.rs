@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A collective operation failed. All but [`Error::Length`], [`Error::Table`], [`Error::TooMany`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
+/// A collective operation failed. All but [`Error::Length`], [`Error::TooLong`], [`Error::Table`], [`Error::TooMany`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
 /// it does with the communicator then, and from then on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -79,6 +79,12 @@ pub enum Error {
     TooMany {
         /// So many.
         limit: u32,
+    },
+    /// So many elements fit no memory. Nothing was sent.
+    #[error("{elements} elements for all ranks together fit no memory")]
+    TooLong {
+        /// How many, or the highest number if that cannot be counted.
+        elements: u64,
     },
     /// There is no such process.
     #[error("the communicator has {size} processes, and no rank {rank}")]

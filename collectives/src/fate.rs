@@ -13,7 +13,7 @@ use ironband::{Context, LIBRARY_TAG_BIT, Pattern};
 
 use crate::error::Error;
 
-/// The active message that tells of a failure. Libraries above share the numbers from 2^31 on; this one is the hash of nothing.
+/// The active message that tells of a failure: a program that uses this crate has to leave its number alone.
 const FAILURE_ID: u32 = 0x8000_c011;
 /// The longest text in it.
 const TEXT_BYTES_MAX: usize = 200;
@@ -250,6 +250,17 @@ mod tests {
             panic!()
         };
         assert_eq!(reason, "ä".repeat(100));
+    }
+
+    #[test]
+    fn numbers_run_out_with_an_error() {
+        let registry = Registry::default();
+        assert_eq!(registry.check_id(0), Ok(()));
+        assert_eq!(registry.check_id(ID_MAX - 1), Ok(()));
+        assert!(registry.check_id(ID_MAX).is_err());
+        // Those of all processes count down.
+        assert_eq!((registry.next_world(), registry.next_world()), (ID_MAX, ID_MAX - 1));
+        assert!(registry.check_id(ID_MAX - 1).is_err() && registry.check_id(ID_MAX - 2).is_ok());
     }
 
     /// Whoever has ended, as long as they are fewer than each one's neighbours, all others hear.

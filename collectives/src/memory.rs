@@ -4,39 +4,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytemuck::Pod;
-use ironband::{Buffer, BufferMut};
+use ironband::RawBuffer;
 
 use crate::operator::Operator;
 
 use crate::schedule::{Side, Space, Span, Step};
-
-/// A part of an operation's memory, as the buffer of a request.
-pub(crate) struct Piece {
-    start: *mut u8,
-    len_bytes: usize,
-}
-
-// SAFETY: the address is fixed. The memory stays until the request has ended, because an operation ends its requests before its memory
-// goes (`Run`), and within a round nothing is received to what is under way (`Schedule::check`).
-unsafe impl Buffer for Piece {
-    #[inline]
-    fn as_ptr(&self) -> *const u8 {
-        self.start
-    }
-
-    #[inline]
-    fn len_bytes(&self) -> usize {
-        self.len_bytes
-    }
-}
-
-// SAFETY: as above; only pieces of memory that may be written are received to (`Memory::piece_mut`).
-unsafe impl BufferMut for Piece {
-    #[inline]
-    fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.start
-    }
-}
 
 /// A line of scratch memory. No element is aligned to more (`buffers::begin`).
 #[derive(Clone, Copy)]
@@ -107,16 +79,18 @@ impl Memory {
         (unsafe { start.add(offset) }, len_bytes)
     }
 
-    /// To send.
+    /// A part to send.
     #[inline]
-    pub(crate) fn piece(&mut self, span: Span) -> Piece {
+    pub(crate) fn piece(&mut self, span: Span) -> RawBuffer {
         let (start, len_bytes) = self.place(span);
-        Piece { start, len_bytes }
+        // SAFETY: as promised to `new`: an operation ends its requests before its memory goes (`Run`), and within a round nothing is
+        // received to what is under way (`Schedule::check`).
+        unsafe { RawBuffer::new(start, len_bytes) }
     }
 
-    /// To receive to.
+    /// A part to receive to.
     #[inline]
-    pub(crate) fn piece_mut(&mut self, span: Span) -> Piece {
+    pub(crate) fn piece_mut(&mut self, span: Span) -> RawBuffer {
         assert!(span.space != Space::Input, "the input is never written");
         self.piece(span)
     }

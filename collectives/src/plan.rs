@@ -82,22 +82,19 @@ impl<T, C> std::fmt::Debug for Plan<'_, '_, T, C> {
     }
 }
 
-/// No memory is longer.
+/// More elements fit no memory.
 const LEN_MAX: u64 = 1 << 48;
-const TOO_LONG: &str = "no memory is longer";
 
-/// All blocks together have to fit memory.
-fn check_sum(counts: &[u64]) -> Result<(), Error> {
-    let sum = counts.iter().try_fold(0_u64, |sum, count| sum.checked_add(*count));
-    match sum.filter(|sum| *sum <= LEN_MAX) {
-        Some(_) => Ok(()),
-        None => Err(Error::Length {
-            buffer: "whole",
-            got: sum.unwrap_or(u64::MAX),
-            expected: LEN_MAX,
-            rule: TOO_LONG,
-        }),
-    }
+/// So many elements have to fit memory; `None` could not be counted.
+fn check_sum(elements: Option<u64>) -> Result<u64, Error> {
+    let elements = elements.unwrap_or(u64::MAX);
+    if elements <= LEN_MAX { Ok(elements) } else { Err(Error::TooLong { elements }) }
+}
+
+/// Blocks of these lengths, one behind the other.
+fn blocks_of(counts: &[u64]) -> Result<Blocks, Error> {
+    check_sum(counts.iter().try_fold(0_u64, |sum, count| sum.checked_add(*count)))?;
+    Ok(Blocks::of_counts(counts))
 }
 
 /// `buffer` has to have so many elements.
@@ -249,7 +246,7 @@ impl<'c> Communicator<'c> {
     /// [`Communicator::reduce_scatter_block`] of so many elements for each rank.
     ///
     /// # Errors
-    /// None today.
+    /// [`Error::TooLong`].
     pub fn plan_reduce_scatter_block<T: Pod, O: Operator<T>>(
         &self,
         len: u64,
@@ -276,15 +273,12 @@ impl<'c> Communicator<'c> {
     /// A block for each rank, one behind the other.
     fn blocks(&self, counts: &[u64]) -> Result<Blocks, Error> {
         check_len("counts", counts.len() as u64, self.size().into(), "there is a count for each rank")?;
-        check_sum(counts)?;
-        Ok(Blocks::of_counts(counts))
+        blocks_of(counts)
     }
 
     /// So many elements for each rank.
     fn for_each(&self, len: u64) -> Result<u64, Error> {
-        check_sum(&[len])?;
-        let all = len.checked_mul(self.size().into()).filter(|all| *all <= LEN_MAX);
-        all.ok_or(Error::Length { buffer: "whole", got: u64::MAX, expected: LEN_MAX, rule: TOO_LONG })
+        check_sum(len.checked_mul(self.size().into()))
     }
 
     /// [`Root::gather`](crate::Root::gather) of so many elements from each rank.
@@ -352,7 +346,7 @@ impl<'c> Communicator<'c> {
     /// [`Communicator::allgather`] of so many elements from each rank.
     ///
     /// # Errors
-    /// None today.
+    /// [`Error::TooLong`].
     pub fn plan_allgather<T: Pod>(&self, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
         Ok(self.plan_known(Operation::Allgather { len }, (), len, self.for_each(len)?))
     }
@@ -375,7 +369,7 @@ impl<'c> Communicator<'c> {
     /// [`Communicator::alltoall`] of so many elements for each rank.
     ///
     /// # Errors
-    /// None today.
+    /// [`Error::TooLong`].
     pub fn plan_alltoall<T: Pod>(&self, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
         let all = self.for_each(len)?;
         Ok(Plan { in_place: false, ..self.plan_known(Operation::Alltoall { len }, (), all, all) })
@@ -435,9 +429,7 @@ impl<'c> Communicator<'c> {
         for (got, sent) in from_self.into_iter().zip(to_self) {
             check_len("own", got, sent, OWN)?;
         }
-        check_sum(send_counts)?;
-        check_sum(receive_counts)?;
-        let (from, to) = (Blocks::of_counts(send_counts), Blocks::of_counts(receive_counts));
+        let (from, to) = (blocks_of(send_counts)?, blocks_of(receive_counts)?);
         let schedule = neighbour::exchange(self.place(), sources, destinations, &from, &to);
         Ok(Plan { in_place: false, ..self.plan(schedule.into(), (), from.end(), to.end()) })
     }

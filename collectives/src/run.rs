@@ -4,11 +4,11 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ironband::{Pattern, ReceiveRequest, SendRequest};
+use ironband::{Buffer as _, Pattern, RawBuffer, ReceiveRequest, SendRequest};
 
 use crate::error::Error;
 use crate::group::Group;
-use crate::memory::{Combine, Memory, Piece};
+use crate::memory::{Combine, Memory};
 use crate::schedule::{Schedule, Transfer};
 
 /// How long the ends of requests of an operation that has failed are waited for. After that those whom they are with are given up:
@@ -19,13 +19,13 @@ const ABANDON_LIMIT: Duration = Duration::from_secs(3);
 pub(crate) struct Receiving<'c> {
     from: u32,
     expected_bytes: u64,
-    request: ReceiveRequest<'c, Piece>,
+    request: ReceiveRequest<'c, RawBuffer>,
 }
 
 /// A send under way.
 pub(crate) struct Sending<'c> {
     to: u32,
-    request: SendRequest<'c, Piece>,
+    request: SendRequest<'c, RawBuffer>,
 }
 
 /// Requests under way; kept by the group for the next operation, so that none allocates.
@@ -99,7 +99,7 @@ impl<'c> Run<'c> {
         for transfer in transfers {
             if let Transfer::Receive { from, data } = *transfer {
                 let piece = memory.piece_mut(data);
-                let expected_bytes = ironband::Buffer::len_bytes(&piece) as u64;
+                let expected_bytes = piece.len_bytes() as u64;
                 let pattern = Pattern::exact(group.member(from), self.tag);
                 let request = group.context().start_receive(pattern, piece);
                 let request = request.map_err(|error| group.explain(error, from))?;
@@ -216,8 +216,8 @@ impl<'c> Run<'c> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        // Only if a handler of the program has panicked: nothing else drops a run whose requests have not ended.
-        if !self.abandon() {
+        // Left in the middle, and the group has not failed: a handler of the program has panicked. The others wait for this process.
+        if self.round < self.schedule.rounds().len() && self.group.check().is_ok() {
             let rank = self.group.rank();
             self.group.fail(Error::HandlerPanicked { rank });
         }

@@ -158,6 +158,17 @@ impl Job {
             .collect()
     }
 
+    /// As [`Job::wait`], for a job that has to end by itself, however that is, and to leave no process behind.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn finish(self, time: Duration) -> Outcome {
+        let outcome = self.wait(time).unwrap_or_else(|error| panic!("{error:#}"));
+        assert!(!matches!(outcome.ended, Ended::TimedOut(_)), "{}", outcome.explain());
+        assert!(outcome.processes_left.is_empty(), "{}", outcome.explain());
+        outcome
+    }
+
     /// Waits for the end, kills what is not over in time, and gathers what was said.
     pub fn wait(mut self, time: Duration) -> Result<Outcome> {
         let deadline = self.started + time;

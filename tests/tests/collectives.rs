@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use ironband_tests::{Ended, Job, Launcher, Outcome, by_hand, free_port, wait_for_turn};
+use ironband_tests::{Ended, Job, Launcher, by_hand, free_port, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_collectives_agent");
 const LIMIT: Duration = Duration::from_secs(120);
@@ -12,16 +12,9 @@ fn turn() -> impl Sized {
     wait_for_turn(env!("CARGO_TARGET_TMPDIR").as_ref()).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-fn finish(job: Job) -> Outcome {
-    let outcome = job.wait(LIMIT).unwrap();
-    assert!(!matches!(outcome.ended, Ended::TimedOut(_)), "{}", outcome.explain());
-    assert!(outcome.processes_left.is_empty(), "{}", outcome.explain());
-    outcome
-}
-
 fn passes(name: &'static str, ranks: u32, words: &[&str]) {
     let Some(launcher) = Launcher::find(name) else { return };
-    let outcome = finish(launcher.start(ranks, &[&[AGENT], words].concat(), &[]));
+    let outcome = launcher.start(ranks, &[&[AGENT], words].concat(), &[]).finish(LIMIT);
     assert!(outcome.is_well_ended(), "{}", outcome.explain());
     for rank in 0..ranks {
         assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", outcome.explain());
@@ -64,6 +57,12 @@ fn a_handler_panics_while_a_scope_waits() {
 }
 
 #[test]
+fn one_is_wrong_behind_a_slow_one() {
+    let _turn = turn();
+    passes("ironband", 3, &["behind"]);
+}
+
+#[test]
 fn a_limit_passes() {
     let _turn = turn();
     for (ranks, victim) in [(2, "1"), (3, "0"), (5, "4")] {
@@ -86,7 +85,7 @@ fn one_is_killed() {
             Job::start_command(&words, &variables, b"").unwrap_or_else(|error| panic!("{error:#}"))
         };
         let jobs: Vec<Job> = (0..ranks).map(start).collect();
-        for (rank, outcome) in (0..).zip(jobs.into_iter().map(finish)) {
+        for (rank, outcome) in (0..).zip(jobs.into_iter().map(|job| job.finish(LIMIT))) {
             let Ended::By(status) = outcome.ended else { unreachable!("finish looks at it") };
             let expected = if rank == victim { (None, Some(9)) } else { (Some(0), None) };
             assert_eq!((status.code(), status.signal()), expected, "rank {rank}: {}", outcome.explain());

@@ -4,7 +4,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use ironband_tests::{Ended, Job, Launcher, Outcome, by_hand, free_port, wait_for_turn};
+use ironband_tests::{Ended, Job, Launcher, by_hand, free_port, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_context_agent");
 const LIMIT: Duration = Duration::from_secs(60);
@@ -13,18 +13,11 @@ fn turn() -> impl Sized {
     wait_for_turn(env!("CARGO_TARGET_TMPDIR").as_ref()).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-fn finish(job: Job) -> Outcome {
-    let outcome = job.wait(LIMIT).unwrap();
-    assert!(!matches!(outcome.ended, Ended::TimedOut(_)), "{}", outcome.explain());
-    assert!(outcome.processes_left.is_empty(), "{}", outcome.explain());
-    outcome
-}
-
 fn passes(name: &'static str, numbers: &[u32]) {
     let Some(launcher) = Launcher::find(name) else { return };
     let _turn = turn();
     for &ranks in numbers {
-        let outcome = finish(launcher.start(ranks, &[AGENT], &[]));
+        let outcome = launcher.start(ranks, &[AGENT], &[]).finish(LIMIT);
         assert!(outcome.is_well_ended(), "{}", outcome.explain());
         for rank in 0..ranks {
             assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", outcome.explain());
@@ -70,7 +63,7 @@ fn dies(when: &str, name: &str) {
         Job::start_command(&words, &variables, b"").unwrap_or_else(|error| panic!("{error:#}"))
     };
     let jobs: Vec<Job> = (0..4).map(start).collect();
-    for (rank, outcome) in jobs.into_iter().map(finish).enumerate() {
+    for (rank, outcome) in jobs.into_iter().map(|job| job.finish(LIMIT)).enumerate() {
         let Ended::By(status) = outcome.ended else { unreachable!("finish looks at it") };
         let ended = (status.code(), status.signal());
         if rank == 1 {

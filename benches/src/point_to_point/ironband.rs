@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, marker::PhantomData};
 
-use ironband::{Buffer, BufferMut, Context, Endpoint, Error, Pattern, ReceiveRequest, SendRequest};
+use ironband::{Context, Endpoint, Error, Pattern, RawBuffer, ReceiveRequest, SendRequest};
 
 use super::{Tag, abort, without_unwinding};
 use crate::memory::{Slots, Span};
@@ -66,45 +66,17 @@ impl<'session> Channel<'session> {
 }
 
 /// Memory of a window, as a request's buffer.
-#[derive(Debug)]
-struct Slot {
-    start: *mut u8,
-    len_bytes: usize,
-}
-
-// SAFETY: the address stays the same. The memory lives as long as the request, because only `Posting` makes these and
-// `Requests::window` waits for all requests while the memory is borrowed. It is read and written by the program between windows
-// only. Sends may share memory, which nobody writes meanwhile; so may receives, whose contents are then any of those that came.
-unsafe impl Buffer for Slot {
-    #[inline]
-    fn as_ptr(&self) -> *const u8 {
-        self.start
-    }
-
-    #[inline]
-    fn len_bytes(&self) -> usize {
-        self.len_bytes
-    }
-}
-
-// SAFETY: as above.
-unsafe impl BufferMut for Slot {
-    #[inline]
-    fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.start
-    }
-}
-
-impl Slot {
-    #[inline]
-    fn of(span: Span<'_>) -> Self {
-        Self { start: span.as_mut_ptr().cast(), len_bytes: span.length_bytes() }
-    }
+#[inline]
+fn slot(span: Span<'_>) -> RawBuffer {
+    // SAFETY: the memory lives as long as the request, because only `Posting` makes these and `Requests::window` waits for all requests
+    // while the memory is borrowed. It is read and written by the program between windows only. Sends may share memory, which nobody
+    // writes meanwhile; so may receives, whose contents are then any of those that came.
+    unsafe { RawBuffer::new(span.as_mut_ptr().cast(), span.length_bytes()) }
 }
 
 enum Begun<'session> {
-    Send(SendRequest<'session, Slot>),
-    Receive(ReceiveRequest<'session, Slot>),
+    Send(SendRequest<'session, RawBuffer>),
+    Receive(ReceiveRequest<'session, RawBuffer>),
 }
 
 /// Room for the requests of one window.
@@ -155,7 +127,7 @@ impl<'memory, 'session> Posting<'memory, '_, 'session> {
     pub(super) fn send_all(&self, channel: Channel<'session>, messages: Slots<'memory>, tag: Tag) {
         let mut begun = self.requests.begun.borrow_mut();
         for message in messages.iter() {
-            begun.push(Begun::Send(check(channel.peer.start_send(tag.number(), Slot::of(message)))));
+            begun.push(Begun::Send(check(channel.peer.start_send(tag.number(), slot(message)))));
         }
     }
 
@@ -164,7 +136,7 @@ impl<'memory, 'session> Posting<'memory, '_, 'session> {
         let pattern = Pattern::exact(channel.peer.rank(), tag.number());
         let mut begun = self.requests.begun.borrow_mut();
         for message in messages.iter() {
-            begun.push(Begun::Receive(check(channel.context.start_receive(pattern, Slot::of(message)))));
+            begun.push(Begun::Receive(check(channel.context.start_receive(pattern, slot(message)))));
         }
     }
 }

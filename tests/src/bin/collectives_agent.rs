@@ -3,7 +3,8 @@
 //! `do SEED COUNT`: so many operations that follow from the seed, called in all ways, on communicators of all and of some; every result is
 //! compared. `die SEED RANK`: the same without end, until one process kills itself; the others have to be told which, and go on without it.
 //! `panic SEED RANK`: in one process an operator panics. `late RANK`: one process does not come, and a limit passes.
-//! `handler`: in one process a handler of active messages panics while a scope waits for its operations.
+//! `handler`: in one process a handler of active messages panics while a scope waits for its operations, and again in a blocking call.
+//! `behind`: three processes, of which the root waits for a slow one and a wrong one.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ["die", seed, rank] => one_dies(&context, number(seed), number(rank) as u32),
         ["panic", seed, rank] => one_panics(&context, number(seed), number(rank) as u32),
         ["handler"] => a_handler_panics(&context),
+        ["behind"] => one_is_wrong_behind_a_slow_one(&context),
         ["late", rank] => one_is_late(&context, number(rank) as u32),
         _ => panic!("{words:?}: see the head of this file"),
     };
@@ -130,7 +132,7 @@ fn in_place(world: &Communicator<'_>) -> Result<(), Error> {
     // Refused before anything is sent: the others do not do it either.
     let counts = vec![u64::MAX / 2; size as usize];
     if size > 2 {
-        assert!(matches!(world.plan_allgatherv::<u8>(&counts), Err(Error::Length { .. })));
+        assert!(matches!(world.plan_allgatherv::<u8>(&counts), Err(Error::TooLong { .. })));
     }
     Ok(())
 }
@@ -251,7 +253,50 @@ fn a_handler_panics(context: &Context) -> Result<(), String> {
     if sums != vec![world.size(); 3000] {
         return Err(format!("{:?} when the scope has ended", &sums[..3]));
     }
-    do_all(&world, 9, 10)
+    do_all(&world, 9, 10)?;
+    // In the middle of a blocking call nothing can be saved: all learn that.
+    if world.rank() > 0 {
+        context.endpoint(0).and_then(|to| to.send_active(ID, b"")).map_err(|error| error.to_string())?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    std::panic::set_hook(Box::new(|_| {}));
+    let call = || plan.run(&ones, &mut sums);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    let _ = std::panic::take_hook();
+    match (world.rank(), outcome) {
+        _ if world.size() == 1 => return Ok(()),
+        (0, Err(_)) => {}
+        (1, Ok(Err(Error::HandlerPanicked { rank: 0 }))) => {}
+        other => return Err(format!("{other:?}")),
+    }
+    match world.barrier() {
+        Err(Error::HandlerPanicked { rank: 0 }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// The last one that the root waits for takes long; that another one is wrong is found out before.
+fn one_is_wrong_behind_a_slow_one(context: &Context) -> Result<(), String> {
+    let world = Communicator::world(context).map_err(|error| error.to_string())?;
+    world.barrier().map_err(|error| error.to_string())?;
+    let start = Instant::now();
+    if world.rank() == 2 {
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    let root = world.root(0).map_err(|error| error.to_string())?;
+    let outcome = match world.rank() {
+        0 => root.gatherv(&[0_u8; 3], &mut [0; 9], &[3, 3, 3]),
+        1 => root.gatherv(&[0_u8; 2], &mut [], &[]),
+        _ => root.gatherv(&[0_u8; 3], &mut [], &[]),
+    };
+    match (world.rank(), outcome) {
+        (0, Err(Error::Mismatch { rank: 0, from: 1, got_bytes: 2, expected_bytes: 3 })) => {
+            if start.elapsed() < Duration::from_secs(1) { Ok(()) } else { Err("that took long".to_owned()) }
+        }
+        // They have only sent.
+        (1 | 2, Ok(()) | Err(Error::Mismatch { .. })) => Ok(()),
+        (_, other) => Err(format!("{other:?}")),
+    }
 }
 
 fn one_is_late(context: &Context, victim: u32) -> Result<(), String> {

@@ -191,6 +191,23 @@ impl Pair {
     }
 }
 
+/// What a library says to itself is nothing that a program awaits.
+#[test]
+fn a_receive_of_any_tag_is_not_for_a_librarys_message() {
+    let of_library = Envelope { source: 1, tag: LIBRARY_TAG_BIT | 5 };
+    let of_program = Envelope { source: 1, tag: 5 };
+    for pattern in [Pattern::anything(), Pattern::any_tag(1)] {
+        let mut pair = Pair::new(u64::MAX);
+        pair.act(&Act::Post(pattern));
+        pair.act(&Act::Arrive(of_library));
+        assert_eq!((pair.matching.posted(), pair.matching.kept()), (1, 1));
+        assert!(pair.matching.probe(pattern).is_none());
+        pair.act(&Act::Arrive(of_program));
+        assert_eq!((pair.matching.posted(), pair.matching.kept()), (0, 1));
+        assert!(pair.matching.probe(Pattern::exact(1, of_library.tag)).is_some());
+    }
+}
+
 /// A window of receives that are alike has a short way, on which only they are looked at. It must not be taken past an older receive with
 /// a mask for which there was no kind left.
 #[test]

@@ -116,6 +116,44 @@ unsafe impl<const N: usize> Buffer for &'static [u8; N] {
     }
 }
 
+/// Memory that somebody else keeps: for libraries that have their own ways to keep a program's buffers until a request has ended.
+#[derive(Debug)]
+pub struct RawBuffer {
+    start: *mut u8,
+    len_bytes: usize,
+}
+
+impl RawBuffer {
+    /// # Safety
+    /// Until the request that gets it has ended: the memory is there; nobody writes to it if it is sent, and nobody but other receives touches it
+    /// if it is received to, for which it must be writable.
+    #[inline]
+    pub const unsafe fn new(start: *mut u8, len_bytes: usize) -> Self {
+        Self { start, len_bytes }
+    }
+}
+
+// SAFETY: the address is fixed, and the rest is as promised to `new`.
+unsafe impl Buffer for RawBuffer {
+    #[inline]
+    fn as_ptr(&self) -> *const u8 {
+        self.start
+    }
+
+    #[inline]
+    fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+}
+
+// SAFETY: as above.
+unsafe impl BufferMut for RawBuffer {
+    #[inline]
+    fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.start
+    }
+}
+
 // SAFETY: shared and constant as long as one of those who share it lives; `get_mut` needs the last one, borrowed.
 unsafe impl Buffer for std::sync::Arc<[u8]> {
     fn as_ptr(&self) -> *const u8 {

@@ -21,7 +21,7 @@ mod scope;
 mod state;
 
 pub use access::AccessRequest;
-pub use buffer::{Buffer, BufferMut};
+pub use buffer::{Buffer, BufferMut, RawBuffer};
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use memory::{Exposed, MemoryKey, RemoteMemory};
