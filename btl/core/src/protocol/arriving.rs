@@ -1,10 +1,11 @@
 //! Messages of peers: each is checked before anything is changed.
 
 use super::machine::{
-    Arrival, Kept, Protocol, Receive, ReceiveStage, RequestError, Send, SendStage, Transfer,
+    Arrival, Kept, Protocol, Receive, ReceiveStage, Received, RequestError, Send, SendStage, Transfer,
 };
 use super::matching::{Envelope, Pattern};
 use super::peer::{ANNOUNCED_MAX, Word};
+use super::receiving::fits;
 use super::requests::Handle;
 use super::violation::Violation;
 use crate::wire::message::{
@@ -73,6 +74,35 @@ impl<S, R, K> Protocol<S, R, K> {
             }
             None => Ok(Arrival::Keep(envelope)),
         }
+    }
+
+    /// As [`Protocol::eager_arrived`], for a message that the caller has awaited without a receive that is posted: it may do so while
+    /// [`Protocol::is_unasked`]. What becomes of its receive, and `None` if the peer is lost.
+    ///
+    /// # Errors
+    /// As [`Protocol::arrived`].
+    #[inline(always)]
+    pub fn awaited_arrived(
+        &mut self,
+        envelope: Envelope,
+        number: u32,
+        len_bytes: usize,
+        capacity_bytes: u64,
+    ) -> Result<Option<Result<Received, RequestError>>, Violation> {
+        let Some(peer) = self.peers.get_mut(envelope.source) else { return Ok(None) };
+        peer.check(Kind::Eager, number)?;
+        let wrong_length = Violation::Length { kind: Kind::Eager, len_bytes };
+        let counted = u32::try_from(len_bytes).map_err(|_| wrong_length)?;
+        peer.receives.arrived(counted)?;
+        peer.consumed(counted, &mut self.talkers);
+        let Envelope { source, tag } = envelope;
+        Ok(Some(fits(Received { source, tag, len_bytes: len_bytes as u64 }, capacity_bytes)))
+    }
+
+    /// Whether no receive is posted and no message kept.
+    #[inline]
+    pub const fn is_unasked(&self) -> bool {
+        self.matching.is_empty()
     }
 
     /// Keeps the data of an [`Arrival::Keep`].

@@ -651,6 +651,34 @@ fn the_window_is_all_that_is_kept() {
     }
 }
 
+/// A message that is awaited by nothing that is posted is checked as all are.
+#[test]
+fn an_awaited_message_is_checked() {
+    let envelope = Envelope { source: HOSTILE as u32, tag: 0 };
+    let awaited = |scene: &mut Scene, number: u32, len_bytes: usize| {
+        scene.processes[VICTIM].awaited_arrived(envelope, number, len_bytes, 8)
+    };
+    let mut scene = Scene::new(false);
+    let number = scene.number;
+    let received = Received { source: HOSTILE as u32, tag: 0, len_bytes: 8 };
+    assert_eq!(awaited(&mut scene, number, 8), Ok(Some(Ok(received))));
+    let too_long =
+        RequestError::Truncated { source_rank: HOSTILE as u32, tag: 0, len_bytes: 9, capacity_bytes: 8 };
+    assert_eq!(awaited(&mut scene, number + 1, 9), Ok(Some(Err(too_long))));
+    let twice = awaited(&mut scene, number + 1, 8);
+    assert!(matches!(twice, Err(Violation::Sequence { .. })), "{twice:?}");
+    let huge = awaited(&mut scene, number + 2, INITIAL_WINDOW_BYTES as usize);
+    assert!(matches!(huge, Err(Violation::Credit(CreditError::WindowExceeded { .. }))), "{huge:?}");
+    scene.processes[VICTIM].peer_lost(HOSTILE as u32);
+    scene.finish("awaited");
+
+    let mut stranger = Protocol::<Vec<u8>, Vec<u8>, Vec<u8>>::new(hello(VICTIM), 4);
+    assert_eq!(stranger.awaited_arrived(envelope, 0, 8, 8), Ok(None));
+    stranger.connected(HOSTILE as u32, limits(false));
+    let rude = stranger.awaited_arrived(envelope, 0, 8, 8);
+    assert!(matches!(rude, Err(Violation::Unexpected { what: "before its greeting", .. })), "{rude:?}");
+}
+
 // ---- honest, but wrong or slow if the bookkeeping is --------------------------------------------------------------------
 
 /// Two processes that have greeted.

@@ -419,6 +419,12 @@ impl<R, M> Matching<R, M> {
         self.receives.len()
     }
 
+    /// Whether no receive is posted and no message kept: then whoever awaits a message gets the first one that matches.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.receives.len() == 0 && self.messages.len() == 0
+    }
+
     /// How many messages are kept.
     pub const fn kept(&self) -> usize {
         self.messages.len()

@@ -67,7 +67,7 @@ impl<S, R, K> Protocol<S, R, K> {
         let Some(receive) = self.receives.get_mut(handle) else { return 0 };
         let Envelope { source, tag } = envelope;
         receive.message = Received { source, tag, len_bytes };
-        receive.stage = ReceiveStage::Done(fits(receive));
+        receive.stage = ReceiveStage::Done(fits(receive.message, receive.capacity_bytes));
         len_bytes.min(receive.capacity_bytes) as usize
     }
 
@@ -81,11 +81,11 @@ impl<S, R, K> Protocol<S, R, K> {
             receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank: source }));
             return;
         };
-        if let Err(error) = fits(receive) {
+        if let Err(error) = fits(receive.message, receive.capacity_bytes) {
             receive.stage = ReceiveStage::Done(Err(error));
             peer.say(Word::Read { sender, outcome: Outcome::Truncated }, &mut self.talkers);
         } else if len_bytes == 0 {
-            receive.stage = ReceiveStage::Done(fits(receive));
+            receive.stage = ReceiveStage::Done(fits(receive.message, receive.capacity_bytes));
             peer.say(Word::Read { sender, outcome: Outcome::Done }, &mut self.talkers);
         } else if let Some(memory) = memory {
             if peer.limits.prefers_writing {
@@ -220,11 +220,10 @@ impl<S, R, K> Protocol<S, R, K> {
 
 /// The message of a receive, or that it is too long.
 #[inline]
-fn fits<R>(receive: &Receive<R>) -> Result<Received, RequestError> {
-    let Received { source: source_rank, tag, len_bytes } = receive.message;
-    let capacity_bytes = receive.capacity_bytes;
+pub(super) fn fits(message: Received, capacity_bytes: u64) -> Result<Received, RequestError> {
+    let Received { source: source_rank, tag, len_bytes } = message;
     if len_bytes <= capacity_bytes {
-        Ok(receive.message)
+        Ok(message)
     } else {
         Err(RequestError::Truncated { source_rank, tag, len_bytes, capacity_bytes })
     }

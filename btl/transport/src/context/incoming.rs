@@ -1,7 +1,9 @@
 //! What comes from the devices: messages of peers, ends of requests, lost connections.
 
-use ironband_core::protocol::matching::Envelope;
-use ironband_core::protocol::{Arrival, Handle, Violation};
+use std::cell::Cell;
+
+use ironband_core::protocol::matching::{Envelope, Pattern};
+use ironband_core::protocol::{Arrival, Handle, Received, RequestError, Violation};
 use ironband_core::wire::message::{
     ACTIVE_HEADER_BYTES, EAGER_HEADER_BYTES, FAREWELL_HEADER_BYTES, FAREWELL_TEXT_BYTES_MAX,
     HEADER_BYTES_MAX, Hello, Kind,
@@ -9,7 +11,7 @@ use ironband_core::wire::message::{
 use ironband_fabric::{CompletionStatus, Payload, WorkId};
 
 use super::Context;
-use super::body::{copy_rest, copy_start, eager_tag};
+use super::body::{Incoming, copy_rest, copy_start, eager_tag};
 use super::state::{InFlight, Link, State, limits_of};
 use crate::device::{Handler, QueuePair};
 
@@ -40,7 +42,109 @@ impl Handler for Ears<'_> {
     }
 }
 
+/// What has become of a receive that is not posted.
+#[derive(Clone, Copy)]
+enum Fortune {
+    /// It gets the next message that matches.
+    Waits,
+    /// Something else has come first: only a receive that is posted keeps its turn from now on.
+    Passed,
+    /// It has its message.
+    Ended(Result<Received, RequestError>),
+}
+
+/// A receive that is not posted: its process does nothing but wait for it.
+pub(super) struct Awaited {
+    source: u32,
+    pattern: Pattern,
+    body: Incoming,
+    fortune: Cell<Fortune>,
+}
+
+impl Awaited {
+    /// It must be the first that a message can be for ([`Protocol::is_unasked`](ironband_core::protocol::Protocol::is_unasked)).
+    #[inline]
+    pub(super) const fn new(source: u32, pattern: Pattern, body: Incoming) -> Self {
+        Self { source, pattern, body, fortune: Cell::new(Fortune::Waits) }
+    }
+
+    /// How it has ended, if so.
+    #[inline]
+    pub(super) const fn outcome(&self) -> Option<Result<Received, RequestError>> {
+        match self.fortune.get() {
+            Fortune::Ended(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// To be posted.
+    pub(super) fn into_body(self) -> Incoming {
+        self.body
+    }
+}
+
+/// As [`Ears`], for a receive that is not posted.
+pub(super) struct AwaitingEars<'c> {
+    pub(super) ears: Ears<'c>,
+    pub(super) awaited: &'c Awaited,
+}
+
+impl Handler for AwaitingEars<'_> {
+    #[inline]
+    fn received(&self, from: QueuePair, imm: u32, payload: Payload) {
+        let from_link = Link { device: self.ears.device, qp: from };
+        if !self.ears.context.hear_awaited(self.awaited, from_link, imm, payload) {
+            self.awaited.pass();
+            self.ears.received(from, imm, payload);
+        }
+    }
+
+    fn completed(&self, endpoint: QueuePair, id: WorkId, status: CompletionStatus) {
+        self.ears.completed(endpoint, id, status);
+    }
+
+    fn disconnected(&self, from: QueuePair, reason: &str) {
+        self.ears.disconnected(from, reason);
+    }
+}
+
+impl Awaited {
+    #[inline]
+    fn pass(&self) {
+        if let Fortune::Waits = self.fortune.get() {
+            self.fortune.set(Fortune::Passed);
+        }
+    }
+}
+
 impl Context {
+    /// Takes the message in if it is the awaited one.
+    #[inline]
+    fn hear_awaited(&self, awaited: &Awaited, from: Link, imm: u32, payload: Payload) -> bool {
+        let mut state = self.state.borrow_mut();
+        let source = awaited.source;
+        if let Fortune::Waits = awaited.fortune.get()
+            && let Some((Kind::Eager, number)) = Kind::of_immediate(imm)
+            && let Some(tag) = eager_tag(payload)
+            && awaited.pattern.matches(Envelope { source, tag })
+            && state.rank_of(from.device, from.qp) == Some(source)
+        {
+            let len_bytes = payload.len() - EAGER_HEADER_BYTES;
+            let capacity_bytes = awaited.body.len_bytes();
+            let envelope = Envelope { source, tag };
+            match state.protocol.awaited_arrived(envelope, number, len_bytes, capacity_bytes as u64) {
+                Ok(Some(outcome)) => {
+                    awaited.body.fill(0, payload, EAGER_HEADER_BYTES, len_bytes.min(capacity_bytes));
+                    awaited.fortune.set(Fortune::Ended(outcome));
+                }
+                Ok(None) => {}
+                Err(violation) => self.give_up_liar(&mut state, source, violation),
+            }
+            return true;
+        }
+        false
+    }
+
     #[inline]
     fn hear(&self, from: Link, imm: u32, payload: Payload) {
         let mut state = self.state.borrow_mut();
@@ -111,11 +215,13 @@ impl Context {
                 state.actives.push_back((rank, id, data));
             }
             Ok(Arrival::Farewell) => self.hear_farewell(state, rank, payload),
-            Err(violation) => {
-                let reason = format!("it does not keep to the protocol: {violation}");
-                self.give_up(state, rank, reason);
-            }
+            Err(violation) => self.give_up_liar(state, rank, violation),
         }
+    }
+
+    #[cold]
+    fn give_up_liar(&self, state: &mut State, rank: u32, violation: Violation) {
+        self.give_up(state, rank, format!("it does not keep to the protocol: {violation}"));
     }
 
     #[cold]

@@ -3,7 +3,8 @@
 use std::any::TypeId;
 use std::rc::Rc;
 
-use super::{Context, Error, Pattern};
+use super::body::Incoming;
+use super::{Context, Error, Pattern, Received};
 
 impl Context {
     /// What a library keeps with this context: one value of each type, made when it is first asked for.
@@ -26,6 +27,49 @@ impl Context {
             self.extensions.borrow_mut().insert(TypeId::of::<T>(), Rc::<T>::clone(&new));
             new
         })
+    }
+
+    /// Sends a short message at once, if that can be done without waiting: true then, and `data` may be used again. Else nothing was done, and
+    /// [`Endpoint::start_send`](crate::Endpoint::start_send) is for it: the message is long, there is no room now, an older one waits to be sent, or the other process
+    /// was never spoken to.
+    ///
+    /// ```
+    /// # use ironband::{Context, Pattern};
+    /// # let context = Context::open()?;
+    /// let own = context.endpoint(context.rank())?;
+    /// own.send(7, b"first")?;
+    /// assert!(context.try_send(context.rank(), 7, b"second"));
+    /// assert!(!context.try_send(context.rank(), 7, &vec![0; 1 << 30]));
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
+    #[inline]
+    pub fn try_send(&self, rank: u32, tag: u64, data: &[u8]) -> bool {
+        self.send_now(rank, tag, data)
+    }
+
+    /// Receives a message into `buffer` as [`Context::receive`] does, if it comes within a moment, some microseconds. Otherwise nothing was
+    /// done, and [`Context::start_receive`] is for it. Always so if another receive is posted, or a message kept.
+    ///
+    /// ```
+    /// # use ironband::{Context, Pattern};
+    /// # let context = Context::open()?;
+    /// let pattern = Pattern::exact(context.rank(), 7);
+    /// let mut buffer = [0; 5];
+    /// assert!(context.try_receive(pattern, &mut buffer).is_none());
+    /// context.endpoint(context.rank())?.send(7, b"hello")?;
+    /// if let Some(received) = context.try_receive(pattern, &mut buffer) {
+    ///     assert_eq!((received?.len_bytes, &buffer), (5, b"hello"));
+    /// }
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Context::receive`].
+    #[inline]
+    pub fn try_receive(&self, pattern: Pattern, buffer: &mut [u8]) -> Option<Result<Received, Error>> {
+        // SAFETY: `buffer` is borrowed until this function returns, and nothing is posted that would know it longer.
+        let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len()) };
+        self.receive_soon(pattern, body).ok()
     }
 
     /// Throws away all messages that match and that no receive waits for, now and from now on; their senders are told that they were sent.

@@ -40,9 +40,10 @@ use ironband_core::protocol::{Handle, Received, RequestError};
 use ironband_core::wire::message::{ACTIVE_HEADER_BYTES, Memory};
 use ironband_fabric::{Access, Posted};
 
+use crate::device::Handler;
 use body::{Incoming, Outgoing};
 use devices::{AnyDevice, Registered};
-use incoming::Ears;
+use incoming::{Awaited, AwaitingEars, Ears};
 use open::Directory;
 use roll_call::RollCall;
 use state::{Link, State};
@@ -54,6 +55,8 @@ pub const ACTIVE_IDS_OWN: u32 = 0xffff_ff00;
 
 /// Calls of progress between two looks at the clock.
 const NUDGE_TURNS: u32 = 4096;
+/// Calls of progress of a blocking receive before it is posted.
+const LOOKS_BEFORE_POST: u32 = 64;
 /// Between two words to processes that are awaited.
 const NUDGE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -179,9 +182,14 @@ impl Context {
     /// some devices need this process's processor to serve others.
     #[inline]
     pub fn progress(&self) -> usize {
+        self.progress_with(|ears| ears)
+    }
+
+    #[inline]
+    fn progress_with<'c, H: Handler>(&'c self, listening: impl Fn(Ears<'c>) -> H) -> usize {
         let mut count = 0;
         for (device, open) in self.devices.iter().enumerate() {
-            count += open.progress(&Ears { context: self, device });
+            count += open.progress(&listening(Ears { context: self, device }));
         }
         if count > 0 && self.devices.len() > 1 {
             self.devices.iter().for_each(AnyDevice::reset_patience);
@@ -337,13 +345,41 @@ impl Context {
     /// one, is lost. A receive of any source waits for others.
     pub fn receive(&self, pattern: Pattern, buffer: &mut [u8]) -> Result<Received, Error> {
         // SAFETY: `buffer` is borrowed until this function returns, and the guard does not let it return, or unwind, before the
-        // receive has ended.
+        // receive has ended. Before there is a guard nothing is posted.
         let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len()) };
+        let body = match self.receive_soon(pattern, body) {
+            Ok(outcome) => return outcome,
+            Err(body) => body,
+        };
         let receive = self.begin_receive(pattern, body)?;
         let guard = request::EndBeforeReturn::of_receive(self, receive);
         let outcome = self.finish_receive(guard.handle());
         guard.disarm();
         outcome
+    }
+
+    /// Waits a moment for a message, which goes to the buffer without a receive that is posted. That is not possible if receives are
+    /// posted or messages kept: these are older. Gives the buffer back when something else has come, or nothing.
+    #[inline]
+    fn receive_soon(&self, pattern: Pattern, body: Incoming) -> Result<Result<Received, Error>, Incoming> {
+        let Some(source) = pattern.source else { return Err(body) };
+        if !self.state.borrow().protocol.is_unasked() {
+            return Err(body);
+        }
+        let awaited = Awaited::new(source, pattern, body);
+        for _ in 0..LOOKS_BEFORE_POST {
+            if let [only] = &self.devices[..] {
+                only.watch();
+            }
+            let count = self.progress_with(|ears| AwaitingEars { ears, awaited: &awaited });
+            if let Some(outcome) = awaited.outcome() {
+                return Ok(outcome.map_err(|error| self.explain(error)));
+            }
+            if count > 0 {
+                break;
+            }
+        }
+        Err(awaited.into_body())
     }
 
     /// Begins to receive the first message that matches. The request owns the buffer, and gives it back with [`ReceiveRequest::wait`].
@@ -436,6 +472,16 @@ impl Context {
     /// Waits until a receive has ended, and forgets it.
     fn finish_receive(&self, receive: Handle) -> Result<Received, Error> {
         let (body, outcome) = self.wait_for(|state| state.protocol.take_receive(receive));
+        self.end_receive(body, outcome)
+    }
+
+    /// What has become of a receive that was taken out.
+    #[inline]
+    fn end_receive(
+        &self,
+        body: Incoming,
+        outcome: Result<Received, RequestError>,
+    ) -> Result<Received, Error> {
         if let Some(own) = body.registration {
             self.deregister(*own);
         }
@@ -548,6 +594,7 @@ impl Context {
     }
 
     /// Why a request was in vain, with what is known of the peer.
+    #[cold]
     fn explain(&self, error: RequestError) -> Error {
         Error::of_request(error, |rank| self.state.borrow().loss(rank))
     }

@@ -242,6 +242,18 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
         self.context.state.borrow().protocol.receive_outcome(self.handle).is_some()
     }
 
+    /// What was received, if the request has ended, without progress. After that it has no buffer any more: [`ReceiveRequest::wait`] panics. For
+    /// libraries that keep the buffer elsewhere ([`RawBuffer`](crate::RawBuffer)); the buffer of another type is dropped.
+    ///
+    /// # Errors
+    /// As [`Context::receive`].
+    #[inline]
+    pub fn take_outcome(&mut self) -> Option<Result<Received, Error>> {
+        let (body, outcome) = self.context.state.borrow_mut().protocol.take_receive(self.handle)?;
+        drop(self.buffer.take());
+        Some(self.context.end_receive(body, outcome))
+    }
+
     /// Waits for the message, and gives the buffer back with what was received.
     ///
     /// # Errors
@@ -270,10 +282,16 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
 }
 
 impl<B: BufferMut> Drop for ReceiveRequest<'_, B> {
+    #[inline]
     fn drop(&mut self) {
-        if self.buffer.is_taken() {
-            return;
+        if !self.buffer.is_taken() {
+            self.drop_under_way();
         }
+    }
+}
+
+impl<B: BufferMut> ReceiveRequest<'_, B> {
+    fn drop_under_way(&mut self) {
         // Dropped last: the program's type may call the context.
         let buffer = self.buffer.take();
         let mut state = self.context.state.borrow_mut();
