@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::{Ref, RefCell, RefMut};
+use std::ops::Deref;
 use std::rc::Rc;
 
 use bytemuck::Pod;
@@ -9,6 +10,7 @@ use bytemuck::Pod;
 use crate::communicator::Communicator;
 use crate::engine::Task;
 use crate::error::Error;
+use crate::group::Group;
 use crate::memory::{Combine, Line, Memory};
 use crate::run::Run;
 use crate::schedule::Schedule;
@@ -16,51 +18,59 @@ use crate::schedule::Schedule;
 /// Runs a schedule on borrowed buffers, until it has ended.
 pub(crate) fn run<T: Pod>(
     communicator: &Communicator<'_>,
-    schedule: &Rc<Schedule>,
+    schedule: &Schedule,
     combine: Option<&dyn Combine>,
     input: &[T],
     output: &mut [T],
 ) -> Result<(), Error> {
     let input = (input.as_ptr().cast(), size_of_val(input));
     let output = (output.as_mut_ptr().cast(), size_of_val(output));
+    let group = &*communicator.group;
+    group.check()?;
     // SAFETY: both are borrowed until this function returns, and before that the run has ended or is dropped.
-    let run = unsafe { begin::<T>(communicator, schedule, input, output) }?;
-    communicator.group.finish(run, combine)
+    let run = unsafe { begin::<T, _, _>(group, schedule, input, output) };
+    group.finish(run, combine)
 }
 
 /// As [`run`], with one buffer for input and output.
 pub(crate) fn run_in_place<T: Pod>(
     communicator: &Communicator<'_>,
-    schedule: &Rc<Schedule>,
+    schedule: &Schedule,
     combine: Option<&dyn Combine>,
     vector: &mut [T],
 ) -> Result<(), Error> {
     let (start, len_bytes) = (vector.as_mut_ptr().cast::<u8>(), size_of_val(vector));
+    let (input, output) = ((start.cast_const(), len_bytes), (start, len_bytes));
+    let group = &*communicator.group;
+    group.check()?;
     // SAFETY: as in `run`.
-    let run =
-        unsafe { begin::<T>(communicator, schedule, (start.cast_const(), len_bytes), (start, len_bytes)) }?;
-    communicator.group.finish(run, combine)
+    let run = unsafe { begin::<T, _, _>(group, schedule, input, output) };
+    group.finish(run, combine)
 }
 
-/// Begins a run on elements of type `T`.
+/// Begins an operation on elements of type `T`. The group has to be one that has not failed.
 ///
 /// # Safety
 /// As for [`Memory::new`], until the run has ended or was dropped.
-pub(crate) unsafe fn begin<'c, T: Pod>(
-    communicator: &Communicator<'c>,
-    schedule: &Rc<Schedule>,
+#[inline]
+pub(crate) unsafe fn begin<'c, T, G, S>(
+    group: G,
+    schedule: S,
     input: (*const u8, usize),
     output: (*mut u8, usize),
-) -> Result<Run<'c>, Error> {
+) -> Run<'c, G, S>
+where
+    T: Pod,
+    G: Deref<Target = Group<'c>>,
+    S: Deref<Target = Schedule> + Clone,
+{
     const {
         assert!(align_of::<T>() <= align_of::<Line>(), "elements are aligned to a cache line at most");
     }
-    let group = &communicator.group;
-    group.check()?;
-    let scratch = group.take_scratch(Memory::scratch_lines(schedule.scratch, size_of::<T>()));
-    // SAFETY: as promised by the caller; the scratch memory is as long as the schedule wants.
-    let memory = unsafe { Memory::new(input, output, scratch, size_of::<T>()) };
-    Ok(Run::new(group, Rc::clone(schedule), memory))
+    let mut kit = group.take_kit(Memory::scratch_lines(schedule.scratch, size_of::<T>()));
+    // SAFETY: as promised by the caller; the run keeps the scratch memory, which is as long as the schedule wants.
+    let memory = unsafe { Memory::new(input, output, &mut kit.scratch, size_of::<T>()) };
+    Run::new(group, schedule, memory, kit)
 }
 
 /// Input and output, and the operation that has them: nobody else can touch them until that has ended, whatever becomes of this value.
@@ -97,6 +107,7 @@ impl<'c, T: Pod> Owned<'c, T> {
         combine: Rc<dyn Combine>,
     ) -> Result<(), Error> {
         self.check_ended();
+        communicator.group.check()?;
         let (input, output) = {
             let mut both = self.both.borrow_mut();
             let (input, output) = &mut *both;
@@ -105,7 +116,8 @@ impl<'c, T: Pod> Owned<'c, T> {
         };
         // SAFETY: the task keeps the vectors until its run has ended and was dropped, and only methods of this type touch them, which look whether it
         // has. A vector's elements stay where they are.
-        let run = unsafe { begin::<T>(communicator, schedule, input, output) }?;
+        let run =
+            unsafe { begin::<T, _, _>(Rc::clone(&communicator.group), Rc::clone(schedule), input, output) };
         let keeps = Rc::clone(&self.both) as Rc<dyn Any>;
         self.task = Some(communicator.group.engine().start(run, combine, keeps));
         Ok(())

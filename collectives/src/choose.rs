@@ -99,6 +99,27 @@ pub(crate) enum Operation {
     Scan { len: u64, inclusive: bool },
 }
 
+impl Operation {
+    /// How many kinds there are.
+    pub(crate) const KINDS: usize = 10;
+
+    /// The number of its kind, below [`Operation::KINDS`].
+    pub(crate) const fn kind(&self) -> usize {
+        match self {
+            Self::Barrier => 0,
+            Self::Bcast { .. } => 1,
+            Self::Reduce { .. } => 2,
+            Self::Allreduce { .. } => 3,
+            Self::ReduceScatterBlock { .. } => 4,
+            Self::Gather { .. } => 5,
+            Self::Scatter { .. } => 6,
+            Self::Allgather { .. } => 7,
+            Self::Alltoall { .. } => 8,
+            Self::Scan { .. } => 9,
+        }
+    }
+}
+
 /// How the choice is to be made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chooser<'t> {

@@ -17,6 +17,9 @@ use crate::schedule::{Place, Schedule};
 /// What a schedule is kept by: what is done, and how long an element is.
 type Key = (Operation, u32);
 
+/// A schedule that was made, and what for.
+type Known = (Key, Rc<Schedule>);
+
 /// How many schedules a communicator keeps for the next time.
 const SCHEDULES_MAX: usize = 256;
 
@@ -53,8 +56,8 @@ pub struct Communicator<'c> {
     pub(crate) group: Rc<Group<'c>>,
     pub(crate) table: Rc<Table>,
     schedules: RefCell<HashMap<Key, Rc<Schedule>>>,
-    /// The one that was used last: most programs do one thing again and again.
-    last: RefCell<Option<(Key, Rc<Schedule>)>>,
+    /// Of each kind of operation the one that was used last: most programs do few things again and again.
+    last: RefCell<[Option<Known>; Operation::KINDS]>,
     reproducible: bool,
     // Last: it drives what the others have begun.
     ends: Rc<FinishAll<'c>>,
@@ -188,13 +191,14 @@ impl<'c> Communicator<'c> {
     /// The schedule of an operation on elements of so many bytes: made once, and kept.
     pub(crate) fn schedule(&self, operation: Operation, element_bytes: usize) -> Rc<Schedule> {
         let key = (operation, element_bytes as u32);
-        if let Some((last, schedule)) = &*self.last.borrow()
+        let kind = operation.kind();
+        if let Some((last, schedule)) = &self.last.borrow()[kind]
             && *last == key
         {
             return Rc::clone(schedule);
         }
         let schedule = self.kept_schedule(key);
-        self.last.replace(Some((key, Rc::clone(&schedule))));
+        self.last.borrow_mut()[kind] = Some((key, Rc::clone(&schedule)));
         schedule
     }
 

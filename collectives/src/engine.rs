@@ -9,7 +9,7 @@ use ironband::Context;
 
 use crate::error::Error;
 use crate::memory::Combine;
-use crate::run::Run;
+use crate::run::{Caller, KeptRun};
 
 /// The operations under way of a communicator and all that were made of it.
 pub(crate) struct Engine<'c> {
@@ -35,7 +35,12 @@ impl<'c> Engine<'c> {
     }
 
     /// Begins an operation, which goes on whenever something waits. `keeps` is kept until it has ended.
-    pub(crate) fn start(&self, run: Run<'c>, combine: Rc<dyn Combine>, keeps: Rc<dyn Any>) -> Rc<Task<'c>> {
+    pub(crate) fn start(
+        &self,
+        run: KeptRun<'c>,
+        combine: Rc<dyn Combine>,
+        keeps: Rc<dyn Any>,
+    ) -> Rc<Task<'c>> {
         let task = Rc::new(Task {
             stage: RefCell::new(Stage::Running(run)),
             combine,
@@ -118,9 +123,9 @@ impl Drop for FinishAll<'_> {
 }
 
 enum Stage<'c> {
-    Running(Run<'c>),
+    Running(KeptRun<'c>),
     /// It has failed, and its requests are being ended.
-    Ending(Run<'c>, Error),
+    Ending(KeptRun<'c>, Error),
     Ended(Result<(), Error>),
     /// In between.
     Moving,
@@ -148,9 +153,9 @@ impl Task<'_> {
         matches!(*stage, Stage::Ended(_))
     }
 
-    fn advance<'c>(&self, mut run: Run<'c>) -> Stage<'c> {
+    fn advance<'c>(&self, mut run: KeptRun<'c>) -> Stage<'c> {
         let group = Rc::clone(run.group());
-        let advanced = run.advance(Some(&*self.combine)).and_then(|is_over| {
+        let advanced = run.advance(Caller::LooksIn, Some(&*self.combine)).and_then(|is_over| {
             if !is_over {
                 group.check()?;
                 group.check_limit(self.since, &run)?;
@@ -164,7 +169,7 @@ impl Task<'_> {
         }
     }
 
-    fn end<'c>(mut run: Run<'c>, error: Error) -> Stage<'c> {
+    fn end<'c>(mut run: KeptRun<'c>, error: Error) -> Stage<'c> {
         if run.abandon() { Stage::Ended(Err(error)) } else { Stage::Ending(run, error) }
     }
 

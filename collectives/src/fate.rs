@@ -44,6 +44,11 @@ pub(crate) struct Fate {
 }
 
 impl Fate {
+    #[inline]
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.has_failed.get()
+    }
+
     /// Why the communicator has failed, if it has.
     #[inline]
     pub(crate) fn error(&self) -> Option<&Error> {

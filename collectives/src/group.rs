@@ -1,6 +1,7 @@
 //! The processes of a communicator, and what they need for operations: numbers, connections, memory that is used again.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,11 @@ use ironband::{Context, Endpoint};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::fate::{Fate, Registry, tag_of};
-use crate::memory::{Combine, Line, Memory};
-use crate::run::{Requests, Run};
+use crate::memory::{Combine, Line};
+use crate::run::{Caller, Kit, Run};
+use crate::schedule::Schedule;
 
-/// How many scratch memories and lists of requests are kept.
+/// How many kits are kept.
 const KEPT_MAX: usize = 4;
 /// How often a waiting process looks at the clock.
 const TURNS_PER_LOOK: u32 = 512;
@@ -28,8 +30,11 @@ pub(crate) struct Group<'c> {
     members: Rc<[u32]>,
     sequence: Cell<u64>,
     limit: Cell<Option<Duration>>,
-    requests: RefCell<Vec<Requests<'c>>>,
-    scratch: RefCell<Vec<Vec<Line>>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a kit goes to a run and back with each operation: a pointer, not ten words"
+    )]
+    kits: RefCell<Vec<Box<Kit<'c>>>>,
 }
 
 impl<'c> Group<'c> {
@@ -46,8 +51,7 @@ impl<'c> Group<'c> {
             members,
             sequence: Cell::new(0),
             limit: Cell::new(None),
-            requests: RefCell::default(),
-            scratch: RefCell::default(),
+            kits: RefCell::default(),
         })
     }
 
@@ -116,7 +120,12 @@ impl<'c> Group<'c> {
     /// Why nothing can be done with the group any more, if so.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), Error> {
-        self.fate.error().cloned().map_or(Ok(()), Err)
+        if self.fate.has_failed() { Err(self.why_failed()) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn why_failed(&self) -> Error {
+        self.fate.error().cloned().unwrap_or_else(|| unreachable!("who has failed has an error"))
     }
 
     /// The group has failed. Gives the reason that counts: another may have been first.
@@ -126,8 +135,19 @@ impl<'c> Group<'c> {
         self.fate.error().cloned().unwrap_or(error)
     }
 
+    /// An operator of this process has panicked.
+    #[cold]
+    pub(crate) const fn panicked(&self, message: String) -> Error {
+        Error::OperatorPanicked { rank: self.rank, message }
+    }
+
     /// Waits for the end of an operation.
-    pub(crate) fn finish(&self, mut run: Run<'c>, combine: Option<&dyn Combine>) -> Result<(), Error> {
+    #[inline]
+    pub(crate) fn finish(
+        &self,
+        mut run: Run<'c, &Self, &Schedule>,
+        combine: Option<&dyn Combine>,
+    ) -> Result<(), Error> {
         let error = match self.wait(&mut run, combine) {
             Ok(()) => return Ok(()),
             Err(error) => self.fail(error),
@@ -138,11 +158,12 @@ impl<'c> Group<'c> {
         Err(error)
     }
 
-    fn wait(&self, run: &mut Run<'c>, combine: Option<&dyn Combine>) -> Result<(), Error> {
+    #[inline]
+    fn wait(&self, run: &mut Run<'c, &Self, &Schedule>, combine: Option<&dyn Combine>) -> Result<(), Error> {
         let mut is_idle = false;
         let (mut turns, mut since) = (0_u32, None);
         loop {
-            if run.advance(combine)? {
+            if run.advance(Caller::Waits, combine)? {
                 return Ok(());
             }
             self.check()?;
@@ -157,7 +178,11 @@ impl<'c> Group<'c> {
     }
 
     /// Whether an operation that has waited since then has waited too long.
-    pub(crate) fn check_limit(&self, since: Instant, run: &Run<'c>) -> Result<(), Error> {
+    pub(crate) fn check_limit<G, S>(&self, since: Instant, run: &Run<'c, G, S>) -> Result<(), Error>
+    where
+        G: Deref<Target = Self>,
+        S: Deref<Target = Schedule> + Clone,
+    {
         match self.limit.get() {
             Some(limit) if since.elapsed() > limit => {
                 Err(Error::LimitPassed { rank: self.rank, limit, waits_for: run.waits_for() })
@@ -168,31 +193,21 @@ impl<'c> Group<'c> {
 
     // ---- what is used again -------------------------------------------------------------------------------------------
 
-    pub(crate) fn take_requests(&self) -> Requests<'c> {
-        self.requests.borrow_mut().pop().unwrap_or_default()
+    /// What an operation needs, with scratch memory of so many lines at least.
+    #[inline]
+    pub(crate) fn take_kit(&self, scratch_lines: usize) -> Box<Kit<'c>> {
+        let mut kit = self.kits.borrow_mut().pop().unwrap_or_default();
+        if kit.scratch.len() < scratch_lines {
+            kit.scratch.resize(scratch_lines, Line::ZERO);
+        }
+        kit
     }
 
-    /// Scratch memory of so many lines at least.
-    pub(crate) fn take_scratch(&self, lines: usize) -> Vec<Line> {
-        if lines == 0 {
-            return Vec::new();
-        }
-        let mut scratch = self.scratch.borrow_mut().pop().unwrap_or_default();
-        if scratch.len() < lines {
-            scratch.resize(lines, Line::ZERO);
-        }
-        scratch
-    }
-
-    pub(crate) fn give_back(&self, requests: Requests<'c>, memory: Option<Memory>) {
-        let mut kept = self.requests.borrow_mut();
-        if kept.len() < KEPT_MAX {
-            kept.push(requests);
-        }
-        let scratch = memory.map(Memory::into_scratch).filter(|scratch| !scratch.is_empty());
-        let mut kept = self.scratch.borrow_mut();
-        if kept.len() < KEPT_MAX {
-            kept.extend(scratch);
+    #[inline]
+    pub(crate) fn give_back(&self, kit: Box<Kit<'c>>) {
+        let mut kits = self.kits.borrow_mut();
+        if kits.len() < KEPT_MAX {
+            kits.push(kit);
         }
     }
 }

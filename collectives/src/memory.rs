@@ -31,31 +31,24 @@ pub trait Combine {
 
 /// Input, output and scratch memory.
 pub(crate) struct Memory {
-    input: *const u8,
-    input_bytes: usize,
-    output: *mut u8,
-    output_bytes: usize,
-    scratch: Vec<Line>,
+    /// Where each space begins, and its length in bytes.
+    spaces: [(*mut u8, usize); Space::COUNT],
     element_bytes: usize,
 }
 
 impl Memory {
     /// # Safety
-    /// Until the value is dropped, the input stays readable and nobody writes to it but through the output, if they are the same memory; the output
-    /// stays writable, and nobody else uses it. Both have elements of so many bytes, any bytes are an element, and none has gaps. `scratch` has room for what the
-    /// schedule needs.
+    /// Until the value is dropped, the input stays readable and nobody writes to it but through the output, if they are the same memory; the output and the
+    /// scratch memory stay writable, and nobody else uses them. All have elements of so many bytes, any bytes are an element, and none has gaps.
+    #[inline]
     pub(crate) unsafe fn new(
         (input, input_bytes): (*const u8, usize),
-        (output, output_bytes): (*mut u8, usize),
-        scratch: Vec<Line>,
+        output: (*mut u8, usize),
+        scratch: &mut [Line],
         element_bytes: usize,
     ) -> Self {
-        Self { input, input_bytes, output, output_bytes, scratch, element_bytes }
-    }
-
-    /// The scratch memory, for the next operation.
-    pub(crate) fn into_scratch(self) -> Vec<Line> {
-        self.scratch
+        let scratch = (scratch.as_mut_ptr().cast(), size_of_val(scratch));
+        Self { spaces: [(input.cast_mut(), input_bytes), output, scratch], element_bytes }
     }
 
     /// Lines for so many elements.
@@ -63,20 +56,21 @@ impl Memory {
         (elements as usize * element_bytes).div_ceil(size_of::<Line>())
     }
 
+    #[inline]
     fn place(&mut self, span: Span) -> (*mut u8, usize) {
-        let (start, limit) = match span.space {
-            Space::Input => (self.input.cast_mut(), self.input_bytes),
-            Space::Output => (self.output, self.output_bytes),
-            Space::Scratch => (self.scratch.as_mut_ptr().cast(), size_of_val(self.scratch.as_slice())),
-        };
+        let (start, limit) = self.spaces[span.space as usize];
         let (offset, len_bytes) =
             (span.start as usize * self.element_bytes, span.len as usize * self.element_bytes);
-        assert!(
-            offset.checked_add(len_bytes).is_some_and(|end| end <= limit),
-            "{span:?} is outside its memory of {limit} bytes"
-        );
+        if offset.checked_add(len_bytes).is_none_or(|end| end > limit) {
+            Self::is_outside(span, limit);
+        }
         // SAFETY: within the memory that was promised to `new`, as checked above.
         (unsafe { start.add(offset) }, len_bytes)
+    }
+
+    #[cold]
+    fn is_outside(span: Span, limit: usize) -> ! {
+        panic!("{span:?} is outside its memory of {limit} bytes")
     }
 
     /// A part to send.
@@ -88,11 +82,28 @@ impl Memory {
         unsafe { RawBuffer::new(start, len_bytes) }
     }
 
+    /// A part to send at once.
+    #[inline]
+    pub(crate) fn bytes(&mut self, span: Span) -> &[u8] {
+        let (start, len_bytes) = self.place(span);
+        // SAFETY: as above. Nothing can be received to it while this value is borrowed, because nothing of the round was begun that writes it.
+        unsafe { std::slice::from_raw_parts(start, len_bytes) }
+    }
+
     /// A part to receive to.
     #[inline]
     pub(crate) fn piece_mut(&mut self, span: Span) -> RawBuffer {
         assert!(span.space != Space::Input, "the input is never written");
         self.piece(span)
+    }
+
+    /// A part to receive to at once.
+    #[inline]
+    pub(crate) fn bytes_mut(&mut self, span: Span) -> &mut [u8] {
+        assert!(span.space != Space::Input, "the input is never written");
+        let (start, len_bytes) = self.place(span);
+        // SAFETY: as in `piece`; what is sent meanwhile lies elsewhere.
+        unsafe { std::slice::from_raw_parts_mut(start, len_bytes) }
     }
 
     /// Does a step.

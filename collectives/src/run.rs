@@ -1,19 +1,23 @@
 //! Runs a schedule: begins the transfers of a round, waits for their ends, does its steps, and goes on to the next one. Never waits itself:
 //! [`Run::advance`] does what can be done now.
 
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ironband::{Buffer as _, Pattern, RawBuffer, ReceiveRequest, SendRequest};
+use ironband::{Buffer as _, Pattern, RawBuffer, ReceiveRequest, Received, SendRequest};
 
 use crate::error::Error;
 use crate::group::Group;
-use crate::memory::{Combine, Memory};
-use crate::schedule::{Schedule, Transfer};
+use crate::memory::{Combine, Line, Memory};
+use crate::schedule::{Schedule, Span, Transfer};
 
 /// How long the ends of requests of an operation that has failed are waited for. After that those whom they are with are given up:
 /// memory must not be used by a device that its owner takes back.
 const ABANDON_LIMIT: Duration = Duration::from_secs(3);
+
+/// Longer messages are announced, more often than not, and a receive that is posted finds them sooner.
+const SOON_BYTES_MAX: u64 = 4096;
 
 /// A receive under way.
 pub(crate) struct Receiving<'c> {
@@ -28,63 +32,93 @@ pub(crate) struct Sending<'c> {
     request: SendRequest<'c, RawBuffer>,
 }
 
-/// Requests under way; kept by the group for the next operation, so that none allocates.
+/// What an operation needs: scratch memory, and room for its requests. Kept by the group for the next one, so that none allocates.
 #[derive(Default)]
-pub(crate) struct Requests<'c> {
+pub(crate) struct Kit<'c> {
     receives: Vec<Receiving<'c>>,
     sends: Vec<Sending<'c>>,
+    pub(crate) scratch: Vec<Line>,
 }
 
-/// A schedule under way.
-pub(crate) struct Run<'c> {
-    group: Rc<Group<'c>>,
-    schedule: Rc<Schedule>,
+impl Kit<'_> {
+    /// Whether no request is under way.
+    #[inline]
+    const fn is_quiet(&self) -> bool {
+        self.receives.is_empty() && self.sends.is_empty()
+    }
+}
+
+/// A kit of the group, until the run that has it is dropped.
+struct Lent<'c>(Option<Box<Kit<'c>>>);
+
+impl<'c> Deref for Lent<'c> {
+    type Target = Kit<'c>;
+
+    #[inline]
+    fn deref(&self) -> &Kit<'c> {
+        self.0.as_deref().expect("a run has its kit until it is dropped")
+    }
+}
+
+impl DerefMut for Lent<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.0.as_deref_mut().expect("a run has its kit until it is dropped")
+    }
+}
+
+/// Whether the caller has something else to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// It waits for the end of the operation.
+    Waits,
+    /// It looks in.
+    LooksIn,
+}
+
+/// A schedule under way. A call that waits for its end lends it the group and the schedule; one that goes on keeps them.
+pub(crate) struct Run<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedule> + Clone> {
+    group: G,
+    schedule: S,
     tag: u64,
     round: usize,
     has_begun: bool,
-    // Before the memory that they are of.
-    requests: Requests<'c>,
-    memory: Option<Memory>,
+    memory: Memory,
+    /// Given back when the run is dropped.
+    kit: Lent<'c>,
     /// Since when the ends of its requests are waited for in vain.
     abandoned: Option<Instant>,
 }
 
-impl<'c> Run<'c> {
+/// One that goes on behind the call that has begun it.
+pub(crate) type KeptRun<'c> = Run<'c, Rc<Group<'c>>, Rc<Schedule>>;
+
+impl<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedule> + Clone> Run<'c, G, S> {
     /// Begins an operation, the next one of its group.
-    pub(crate) fn new(group: &Rc<Group<'c>>, schedule: Rc<Schedule>, memory: Memory) -> Self {
-        Self {
-            schedule,
-            tag: group.next_tag(),
-            round: 0,
-            has_begun: false,
-            requests: group.take_requests(),
-            memory: Some(memory),
-            abandoned: None,
-            group: Rc::clone(group),
-        }
+    #[inline]
+    pub(crate) fn new(group: G, schedule: S, memory: Memory, kit: Box<Kit<'c>>) -> Self {
+        let (tag, kit) = (group.next_tag(), Lent(Some(kit)));
+        Self { group, schedule, tag, round: 0, has_begun: false, memory, kit, abandoned: None }
     }
 
-    pub(crate) const fn group(&self) -> &Rc<Group<'c>> {
+    pub(crate) const fn group(&self) -> &G {
         &self.group
     }
 
     /// Does what can be done; true when all is done. After an error there is [`Run::abandon`] to be called.
-    pub(crate) fn advance(&mut self, combine: Option<&dyn Combine>) -> Result<bool, Error> {
-        let schedule = Rc::clone(&self.schedule);
+    #[inline]
+    pub(crate) fn advance(&mut self, caller: Caller, combine: Option<&dyn Combine>) -> Result<bool, Error> {
+        let schedule = self.schedule.clone();
         while let Some(round) = schedule.rounds().get(self.round) {
             if !self.has_begun {
-                self.begin(&round.transfers)?;
+                self.begin(caller, &round.transfers)?;
                 self.has_begun = true;
             }
             if !self.have_ended()? {
                 return Ok(false);
             }
-            let memory = self.memory.as_mut().expect("a run that has not ended has memory");
             for step in &round.steps {
-                let rank = self.group.rank();
-                memory
-                    .do_step(*step, combine)
-                    .map_err(|message| Error::OperatorPanicked { rank, message })?;
+                self.memory.do_step(*step, combine).map_err(|message| self.group.panicked(message))?;
             }
             self.round += 1;
             self.has_begun = false;
@@ -92,99 +126,152 @@ impl<'c> Run<'c> {
         Ok(true)
     }
 
-    fn begin(&mut self, transfers: &[Transfer]) -> Result<(), Error> {
-        let group = &*self.group;
-        let memory = self.memory.as_mut().expect("a run that has not ended has memory");
-        // Receives first: what comes finds them.
-        for transfer in transfers {
-            if let Transfer::Receive { from, data } = *transfer {
-                let piece = memory.piece_mut(data);
-                let expected_bytes = piece.len_bytes() as u64;
-                let pattern = Pattern::exact(group.member(from), self.tag);
-                let request = group.context().start_receive(pattern, piece);
-                let request = request.map_err(|error| group.explain(error, from))?;
-                self.requests.receives.push(Receiving { from, expected_bytes, request });
-            }
-        }
+    /// Begins the transfers of a round.
+    #[inline]
+    fn begin(&mut self, caller: Caller, transfers: &[Transfer]) -> Result<(), Error> {
+        // Sends first: the others wait for them, and nothing is taken in before this process waits.
         for transfer in transfers {
             if let Transfer::Send { to, data } = *transfer {
-                let endpoint = group.endpoint(to)?;
-                let request = endpoint.start_send(self.tag, memory.piece(data));
-                let request = request.map_err(|error| group.explain(error, to))?;
-                self.requests.sends.push(Sending { to, request });
+                let (context, member) = (self.group.context(), self.group.member(to));
+                if !context.try_send(member, self.tag, self.memory.bytes(data)) {
+                    self.start_send(to, data)?;
+                }
             }
         }
+        let mut receives = transfers.iter().filter_map(|transfer| match *transfer {
+            Transfer::Receive { from, data } => Some((from, data)),
+            Transfer::Send { .. } => None,
+        });
+        let Some((from, data)) = receives.next() else { return Ok(()) };
+        let mut more = receives.peekable();
+        if more.peek().is_some() || caller == Caller::LooksIn || !self.receive_soon(from, data)? {
+            self.start_receive(from, data)?;
+        }
+        more.try_for_each(|(from, data)| self.start_receive(from, data))
+    }
+
+    /// The only one of a round: it comes at once, more often than not.
+    #[inline]
+    fn receive_soon(&mut self, from: u32, data: Span) -> Result<bool, Error> {
+        let group = &*self.group;
+        let pattern = Pattern::exact(group.member(from), self.tag);
+        let piece = self.memory.bytes_mut(data);
+        let expected_bytes = piece.len() as u64;
+        if expected_bytes > SOON_BYTES_MAX {
+            return Ok(false);
+        }
+        match group.context().try_receive(pattern, piece) {
+            Some(outcome) => self.check_received(from, expected_bytes, outcome).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    #[inline]
+    fn start_receive(&mut self, from: u32, data: Span) -> Result<(), Error> {
+        let piece = self.memory.piece_mut(data);
+        let expected_bytes = piece.len_bytes() as u64;
+        let pattern = Pattern::exact(self.group.member(from), self.tag);
+        let request = self.group.context().start_receive(pattern, piece);
+        let request = request.map_err(|error| self.group.explain(error, from))?;
+        self.kit.receives.push(Receiving { from, expected_bytes, request });
+        Ok(())
+    }
+
+    /// One that cannot be sent at once.
+    #[inline(never)]
+    fn start_send(&mut self, to: u32, data: Span) -> Result<(), Error> {
+        let group = &*self.group;
+        let request = group.endpoint(to)?.start_send(self.tag, self.memory.piece(data));
+        let request = request.map_err(|error| group.explain(error, to))?;
+        self.kit.sends.push(Sending { to, request });
         Ok(())
     }
 
     /// Takes out the requests of the round that have ended, from the last one to the first that has not; true when there are no others.
+    #[inline]
     fn have_ended(&mut self) -> Result<bool, Error> {
-        while let Some(last) = self.requests.receives.last() {
-            if !last.request.has_ended() {
-                return Ok(false);
-            }
-            self.end_receive(self.requests.receives.len() - 1)?;
+        while let Some(last) = self.kit.receives.last_mut() {
+            let Some(outcome) = last.request.take_outcome() else { return Ok(false) };
+            let (from, expected_bytes) = (last.from, last.expected_bytes);
+            self.kit.receives.pop();
+            self.check_received(from, expected_bytes, outcome)?;
         }
-        while let Some(last) = self.requests.sends.last() {
-            if !last.request.has_ended() {
-                return Ok(false);
-            }
-            self.end_send(self.requests.sends.len() - 1)?;
+        while let Some(one) = self.kit.sends.pop_if(|last| last.request.has_ended()) {
+            self.end_send(one)?;
         }
-        Ok(true)
+        Ok(self.kit.sends.is_empty())
     }
 
     /// Takes out all requests that have ended, so that a failure does not lie behind one that takes long.
     pub(crate) fn look_at_all(&mut self) -> Result<(), Error> {
-        for at in (0..self.requests.receives.len()).rev() {
-            if self.requests.receives[at].request.has_ended() {
-                self.end_receive(at)?;
+        for at in (0..self.kit.receives.len()).rev() {
+            let one = &mut self.kit.receives[at];
+            if let Some(outcome) = one.request.take_outcome() {
+                let (from, expected_bytes) = (one.from, one.expected_bytes);
+                self.kit.receives.swap_remove(at);
+                self.check_received(from, expected_bytes, outcome)?;
             }
         }
-        for at in (0..self.requests.sends.len()).rev() {
-            if self.requests.sends[at].request.has_ended() {
-                self.end_send(at)?;
+        for at in (0..self.kit.sends.len()).rev() {
+            if self.kit.sends[at].request.has_ended() {
+                let one = self.kit.sends.swap_remove(at);
+                self.end_send(one)?;
             }
         }
         Ok(())
     }
 
-    fn end_receive(&mut self, at: usize) -> Result<(), Error> {
-        let group = &*self.group;
-        let Receiving { from, expected_bytes, request } = self.requests.receives.swap_remove(at);
-        let mismatch = |got_bytes| Error::Mismatch { rank: group.rank(), from, got_bytes, expected_bytes };
-        match request.wait() {
-            Ok((_, received)) if received.len_bytes == expected_bytes => Ok(()),
-            Ok((_, received)) => Err(mismatch(received.len_bytes)),
-            Err(ironband::Error::Truncated { len_bytes, .. }) => Err(mismatch(len_bytes)),
-            Err(error) => Err(group.explain(error, from)),
-        }
+    /// What was received has to be as long as was expected.
+    #[inline]
+    fn check_received(
+        &self,
+        from: u32,
+        expected_bytes: u64,
+        outcome: Result<Received, ironband::Error>,
+    ) -> Result<(), Error> {
+        let got_bytes = match outcome {
+            Ok(received) if received.len_bytes == expected_bytes => return Ok(()),
+            Ok(received) => received.len_bytes,
+            Err(ironband::Error::Truncated { len_bytes, .. }) => len_bytes,
+            Err(error) => return Err(self.group.explain(error, from)),
+        };
+        Err(Error::Mismatch { rank: self.group.rank(), from, got_bytes, expected_bytes })
     }
 
-    fn end_send(&mut self, at: usize) -> Result<(), Error> {
-        let Sending { to, request } = self.requests.sends.swap_remove(at);
+    fn end_send(&self, Sending { to, request }: Sending<'c>) -> Result<(), Error> {
         request.wait().map(drop).map_err(|error| self.group.explain(error, to))
     }
 
     /// For whom it waits.
     pub(crate) fn waits_for(&self) -> Vec<u32> {
-        let receives =
-            self.requests.receives.iter().filter(|one| !one.request.has_ended()).map(|one| one.from);
-        let sends = self.requests.sends.iter().filter(|one| !one.request.has_ended()).map(|one| one.to);
+        let receives = self.kit.receives.iter().filter(|one| !one.request.has_ended()).map(|one| one.from);
+        let sends = self.kit.sends.iter().filter(|one| !one.request.has_ended()).map(|one| one.to);
         let mut ranks: Vec<u32> = receives.chain(sends).collect();
         ranks.sort_unstable();
         ranks.dedup();
         ranks
     }
 
+    #[cold]
+    fn drop_in_the_middle(&mut self) {
+        // The group has not failed: a handler of the program has panicked. The others wait for this process.
+        if self.round < self.schedule.rounds().len() && self.group.check().is_ok() {
+            let rank = self.group.rank();
+            self.group.fail(Error::HandlerPanicked { rank });
+        }
+        while !self.abandon() {
+            self.group.context().progress();
+        }
+    }
+
     /// Ends the requests of an operation that has failed; true when none is left, and the memory is its owner's again.
     pub(crate) fn abandon(&mut self) -> bool {
-        if self.requests.receives.is_empty() && self.requests.sends.is_empty() {
+        if self.kit.is_quiet() {
             return true;
         }
         let since = *self.abandoned.get_or_insert_with(Instant::now);
         let mut left = Vec::new();
-        for Receiving { from, expected_bytes, request } in self.requests.receives.drain(..) {
+        for Receiving { from, expected_bytes, request } in self.kit.receives.drain(..) {
             // One that a message has found already goes on until that is there.
             match request.cancel() {
                 Ok(_) => {}
@@ -192,17 +279,17 @@ impl<'c> Run<'c> {
                 Err(request) => left.push(Receiving { from, expected_bytes, request }),
             }
         }
-        self.requests.receives = left;
+        self.kit.receives = left;
         let mut left = Vec::new();
-        for Sending { to, request } in self.requests.sends.drain(..) {
+        for Sending { to, request } in self.kit.sends.drain(..) {
             if request.has_ended() {
                 drop(request.wait());
             } else {
                 left.push(Sending { to, request });
             }
         }
-        self.requests.sends = left;
-        let is_over = self.requests.receives.is_empty() && self.requests.sends.is_empty();
+        self.kit.sends = left;
+        let is_over = self.kit.is_quiet();
         if !is_over && since.elapsed() > ABANDON_LIMIT {
             for rank in self.waits_for() {
                 let reason = "it does not answer, and an operation with it has failed";
@@ -214,16 +301,15 @@ impl<'c> Run<'c> {
     }
 }
 
-impl Drop for Run<'_> {
+impl<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedule> + Clone> Drop for Run<'c, G, S> {
+    #[inline]
     fn drop(&mut self) {
-        // Left in the middle, and the group has not failed: a handler of the program has panicked. The others wait for this process.
-        if self.round < self.schedule.rounds().len() && self.group.check().is_ok() {
-            let rank = self.group.rank();
-            self.group.fail(Error::HandlerPanicked { rank });
+        let is_over = self.round == self.schedule.rounds().len();
+        if !is_over || !self.kit.is_quiet() {
+            self.drop_in_the_middle();
         }
-        while !self.abandon() {
-            self.group.context().progress();
+        if let Some(kit) = self.kit.0.take() {
+            self.group.give_back(kit);
         }
-        self.group.give_back(std::mem::take(&mut self.requests), self.memory.take());
     }
 }

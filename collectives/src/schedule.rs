@@ -41,6 +41,11 @@ pub enum Space {
     Scratch,
 }
 
+impl Space {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+}
+
 /// Some elements: of what type, and how long they are, is no matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Span {

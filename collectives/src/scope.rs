@@ -106,17 +106,18 @@ impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
         output: &'scope mut [T],
     ) -> Result<ScopedRequest<'scope, 'c, T>, Error> {
         self.check(input.len(), output.len())?;
+        self.communicator.group.check()?;
         let output = NonNull::from(output);
         let input = (input.as_ptr().cast(), size_of_val(input));
         // SAFETY: both are borrowed for the scope, which waits for the end of the operation; the output is given back after that.
         let run = unsafe {
-            begin::<T>(
-                self.communicator,
-                &self.schedule,
+            begin::<T, _, _>(
+                Rc::clone(&self.communicator.group),
+                Rc::clone(&self.schedule),
                 input,
                 (output.as_ptr().cast(), output.len() * size_of::<T>()),
             )
-        }?;
+        };
         let task = scope.ends.engine.start(run, self.combining.kept(), Rc::new(()));
         scope.ends.begun.borrow_mut().push(Rc::clone(&task));
         Ok(ScopedRequest { engine: &scope.ends.engine, task, output, borrow: PhantomData })
