@@ -1,4 +1,5 @@
-//! The buffers of an operation, and who has them while it is under way.
+//! The buffers of an operation, and who has them while it is under way. An operation in place has one, and says with [`Parts`] what of
+//! it is the input, and what the output.
 
 use std::any::Any;
 use std::cell::{Ref, RefCell, RefMut};
@@ -12,7 +13,7 @@ use crate::engine::Task;
 use crate::error::Error;
 use crate::group::Group;
 use crate::memory::{Combine, Line, Memory};
-use crate::run::Run;
+use crate::run::{KeptRun, Run};
 use crate::schedule::Schedule;
 
 /// Runs a schedule on borrowed buffers, until it has ended.
@@ -32,20 +33,52 @@ pub(crate) fn run<T: Pod>(
     group.finish(run, combine)
 }
 
-/// As [`run`], with one buffer for input and output.
+/// As [`run`], with parts of one buffer for input and output.
 pub(crate) fn run_in_place<T: Pod>(
     communicator: &Communicator<'_>,
     schedule: &Schedule,
     combine: Option<&dyn Combine>,
+    parts: Parts,
     vector: &mut [T],
 ) -> Result<(), Error> {
-    let (start, len_bytes) = (vector.as_mut_ptr().cast::<u8>(), size_of_val(vector));
-    let (input, output) = ((start.cast_const(), len_bytes), (start, len_bytes));
     let group = &*communicator.group;
     group.check()?;
-    // SAFETY: as in `run`.
+    let (input, output) = parts.of(vector);
+    // SAFETY: as in `run`; nobody but the operation writes to the input.
     let run = unsafe { begin::<T, _, _>(group, schedule, input, output) };
     group.finish(run, combine)
+}
+
+/// Bytes to read, and bytes to write.
+type Pointers = ((*const u8, usize), (*mut u8, usize));
+
+/// Where in the one vector of an operation in place its input and its output are, in elements. They may be the same, or one a part of the
+/// other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parts {
+    /// The length of the vector.
+    pub(crate) len: u64,
+    /// The input's first element, and its length.
+    pub(crate) input: (u64, u64),
+    /// The output's.
+    pub(crate) output: (u64, u64),
+}
+
+impl Parts {
+    /// Input and output, as bytes.
+    ///
+    /// # Panics
+    /// When the vector has another length: the caller has looked.
+    pub(crate) fn of<T: Pod>(self, vector: &mut [T]) -> Pointers {
+        assert_eq!(vector.len() as u64, self.len, "the vector is as long as was planned");
+        let start = vector.as_mut_ptr();
+        let part = |(first, len): (u64, u64)| {
+            assert!(first + len <= self.len, "{self:?}");
+            (start.wrapping_add(first as usize).cast::<u8>(), len as usize * size_of::<T>())
+        };
+        let ((input, input_bytes), output) = (part(self.input), part(self.output));
+        ((input.cast_const(), input_bytes), output)
+    }
 }
 
 /// Begins an operation on elements of type `T`. The group has to be one that has not failed.
@@ -53,7 +86,7 @@ pub(crate) fn run_in_place<T: Pod>(
 /// # Safety
 /// As for [`Memory::new`], until the run has ended or was dropped.
 #[inline]
-pub(crate) unsafe fn begin<'c, T, G, S>(
+unsafe fn begin<'c, T, G, S>(
     group: G,
     schedule: S,
     input: (*const u8, usize),
@@ -73,15 +106,37 @@ where
     Run::new(group, schedule, memory, kit)
 }
 
+/// As [`begin`], for an operation that goes on behind the call.
+///
+/// # Safety
+/// As for [`begin`].
+pub(crate) unsafe fn begin_kept<'c, T: Pod>(
+    communicator: &Communicator<'c>,
+    schedule: &Rc<Schedule>,
+    input: (*const u8, usize),
+    output: (*mut u8, usize),
+) -> Result<KeptRun<'c>, Error> {
+    communicator.group.check()?;
+    // SAFETY: as promised by the caller.
+    Ok(unsafe { begin::<T, _, _>(Rc::clone(&communicator.group), Rc::clone(schedule), input, output) })
+}
+
 /// Input and output, and the operation that has them: nobody else can touch them until that has ended, whatever becomes of this value.
 pub(crate) struct Owned<'c, T> {
     both: Rc<RefCell<(Vec<T>, Vec<T>)>>,
+    /// The output is the one vector of an operation in place, and these are parts of it.
+    parts: Option<Parts>,
     task: Option<Rc<Task<'c>>>,
 }
 
 impl<'c, T: Pod> Owned<'c, T> {
     pub(crate) fn new(input: Vec<T>, output: Vec<T>) -> Self {
-        Self { both: Rc::new(RefCell::new((input, output))), task: None }
+        Self { both: Rc::new(RefCell::new((input, output))), parts: None, task: None }
+    }
+
+    /// One vector for both: it is the output, and the input is empty.
+    pub(crate) fn in_place(vector: Vec<T>, parts: Parts) -> Self {
+        Self { parts: Some(parts), ..Self::new(Vec::new(), vector) }
     }
 
     /// The operation that was begun last.
@@ -107,17 +162,19 @@ impl<'c, T: Pod> Owned<'c, T> {
         combine: Rc<dyn Combine>,
     ) -> Result<(), Error> {
         self.check_ended();
-        communicator.group.check()?;
         let (input, output) = {
             let mut both = self.both.borrow_mut();
             let (input, output) = &mut *both;
-            let input = (input.as_ptr().cast::<u8>(), size_of_val(input.as_slice()));
-            (input, (output.as_mut_ptr().cast::<u8>(), size_of_val(output.as_slice())))
+            if let Some(parts) = self.parts {
+                parts.of(output)
+            } else {
+                let input = (input.as_ptr().cast::<u8>(), size_of_val(input.as_slice()));
+                (input, (output.as_mut_ptr().cast::<u8>(), size_of_val(output.as_slice())))
+            }
         };
         // SAFETY: the task keeps the vectors until its run has ended and was dropped, and only methods of this type touch them, which look whether it
         // has. A vector's elements stay where they are.
-        let run =
-            unsafe { begin::<T, _, _>(Rc::clone(&communicator.group), Rc::clone(schedule), input, output) };
+        let run = unsafe { begin_kept::<T>(communicator, schedule, input, output) }?;
         let keeps = Rc::clone(&self.both) as Rc<dyn Any>;
         self.task = Some(communicator.group.engine().start(run, combine, keeps));
         Ok(())

@@ -96,12 +96,13 @@ pub(crate) enum Operation {
     Scatter { root: u32, len: u64 },
     Allgather { len: u64 },
     Alltoall { len: u64 },
+    AlltoallInPlace { len: u64 },
     Scan { len: u64, inclusive: bool },
 }
 
 impl Operation {
     /// How many kinds there are.
-    pub(crate) const KINDS: usize = 10;
+    pub(crate) const KINDS: usize = 11;
 
     /// The number of its kind, below [`Operation::KINDS`].
     pub(crate) const fn kind(&self) -> usize {
@@ -116,6 +117,7 @@ impl Operation {
             Self::Allgather { .. } => 7,
             Self::Alltoall { .. } => 8,
             Self::Scan { .. } => 9,
+            Self::AlltoallInPlace { .. } => 10,
         }
     }
 }
@@ -188,9 +190,11 @@ impl Chooser<'_> {
                     allgather::bruck(place, &blocks)
                 }
             }
-            Operation::Alltoall { len } => {
+            Operation::Alltoall { len } | Operation::AlltoallInPlace { len } => {
                 if self.bytes(len) <= table.alltoall_bruck_max && place.size >= table.alltoall_bruck_ranks {
                     alltoall::bruck(place, len)
+                } else if matches!(operation, Operation::AlltoallInPlace { .. }) {
+                    alltoall::exchange(place, &Blocks::even(place.size, len), table.window)
                 } else {
                     let blocks = Blocks::even(place.size, len);
                     alltoall::direct(place, &blocks, &blocks, table.window)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A collective operation failed. All but [`Error::Length`], [`Error::TooLong`], [`Error::Table`], [`Error::TooMany`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
+/// A collective operation failed. All but [`Error::Length`], [`Error::TooLong`], [`Error::Table`], [`Error::TooMany`], [`Error::NotInPlace`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
 /// it does with the communicator then, and from then on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -81,10 +81,18 @@ pub enum Error {
         limit: u32,
     },
     /// So many elements fit no memory. Nothing was sent.
-    #[error("{elements} elements for all ranks together fit no memory")]
+    #[error("{elements} elements fit no memory")]
     TooLong {
         /// How many, or the highest number if that cannot be counted.
         elements: u64,
+    },
+    /// The operation has no form in place. Nothing was sent.
+    #[error("{operation} cannot be done in one vector: {rule}")]
+    NotInPlace {
+        /// Which.
+        operation: &'static str,
+        /// Why, and what to do.
+        rule: &'static str,
     },
     /// There is no such process.
     #[error("the communicator has {size} processes, and no rank {rank}")]

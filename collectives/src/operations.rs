@@ -5,6 +5,7 @@ use bytemuck::Pod;
 use crate::communicator::Communicator;
 use crate::error::Error;
 use crate::operator::Operator;
+use crate::root::Root;
 
 impl<'c> Communicator<'c> {
     /// Waits until all processes have called it. `MPI_Barrier`.
@@ -57,7 +58,7 @@ impl<'c> Communicator<'c> {
         vector: &mut [T],
         operator: impl Operator<T>,
     ) -> Result<(), Error> {
-        self.plan_allreduce(vector.len() as u64, operator)?.run_in_place(vector)
+        self.plan_allreduce(vector.len() as u64, operator)?.in_place()?.run(vector)
     }
 
     /// Combines the vectors of all ranks, each of a block for each rank, and gives each rank its block. `MPI_Reduce_scatter_block`.
@@ -71,6 +72,18 @@ impl<'c> Communicator<'c> {
         operator: impl Operator<T>,
     ) -> Result<(), Error> {
         self.plan_reduce_scatter_block(output.len() as u64, operator)?.run(input, output)
+    }
+
+    /// As [`Communicator::reduce_scatter_block`], in one vector: in the end the own block is at its beginning, and the rest is as it was.
+    ///
+    /// # Errors
+    /// As [`Communicator::allreduce`].
+    pub fn reduce_scatter_block_in_place<T: Pod>(
+        &self,
+        vector: &mut [T],
+        operator: impl Operator<T>,
+    ) -> Result<(), Error> {
+        self.plan_reduce_scatter_block(self.share(vector), operator)?.in_place()?.run(vector)
     }
 
     /// As [`Communicator::reduce_scatter_block`], with blocks of these lengths, which are the same at all ranks. `MPI_Reduce_scatter`.
@@ -87,12 +100,45 @@ impl<'c> Communicator<'c> {
         self.plan_reduce_scatter(counts, operator)?.run(input, output)
     }
 
+    /// As [`Communicator::reduce_scatter`], in one vector, as [`Communicator::reduce_scatter_block_in_place`].
+    ///
+    /// # Errors
+    /// As [`Communicator::allreduce`].
+    pub fn reduce_scatter_in_place<T: Pod>(
+        &self,
+        vector: &mut [T],
+        counts: &[u64],
+        operator: impl Operator<T>,
+    ) -> Result<(), Error> {
+        self.plan_reduce_scatter(counts, operator)?.in_place()?.run(vector)
+    }
+
     /// Gives all ranks the blocks of all, in the order of ranks. `MPI_Allgather`.
     ///
     /// # Errors
     /// As [`Communicator::allreduce`].
     pub fn allgather<T: Pod>(&self, input: &[T], output: &mut [T]) -> Result<(), Error> {
         self.plan_allgather(input.len() as u64)?.run(input, output)
+    }
+
+    /// As [`Communicator::allgather`], in one vector, in which the own block is in its place already.
+    ///
+    /// ```
+    /// # use ironband::Context;
+    /// # use ironband_collectives::Communicator;
+    /// # let context = Context::open()?;
+    /// let world = Communicator::world(&context)?;
+    /// let mut squares = vec![0; world.size() as usize];
+    /// squares[world.rank() as usize] = world.rank().pow(2);
+    /// world.allgather_in_place(&mut squares)?;
+    /// assert!(squares.into_iter().eq((0..world.size()).map(|rank| rank.pow(2))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Communicator::allreduce`].
+    pub fn allgather_in_place<T: Pod>(&self, vector: &mut [T]) -> Result<(), Error> {
+        self.plan_allgather(self.share(vector))?.in_place()?.run(vector)
     }
 
     /// As [`Communicator::allgather`], with blocks of these lengths, which all ranks know, one behind the other. `MPI_Allgatherv`.
@@ -103,12 +149,29 @@ impl<'c> Communicator<'c> {
         self.plan_allgatherv(counts)?.run(input, output)
     }
 
+    /// As [`Communicator::allgatherv`], in one vector, in which the own block is in its place already.
+    ///
+    /// # Errors
+    /// As [`Communicator::allreduce`].
+    pub fn allgatherv_in_place<T: Pod>(&self, vector: &mut [T], counts: &[u64]) -> Result<(), Error> {
+        self.plan_allgatherv(counts)?.in_place()?.run(vector)
+    }
+
     /// Each rank has a block for each rank, and gets one of each. `MPI_Alltoall`.
     ///
     /// # Errors
     /// As [`Communicator::allreduce`].
     pub fn alltoall<T: Pod>(&self, input: &[T], output: &mut [T]) -> Result<(), Error> {
-        self.plan_alltoall(input.len() as u64 / u64::from(self.size()))?.run(input, output)
+        self.plan_alltoall(self.share(input))?.run(input, output)
+    }
+
+    /// As [`Communicator::alltoall`], in one vector; all processes have to call it. What comes is copied once, because it waits until what is in its
+    /// place has gone: [`InPlacePlan`](crate::InPlacePlan).
+    ///
+    /// # Errors
+    /// As [`Communicator::allreduce`].
+    pub fn alltoall_in_place<T: Pod>(&self, vector: &mut [T]) -> Result<(), Error> {
+        self.plan_alltoall(self.share(vector))?.in_place()?.run(vector)
     }
 
     /// As [`Communicator::alltoall`], with a block of `send_counts[i]` elements for rank i, and of `receive_counts[i]` from it, one behind the
@@ -124,6 +187,15 @@ impl<'c> Communicator<'c> {
         receive_counts: &[u64],
     ) -> Result<(), Error> {
         self.plan_alltoallv(send_counts, receive_counts)?.run(input, output)
+    }
+
+    /// As [`Communicator::alltoallv`], in one vector, as [`Communicator::alltoall_in_place`]: of `counts[i]` elements is the block for rank i, and
+    /// the one from it. So of two ranks each has the same count for the other.
+    ///
+    /// # Errors
+    /// As [`Communicator::allreduce`].
+    pub fn alltoallv_in_place<T: Pod>(&self, vector: &mut [T], counts: &[u64]) -> Result<(), Error> {
+        self.plan_alltoallv(counts, counts)?.in_place()?.run(vector)
     }
 
     /// Gives each rank what the vectors of all ranks up to its own combine to. `MPI_Scan`.
@@ -157,7 +229,7 @@ impl<'c> Communicator<'c> {
     /// # Errors
     /// As [`Communicator::allreduce`].
     pub fn scan_in_place<T: Pod>(&self, vector: &mut [T], operator: impl Operator<T>) -> Result<(), Error> {
-        self.plan_scan(vector.len() as u64, operator, true)?.run_in_place(vector)
+        self.plan_scan(vector.len() as u64, operator, true)?.in_place()?.run(vector)
     }
 
     /// As [`Communicator::exscan`], from and to one vector.
@@ -165,7 +237,7 @@ impl<'c> Communicator<'c> {
     /// # Errors
     /// As [`Communicator::allreduce`].
     pub fn exscan_in_place<T: Pod>(&self, vector: &mut [T], operator: impl Operator<T>) -> Result<(), Error> {
-        self.plan_scan(vector.len() as u64, operator, false)?.run_in_place(vector)
+        self.plan_scan(vector.len() as u64, operator, false)?.in_place()?.run(vector)
     }
 
     /// Sends a block to each of `destinations` and gets one from each of `sources`: the neighbours of this rank in a graph that all ranks
@@ -181,79 +253,9 @@ impl<'c> Communicator<'c> {
         let plan = self.plan_neighbour_exchange((destinations, send_counts), (sources, receive_counts))?;
         plan.run(input, output)
     }
-}
 
-/// Operations with a root; see [`Communicator::root`].
-#[derive(Debug, Clone, Copy)]
-pub struct Root<'r, 'c> {
-    communicator: &'r Communicator<'c>,
-    rank: u32,
-}
-
-impl Root<'_, '_> {
-    /// Gives all what the root has. `MPI_Bcast`.
-    ///
-    /// ```
-    /// # use ironband::Context;
-    /// # use ironband_collectives::Communicator;
-    /// # let context = Context::open()?;
-    /// let world = Communicator::world(&context)?;
-    /// let mut data = if world.rank() == 0 { [1, 2, 3] } else { [0; 3] };
-    /// world.root(0)?.bcast(&mut data)?;
-    /// assert_eq!(data, [1, 2, 3]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Communicator::barrier`].
-    pub fn bcast<T: Pod>(&self, data: &mut [T]) -> Result<(), Error> {
-        self.communicator.plan_bcast(self.rank, data.len() as u64)?.run(&[], data)
-    }
-
-    /// Combines the vectors of all ranks and gives the root the result; the output of the others is empty. `MPI_Reduce`.
-    ///
-    /// # Errors
-    /// As [`Communicator::allreduce`].
-    pub fn reduce<T: Pod>(
-        &self,
-        input: &[T],
-        output: &mut [T],
-        operator: impl Operator<T>,
-    ) -> Result<(), Error> {
-        self.communicator.plan_reduce(self.rank, input.len() as u64, operator)?.run(input, output)
-    }
-
-    /// Gives the root the blocks of all, in the order of ranks; the output of the others is empty. `MPI_Gather`.
-    ///
-    /// # Errors
-    /// As [`Communicator::allreduce`].
-    pub fn gather<T: Pod>(&self, input: &[T], output: &mut [T]) -> Result<(), Error> {
-        self.communicator.plan_gather(self.rank, input.len() as u64)?.run(input, output)
-    }
-
-    /// As [`Root::gather`], with blocks of these lengths, one behind the other, which only the root knows: the others' `counts` are empty. `MPI_Gatherv`.
-    ///
-    /// # Errors
-    /// As [`Communicator::allreduce`].
-    pub fn gatherv<T: Pod>(&self, input: &[T], output: &mut [T], counts: &[u64]) -> Result<(), Error> {
-        let counts = Some(counts).filter(|counts| !counts.is_empty());
-        self.communicator.plan_gatherv(self.rank, input.len() as u64, counts)?.run(input, output)
-    }
-
-    /// Gives each rank its block of what the root has; the input of the others is empty. `MPI_Scatter`.
-    ///
-    /// # Errors
-    /// As [`Communicator::allreduce`].
-    pub fn scatter<T: Pod>(&self, input: &[T], output: &mut [T]) -> Result<(), Error> {
-        self.communicator.plan_scatter(self.rank, output.len() as u64)?.run(input, output)
-    }
-
-    /// As [`Root::scatter`], with blocks of these lengths, one behind the other, which only the root knows: the others' `counts` are empty. `MPI_Scatterv`.
-    ///
-    /// # Errors
-    /// As [`Communicator::allreduce`].
-    pub fn scatterv<T: Pod>(&self, input: &[T], counts: &[u64], output: &mut [T]) -> Result<(), Error> {
-        let counts = Some(counts).filter(|counts| !counts.is_empty());
-        self.communicator.plan_scatterv(self.rank, output.len() as u64, counts)?.run(input, output)
+    /// How many elements of a vector are each rank's. If they cannot be shared out, the plan is for fewer, and refuses the vector.
+    pub(crate) fn share<T>(&self, vector: &[T]) -> u64 {
+        vector.len() as u64 / u64::from(self.size())
     }
 }

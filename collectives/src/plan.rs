@@ -6,15 +6,15 @@ use std::rc::Rc;
 
 use bytemuck::Pod;
 
-use crate::algorithms::{allgather, alltoall, gather, neighbour, scatter};
-use crate::buffers;
-use crate::choose::Operation;
+use crate::algorithms::alltoall;
+use crate::buffers::{self, Owned, Parts};
 use crate::communicator::Communicator;
 use crate::error::Error;
+use crate::in_place::{InPlacePlan, OneVector};
 use crate::memory::{Combine, Nothing, Typed};
 use crate::operator::Operator;
 use crate::request::{Persistent, Request};
-use crate::schedule::{Blocks, Schedule};
+use crate::schedule::Schedule;
 
 /// With what an operation combines.
 pub trait Combining: Clone + 'static {
@@ -70,8 +70,7 @@ pub struct Plan<'p, 'c, T, C> {
     pub(crate) combining: C,
     input_len: u64,
     output_len: u64,
-    /// Its input and output may be the same memory.
-    in_place: bool,
+    one_vector: OneVector,
     element: PhantomData<T>,
 }
 
@@ -82,27 +81,30 @@ impl<T, C> std::fmt::Debug for Plan<'_, '_, T, C> {
     }
 }
 
-/// More elements fit no memory.
-const LEN_MAX: u64 = 1 << 48;
-
-/// So many elements have to fit memory; `None` could not be counted.
-fn check_sum(elements: Option<u64>) -> Result<u64, Error> {
-    let elements = elements.unwrap_or(u64::MAX);
-    if elements <= LEN_MAX { Ok(elements) } else { Err(Error::TooLong { elements }) }
-}
-
-/// Blocks of these lengths, one behind the other.
-fn blocks_of(counts: &[u64]) -> Result<Blocks, Error> {
-    check_sum(counts.iter().try_fold(0_u64, |sum, count| sum.checked_add(*count)))?;
-    Ok(Blocks::of_counts(counts))
-}
-
 /// `buffer` has to have so many elements.
-fn check_len(buffer: &'static str, got: u64, expected: u64, rule: &'static str) -> Result<(), Error> {
+pub(crate) fn check_len(
+    buffer: &'static str,
+    got: u64,
+    expected: u64,
+    rule: &'static str,
+) -> Result<(), Error> {
     if got == expected { Ok(()) } else { Err(Error::Length { buffer, got, expected, rule }) }
 }
 
-impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
+impl<'p, 'c, T: Pod, C: Combining> Plan<'p, 'c, T, C> {
+    /// In place input and output both are from the first element on.
+    pub(crate) fn new(
+        communicator: &'p Communicator<'c>,
+        schedule: Rc<Schedule>,
+        combining: C,
+        input_len: u64,
+        output_len: u64,
+    ) -> Self {
+        let parts = Parts { len: input_len.max(output_len), input: (0, input_len), output: (0, output_len) };
+        let one_vector = OneVector::Parts(parts);
+        Self { communicator, schedule, combining, input_len, output_len, one_vector, element: PhantomData }
+    }
+
     /// Whose operation it is.
     pub const fn communicator(&self) -> &Communicator<'c> {
         self.communicator
@@ -132,22 +134,24 @@ impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
         buffers::run(self.communicator, &self.schedule, self.combining.operator(), input, output)
     }
 
-    /// Runs it in one vector, which is the input and then the output. An operation that sends what it receives to, as
-    /// [`Communicator::alltoall`] does, makes a copy before.
+    /// The same in one vector, which is input and output: `MPI_IN_PLACE`. All processes have to do so, or none, in a
+    /// [`Communicator::alltoall`] and a [`Communicator::alltoallv`]; in all others it is each one's own affair.
     ///
     /// # Errors
-    /// As [`Plan::run`].
-    ///
-    /// # Panics
-    /// When input and output are not equally long.
-    pub fn run_in_place(&self, vector: &mut [T]) -> Result<(), Error> {
-        assert_eq!(self.input_len, self.output_len, "only what is as long can be the same");
-        self.check(vector.len(), vector.len())?;
-        if !self.in_place {
-            let input = vector.to_vec();
-            return self.run(&input, vector);
-        }
-        buffers::run_in_place(self.communicator, &self.schedule, self.combining.operator(), vector)
+    /// [`Error::NotInPlace`] for [`Communicator::neighbour_exchange`]; [`Error::Length`] for [`Communicator::alltoallv`] if this process does not
+    /// get as many elements from each as it gives.
+    pub fn in_place(self) -> Result<InPlacePlan<'p, 'c, T, C>, Error> {
+        let Self { communicator, schedule, combining, input_len, output_len, one_vector, .. } = self;
+        let whole = Parts { len: output_len, input: (0, input_len), output: (0, output_len) };
+        let (schedule, parts) = match one_vector {
+            OneVector::Parts(parts) => (schedule, parts),
+            OneVector::By(operation) => (communicator.schedule(operation, size_of::<T>()), whole),
+            OneVector::Exchange(blocks) => {
+                (alltoall::exchange(communicator.place(), &blocks, communicator.table.window).into(), whole)
+            }
+            OneVector::Not(error) => return Err(error),
+        };
+        Ok(InPlacePlan { communicator, schedule, combining, parts, element: PhantomData })
     }
 
     /// Begins it. The request owns the buffers, and gives them back with [`Request::wait`]; dropped or forgotten, the operation goes on all the
@@ -157,7 +161,8 @@ impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
     /// As [`Plan::run`]; the buffers are dropped then.
     pub fn start(&self, input: Vec<T>, output: Vec<T>) -> Result<Request<'c, T>, Error> {
         self.check(input.len(), output.len())?;
-        Request::start(self.communicator, &self.schedule, self.combining.kept(), input, output)
+        let owned = Owned::new(input, output);
+        Request::start(self.communicator, &self.schedule, self.combining.kept(), owned)
     }
 
     /// With buffers, to be started again and again.
@@ -166,271 +171,32 @@ impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
     /// [`Error::Length`].
     pub fn with(&self, input: Vec<T>, output: Vec<T>) -> Result<Persistent<'c, T>, Error> {
         self.check(input.len(), output.len())?;
-        Ok(Persistent::new(self.communicator, &self.schedule, self.combining.kept(), input, output))
+        let owned = Owned::new(input, output);
+        Ok(Persistent::new(self.communicator, &self.schedule, self.combining.kept(), owned))
+    }
+
+    /// In place it is done like this.
+    pub(crate) fn with_one_vector(self, one_vector: OneVector) -> Self {
+        Self { one_vector, ..self }
+    }
+
+    /// In place the input is from this element of the output on.
+    pub(crate) fn with_input_at(self, start: u64) -> Self {
+        let (input, output) = ((start, self.input_len), (0, self.output_len));
+        let parts = Parts { len: self.output_len, input, output };
+        self.with_one_vector(OneVector::Parts(parts))
+    }
+
+    /// In place the output is from this element of the input on.
+    pub(crate) fn with_output_at(self, start: u64) -> Self {
+        let (input, output) = ((0, self.input_len), (start, self.output_len));
+        let parts = Parts { len: self.input_len, input, output };
+        self.with_one_vector(OneVector::Parts(parts))
     }
 
     pub(crate) fn check(&self, input: usize, output: usize) -> Result<(), Error> {
         const RULE: &str = "the operation was planned for so many";
         check_len("input", input as u64, self.input_len, RULE)?;
         check_len("output", output as u64, self.output_len, RULE)
-    }
-}
-
-// ---- what can be planned ----------------------------------------------------------------------------------------------
-
-impl<'c> Communicator<'c> {
-    fn plan<T: Pod, C: Combining>(
-        &self,
-        schedule: Rc<Schedule>,
-        combining: C,
-        input_len: u64,
-        output_len: u64,
-    ) -> Plan<'_, 'c, T, C> {
-        let element = PhantomData;
-        Plan { communicator: self, schedule, combining, input_len, output_len, in_place: true, element }
-    }
-
-    fn plan_known<T: Pod, C: Combining>(
-        &self,
-        operation: Operation,
-        combining: C,
-        input_len: u64,
-        output_len: u64,
-    ) -> Plan<'_, 'c, T, C> {
-        self.plan(self.schedule(operation, size_of::<T>()), combining, input_len, output_len)
-    }
-
-    /// [`Communicator::barrier`]; the buffers are empty.
-    pub fn plan_barrier(&self) -> Plan<'_, 'c, u8, ()> {
-        self.plan_known(Operation::Barrier, (), 0, 0)
-    }
-
-    /// [`Root::bcast`](crate::Root::bcast) of so many elements: the input is empty, and the output is what the root gives and the others get.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchRank`].
-    pub fn plan_bcast<T: Pod>(&self, root: u32, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        self.check_rank(root)?;
-        Ok(self.plan_known(Operation::Bcast { root, len }, (), 0, len))
-    }
-
-    /// [`Root::reduce`](crate::Root::reduce) of so many elements.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchRank`].
-    pub fn plan_reduce<T: Pod, O: Operator<T>>(
-        &self,
-        root: u32,
-        len: u64,
-        operator: O,
-    ) -> Result<Plan<'_, 'c, T, Typed<T, O>>, Error> {
-        self.check_rank(root)?;
-        let operation = Operation::Reduce { root, len, commutes: O::COMMUTATIVE };
-        let output_len = if self.rank() == root { len } else { 0 };
-        Ok(self.plan_known(operation, Typed::new(operator), len, output_len))
-    }
-
-    /// [`Communicator::allreduce`] of so many elements.
-    ///
-    /// # Errors
-    /// None today.
-    pub fn plan_allreduce<T: Pod, O: Operator<T>>(
-        &self,
-        len: u64,
-        operator: O,
-    ) -> Result<Plan<'_, 'c, T, Typed<T, O>>, Error> {
-        let operation = Operation::Allreduce { len, commutes: O::COMMUTATIVE };
-        Ok(self.plan_known(operation, Typed::new(operator), len, len))
-    }
-
-    /// [`Communicator::reduce_scatter_block`] of so many elements for each rank.
-    ///
-    /// # Errors
-    /// [`Error::TooLong`].
-    pub fn plan_reduce_scatter_block<T: Pod, O: Operator<T>>(
-        &self,
-        len: u64,
-        operator: O,
-    ) -> Result<Plan<'_, 'c, T, Typed<T, O>>, Error> {
-        let operation = Operation::ReduceScatterBlock { len, commutes: O::COMMUTATIVE };
-        Ok(self.plan_known(operation, Typed::new(operator), self.for_each(len)?, len))
-    }
-
-    /// [`Communicator::reduce_scatter`] with blocks of these lengths.
-    ///
-    /// # Errors
-    /// [`Error::Length`] when there is not one for each rank.
-    pub fn plan_reduce_scatter<T: Pod, O: Operator<T>>(
-        &self,
-        counts: &[u64],
-        operator: O,
-    ) -> Result<Plan<'_, 'c, T, Typed<T, O>>, Error> {
-        let blocks = self.blocks(counts)?;
-        let schedule = self.chooser(size_of::<T>()).reduce_scatter(&blocks, O::COMMUTATIVE);
-        Ok(self.plan(schedule.into(), Typed::new(operator), blocks.end(), blocks.len_of(self.rank())))
-    }
-
-    /// A block for each rank, one behind the other.
-    fn blocks(&self, counts: &[u64]) -> Result<Blocks, Error> {
-        check_len("counts", counts.len() as u64, self.size().into(), "there is a count for each rank")?;
-        blocks_of(counts)
-    }
-
-    /// So many elements for each rank.
-    fn for_each(&self, len: u64) -> Result<u64, Error> {
-        check_sum(len.checked_mul(self.size().into()))
-    }
-
-    /// [`Root::gather`](crate::Root::gather) of so many elements from each rank.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchRank`].
-    pub fn plan_gather<T: Pod>(&self, root: u32, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        self.check_rank(root)?;
-        let all = self.for_each(len)?;
-        let output_len = if self.rank() == root { all } else { 0 };
-        Ok(self.plan_known(Operation::Gather { root, len }, (), len, output_len))
-    }
-
-    /// [`Root::gatherv`](crate::Root::gatherv) of so many elements from this rank; only the root gives the counts of all.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchRank`], [`Error::Length`].
-    pub fn plan_gatherv<T: Pod>(
-        &self,
-        root: u32,
-        len: u64,
-        counts: Option<&[u64]>,
-    ) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        let blocks = self.blocks_of_root(root, len, counts)?;
-        let schedule = gather::direct(self.place(), root, len, blocks.as_ref(), self.table.window);
-        Ok(self.plan(schedule.into(), (), len, blocks.map_or(0, |blocks| blocks.end())))
-    }
-
-    fn blocks_of_root(&self, root: u32, len: u64, counts: Option<&[u64]>) -> Result<Option<Blocks>, Error> {
-        self.check_rank(root)?;
-        if self.rank() != root {
-            return Ok(None);
-        }
-        let blocks = self.blocks(counts.unwrap_or_default())?;
-        check_len("own", len, blocks.len_of(root), "it is as long as the own count says")?;
-        Ok(Some(blocks))
-    }
-
-    /// [`Root::scatter`](crate::Root::scatter) of so many elements to each rank.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchRank`].
-    pub fn plan_scatter<T: Pod>(&self, root: u32, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        self.check_rank(root)?;
-        let all = self.for_each(len)?;
-        let input_len = if self.rank() == root { all } else { 0 };
-        Ok(self.plan_known(Operation::Scatter { root, len }, (), input_len, len))
-    }
-
-    /// [`Root::scatterv`](crate::Root::scatterv) of so many elements to this rank; only the root gives the counts of all.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchRank`], [`Error::Length`].
-    pub fn plan_scatterv<T: Pod>(
-        &self,
-        root: u32,
-        len: u64,
-        counts: Option<&[u64]>,
-    ) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        let blocks = self.blocks_of_root(root, len, counts)?;
-        let schedule = scatter::direct(self.place(), root, len, blocks.as_ref(), self.table.window);
-        Ok(self.plan(schedule.into(), (), blocks.map_or(0, |blocks| blocks.end()), len))
-    }
-
-    /// [`Communicator::allgather`] of so many elements from each rank.
-    ///
-    /// # Errors
-    /// [`Error::TooLong`].
-    pub fn plan_allgather<T: Pod>(&self, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        Ok(self.plan_known(Operation::Allgather { len }, (), len, self.for_each(len)?))
-    }
-
-    /// [`Communicator::allgatherv`] with blocks of these lengths.
-    ///
-    /// # Errors
-    /// [`Error::Length`].
-    pub fn plan_allgatherv<T: Pod>(&self, counts: &[u64]) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        let blocks = self.blocks(counts)?;
-        let bytes = blocks.end() * size_of::<T>() as u64;
-        let schedule = if bytes > self.table.allgather_doubling_max {
-            allgather::ring(self.place(), &blocks)
-        } else {
-            allgather::bruck(self.place(), &blocks)
-        };
-        Ok(self.plan(schedule.into(), (), blocks.len_of(self.rank()), blocks.end()))
-    }
-
-    /// [`Communicator::alltoall`] of so many elements for each rank.
-    ///
-    /// # Errors
-    /// [`Error::TooLong`].
-    pub fn plan_alltoall<T: Pod>(&self, len: u64) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        let all = self.for_each(len)?;
-        Ok(Plan { in_place: false, ..self.plan_known(Operation::Alltoall { len }, (), all, all) })
-    }
-
-    /// [`Communicator::alltoallv`] with blocks of these lengths.
-    ///
-    /// # Errors
-    /// [`Error::Length`].
-    pub fn plan_alltoallv<T: Pod>(
-        &self,
-        send_counts: &[u64],
-        receive_counts: &[u64],
-    ) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        let (from, to) = (self.blocks(send_counts)?, self.blocks(receive_counts)?);
-        let own = self.rank();
-        check_len("own", to.len_of(own), from.len_of(own), "what a rank sends itself it gets")?;
-        let schedule = alltoall::direct(self.place(), &from, &to, self.table.window);
-        Ok(Plan { in_place: false, ..self.plan(schedule.into(), (), from.end(), to.end()) })
-    }
-
-    /// [`Communicator::scan`] of so many elements; [`Communicator::exscan`] if it is not `inclusive`.
-    ///
-    /// # Errors
-    /// None today.
-    pub fn plan_scan<T: Pod, O: Operator<T>>(
-        &self,
-        len: u64,
-        operator: O,
-        inclusive: bool,
-    ) -> Result<Plan<'_, 'c, T, Typed<T, O>>, Error> {
-        Ok(self.plan_known(Operation::Scan { len, inclusive }, Typed::new(operator), len, len))
-    }
-
-    /// [`Communicator::neighbour_exchange`] with these neighbours and blocks.
-    ///
-    /// # Errors
-    /// [`Error::Length`], [`Error::NoSuchRank`].
-    pub fn plan_neighbour_exchange<T: Pod>(
-        &self,
-        (destinations, send_counts): (&[u32], &[u64]),
-        (sources, receive_counts): (&[u32], &[u64]),
-    ) -> Result<Plan<'_, 'c, T, ()>, Error> {
-        const FOR_EACH: &str = "there is a count for each neighbour";
-        check_len("send counts", send_counts.len() as u64, destinations.len() as u64, FOR_EACH)?;
-        check_len("receive counts", receive_counts.len() as u64, sources.len() as u64, FOR_EACH)?;
-        for rank in sources.iter().chain(destinations) {
-            self.check_rank(*rank)?;
-        }
-        let own = |ranks: &[u32], counts: &[u64]| -> Vec<u64> {
-            let pairs = ranks.iter().zip(counts).filter(|(rank, _)| **rank == self.rank());
-            pairs.map(|(_, count)| *count).collect()
-        };
-        let (to_self, from_self) = (own(destinations, send_counts), own(sources, receive_counts));
-        const OWN: &str = "what a rank sends itself it gets";
-        check_len("own", from_self.len() as u64, to_self.len() as u64, OWN)?;
-        for (got, sent) in from_self.into_iter().zip(to_self) {
-            check_len("own", got, sent, OWN)?;
-        }
-        let (from, to) = (blocks_of(send_counts)?, blocks_of(receive_counts)?);
-        let schedule = neighbour::exchange(self.place(), sources, destinations, &from, &to);
-        Ok(Plan { in_place: false, ..self.plan(schedule.into(), (), from.end(), to.end()) })
     }
 }

@@ -41,10 +41,8 @@ impl<'c, T: Pod> Request<'c, T> {
         communicator: &Communicator<'c>,
         schedule: &Rc<Schedule>,
         combine: Rc<dyn Combine>,
-        input: Vec<T>,
-        output: Vec<T>,
+        mut owned: Owned<'c, T>,
     ) -> Result<Self, Error> {
-        let mut owned = Owned::new(input, output);
         owned.start(communicator, schedule, combine)?;
         Ok(Self { engine: Rc::clone(communicator.group.engine()), owned, is_taken: false })
     }
@@ -118,15 +116,9 @@ impl<'c, T: Pod> Persistent<'c, T> {
         communicator: &Communicator<'c>,
         schedule: &Rc<Schedule>,
         combine: Rc<dyn Combine>,
-        input: Vec<T>,
-        output: Vec<T>,
+        owned: Owned<'c, T>,
     ) -> Self {
-        Self {
-            communicator: communicator.same(),
-            schedule: Rc::clone(schedule),
-            combine,
-            owned: Owned::new(input, output),
-        }
+        Self { communicator: communicator.same(), schedule: Rc::clone(schedule), combine, owned }
     }
 
     /// Begins it. One that is under way is waited for before.

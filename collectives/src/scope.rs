@@ -8,11 +8,14 @@ use std::rc::Rc;
 
 use bytemuck::Pod;
 
-use crate::buffers::begin;
+use crate::buffers::begin_kept;
 use crate::communicator::Communicator;
 use crate::engine::{Engine, Task};
 use crate::error::Error;
+use crate::in_place::InPlacePlan;
+use crate::memory::Combine;
 use crate::plan::{Combining, Plan};
+use crate::run::KeptRun;
 
 /// Where operations with borrowed buffers are begun; see [`Communicator::scope`].
 pub struct Scope<'scope, 'env: 'scope, 'c: 'env> {
@@ -106,21 +109,46 @@ impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
         output: &'scope mut [T],
     ) -> Result<ScopedRequest<'scope, 'c, T>, Error> {
         self.check(input.len(), output.len())?;
-        self.communicator.group.check()?;
         let output = NonNull::from(output);
-        let input = (input.as_ptr().cast(), size_of_val(input));
+        let pointers = (
+            (input.as_ptr().cast(), size_of_val(input)),
+            (output.as_ptr().cast(), output.len() * size_of::<T>()),
+        );
         // SAFETY: both are borrowed for the scope, which waits for the end of the operation; the output is given back after that.
-        let run = unsafe {
-            begin::<T, _, _>(
-                Rc::clone(&self.communicator.group),
-                Rc::clone(&self.schedule),
-                input,
-                (output.as_ptr().cast(), output.len() * size_of::<T>()),
-            )
-        };
-        let task = scope.ends.engine.start(run, self.combining.kept(), Rc::new(()));
-        scope.ends.begun.borrow_mut().push(Rc::clone(&task));
-        Ok(ScopedRequest { engine: &scope.ends.engine, task, output, borrow: PhantomData })
+        let run = unsafe { begin_kept::<T>(self.communicator, &self.schedule, pointers.0, pointers.1) }?;
+        Ok(scope.take(run, self.combining.kept(), output))
+    }
+}
+
+impl<'c, T: Pod, C: Combining> InPlacePlan<'_, 'c, T, C> {
+    /// Begins it in a borrowed vector, in a [`Communicator::scope`]. [`ScopedRequest::wait`] gives the whole vector back.
+    ///
+    /// # Errors
+    /// As [`InPlacePlan::run`].
+    pub fn start_in<'scope>(
+        &self,
+        scope: &'scope Scope<'scope, '_, 'c>,
+        vector: &'scope mut [T],
+    ) -> Result<ScopedRequest<'scope, 'c, T>, Error> {
+        self.check(vector.len())?;
+        let (input, output) = self.parts.of(vector);
+        // SAFETY: as in `Plan::start_in`; nobody but the operation writes to the input.
+        let run = unsafe { begin_kept::<T>(self.communicator, &self.schedule, input, output) }?;
+        Ok(scope.take(run, self.combining.kept(), NonNull::from(vector)))
+    }
+}
+
+impl<'scope, 'c> Scope<'scope, '_, 'c> {
+    /// Starts what was begun, and waits for its end before the scope ends.
+    fn take<T>(
+        &'scope self,
+        run: KeptRun<'c>,
+        combine: Rc<dyn Combine>,
+        output: NonNull<[T]>,
+    ) -> ScopedRequest<'scope, 'c, T> {
+        let task = self.ends.engine.start(run, combine, Rc::new(()));
+        self.ends.begun.borrow_mut().push(Rc::clone(&task));
+        ScopedRequest { engine: &self.ends.engine, task, output, borrow: PhantomData }
     }
 }
 

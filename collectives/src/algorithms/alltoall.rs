@@ -76,7 +76,7 @@ pub fn bruck(place: Place, len: u64) -> Schedule {
 /// Cost: ceil((p - 1) / window) alpha + (p - 1) (g + m beta). Chosen for long blocks, and whenever they
 /// differ.
 ///
-/// Memory: blocks of any length anywhere, by destination and by source. Not in place.
+/// Memory: blocks of any length anywhere, by destination and by source. Not in place: [`exchange`] is.
 ///
 /// # Panics
 /// When the window is 0.
@@ -93,5 +93,49 @@ pub fn direct(place: Place, input: &Blocks, output: &Blocks, window: u32) -> Sch
     }
     // Last: others may wait for what is sent.
     schedule.copy(input.of(rank, Space::Input), output.of(rank, Space::Output));
+    schedule
+}
+
+/// Exchange: every rank gives and takes with one other at a time, `window` of them in a round. In step i those are together whose ranks add
+/// up to i, modulo the number of ranks; so what a rank gets can take the place of what it gives as soon as that has gone.
+///
+/// Source: the 1-factor algorithm of Sanders and Träff, "The hierarchical factor algorithm for all-to-all
+/// communication", Euro-Par 2002.
+///
+/// Cost: ceil(p / window) alpha + (p - 1) (g + m beta), and a copy of all blocks. Chosen in place.
+///
+/// Memory: blocks of any length anywhere; two ranks have blocks of one length for each other. Works in place. `window` blocks of scratch.
+///
+/// # Panics
+/// When the window is 0.
+pub fn exchange(place: Place, blocks: &Blocks, window: u32) -> Schedule {
+    assert!(window > 0, "with a window of 0 nothing is ever sent");
+    let Place { rank, size } = place;
+    let rounds =
+        || (0..size).step_by(window as usize).map(|first| first..first.saturating_add(window).min(size));
+    let partners = |steps: Range<u32>| {
+        let together =
+            steps.map(|step| ((u64::from(step) + u64::from(size - rank)) % u64::from(size)) as u32);
+        together.filter(|partner| *partner != rank)
+    };
+    let mut schedule = Schedule::new();
+    let needed = |steps| partners(steps).map(|partner| blocks.len_of(partner)).sum();
+    let arrived = schedule.take_scratch(rounds().map(needed).max().unwrap_or(0));
+    for steps in rounds() {
+        schedule.next_round();
+        let mut copies = Vec::new();
+        let mut taken = 0;
+        for partner in partners(steps) {
+            let area = arrived.part(taken, blocks.len_of(partner));
+            taken += area.len;
+            schedule.send(partner, blocks.of(partner, Space::Input));
+            schedule.receive(partner, area);
+            copies.push((area, blocks.of(partner, Space::Output)));
+        }
+        for (area, block) in copies {
+            schedule.copy(area, block);
+        }
+    }
+    schedule.copy(blocks.of(rank, Space::Input), blocks.of(rank, Space::Output));
     schedule
 }

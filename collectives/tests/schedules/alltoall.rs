@@ -1,7 +1,8 @@
 use ironband_collectives::algorithms::alltoall;
-use ironband_collectives::schedule::{Blocks, Place, Space, Transfer};
+use ironband_collectives::schedule::{Blocks, Place, Schedule, Space, Transfer};
 
 use super::allreduce::{busiest, duration, run_both, schedules};
+use super::gather::in_place;
 use super::world::{Start, Term, run, sizes, term};
 
 /// A number that looks as if it came by chance, always the same for the same ones.
@@ -128,7 +129,7 @@ fn direct_has_a_target_of_its_own_for_each() {
     let blocks = Blocks::even(13, 1);
     let schedules = schedules(13, |place| alltoall::direct(place, &blocks, &blocks, 1));
     for round in 0..12 {
-        let target = |schedule: &ironband_collectives::schedule::Schedule| {
+        let target = |schedule: &Schedule| {
             let sends = schedule.rounds()[round].transfers.iter();
             sends
                 .filter_map(
@@ -140,5 +141,74 @@ fn direct_has_a_target_of_its_own_for_each() {
             schedules.iter().flat_map(|schedule| -> Vec<u32> { target(schedule) }).collect();
         targets.sort_unstable();
         assert!(targets.into_iter().eq(0..13), "round {round}");
+    }
+}
+
+/// The length of the block that two ranks have for each other.
+fn of_both(seed: u64, one: u32, other: u32) -> u64 {
+    chance(&[seed, one.min(other).into(), one.max(other).into()]) % (2 + seed)
+}
+
+#[test]
+fn exchange_exchanges_in_place() {
+    for size in sizes() {
+        for (window, seed) in [(1, 0), (2, 1), (7, 2), (1000, 3)] {
+            let blocks_of = |rank: u32| {
+                let counts: Vec<u64> = (0..size).map(|other| of_both(seed, rank, other)).collect();
+                scattered(&counts, u64::from(rank) + seed)
+            };
+            let blocks: Vec<Blocks> = (0..size).map(blocks_of).collect();
+            let schedules =
+                schedules(size, |place| alltoall::exchange(place, &blocks[place.rank as usize], window));
+            let apart = |(rank, schedule): (u32, &Schedule)| {
+                let end = blocks[rank as usize].end();
+                Start::new(rank, schedule.clone(), end, end)
+            };
+            // What nobody writes stays what it was.
+            let together = |(rank, schedule): (u32, &Schedule)| Start {
+                schedule: in_place(schedule, 0, 0),
+                input: Vec::new(),
+                output: (0..blocks[rank as usize].end()).map(|index| Some(term(rank, index))).collect(),
+            };
+            let apart: Vec<Start> = (0..).zip(&schedules).map(apart).collect();
+            let together: Vec<Start> = (0..).zip(&schedules).map(together).collect();
+            for (is_in_place, starts) in [(false, apart), (true, together)] {
+                for (rank, found) in (0..).zip(run(starts, seed)) {
+                    let own = &blocks[rank as usize];
+                    let first = |from: u32| (from, blocks[from as usize].of(rank, Space::Input).start);
+                    let mut expected = expected(own, first);
+                    for (index, place) in (0..).zip(&mut expected).filter(|_| is_in_place) {
+                        if place.is_none() {
+                            *place = Some(term(rank, index));
+                        }
+                    }
+                    assert_eq!(found, expected, "rank {rank} of {size}, {window} at a time, {is_in_place}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn exchange_costs_what_it_says() {
+    let m = 3;
+    for size in [1, 2, 13, 16] {
+        for window in [1, 4, 5, 32] {
+            let blocks = Blocks::even(size, m);
+            let schedules = schedules(size, |place| alltoall::exchange(place, &blocks, window));
+            let (rounds, others) = (u64::from(size.div_ceil(window)), u64::from(size - 1));
+            let cost = busiest(&schedules);
+            assert!(
+                cost.rounds <= rounds + 1 && duration(&schedules) <= rounds,
+                "{size}, {window}: {cost:?}"
+            );
+            assert_eq!((cost.messages_sent, cost.elements_sent), (others, others * m));
+            for schedule in &schedules {
+                assert!(schedule.scratch <= u64::from(window) * m, "{size}, {window}");
+                for round in schedule.rounds() {
+                    assert!(round.transfers.len() <= 2 * window as usize);
+                }
+            }
+        }
     }
 }

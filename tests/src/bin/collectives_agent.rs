@@ -122,7 +122,7 @@ fn in_place(world: &Communicator<'_>) -> Result<(), Error> {
     for len in [1_usize, 1000] {
         let block = |from: u32, to: u32| vec![from * 1000 + to; len];
         let mut vector: Vec<u32> = (0..size).flat_map(|to| block(rank, to)).collect();
-        world.plan_alltoall(len as u64)?.run_in_place(&mut vector)?;
+        world.plan_alltoall(len as u64)?.in_place()?.run(&mut vector)?;
         let expected: Vec<u32> = (0..size).flat_map(|from| block(from, rank)).collect();
         assert_eq!(vector, expected, "blocks of {len}");
     }
