@@ -143,9 +143,14 @@ impl<'c, T: Pod, C: Combining> InPlacePlan<'_, 'c, T, C> {
 
 /// An operation under way in place, with its vector; else as [`Request`].
 #[must_use = "wait for it to get the result"]
-#[derive(Debug)]
 pub struct InPlaceRequest<'c, T: Pod> {
     request: Request<'c, T>,
+}
+
+impl<T: Pod> std::fmt::Debug for InPlaceRequest<'_, T> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.request.fmt(out)
+    }
 }
 
 impl<T: Pod> InPlaceRequest<'_, T> {
