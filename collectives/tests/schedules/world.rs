@@ -43,21 +43,68 @@ pub(crate) fn counts(size: u32) -> impl Iterator<Item = u64> {
     counts.into_iter()
 }
 
+/// The elements of an input, an output or a scratch memory.
+pub(crate) trait Memory {
+    /// Some of them.
+    type Piece: std::fmt::Debug;
+
+    /// So many that nothing was written to.
+    fn unwritten(len: u64) -> Self;
+
+    fn len(&self) -> u64;
+
+    /// `None` if nothing was written to one of them.
+    fn read(&self, start: u64, len: u64) -> Option<Self::Piece>;
+
+    /// As many as the piece has, which are `len`.
+    fn write(&mut self, start: u64, len: u64, piece: Self::Piece);
+
+    fn combine(left: Self::Piece, right: Self::Piece) -> Self::Piece;
+}
+
+/// One by one; `None` was never written.
+impl Memory for Vec<Option<Term>> {
+    type Piece = Vec<Term>;
+
+    fn unwritten(len: u64) -> Self {
+        vec![None; len as usize]
+    }
+
+    fn len(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read(&self, start: u64, len: u64) -> Option<Vec<Term>> {
+        self[start as usize..(start + len) as usize].iter().cloned().collect()
+    }
+
+    fn write(&mut self, start: u64, len: u64, piece: Vec<Term>) {
+        assert_eq!(piece.len() as u64, len, "a message for other elements");
+        for (place, term) in self[start as usize..].iter_mut().zip(piece) {
+            *place = Some(term);
+        }
+    }
+
+    fn combine(left: Vec<Term>, right: Vec<Term>) -> Vec<Term> {
+        let pairs = left.into_iter().zip(right);
+        pairs.map(|(left, right)| Rc::new([&left[..], &right[..]].concat())).collect()
+    }
+}
+
 /// One rank.
-struct Process {
+struct Process<M> {
     schedule: Schedule,
-    /// `None` was never written.
-    input: Vec<Option<Term>>,
-    output: Vec<Option<Term>>,
-    scratch: Vec<Option<Term>>,
+    input: M,
+    output: M,
+    scratch: M,
     round: usize,
     has_begun: bool,
     /// Of this round, by transfer.
     is_done: Vec<bool>,
 }
 
-impl Process {
-    fn memory(&mut self, space: Space) -> &mut Vec<Option<Term>> {
+impl<M: Memory> Process<M> {
+    fn memory(&mut self, space: Space) -> &mut M {
         match space {
             Space::Input => &mut self.input,
             Space::Output => &mut self.output,
@@ -65,49 +112,41 @@ impl Process {
         }
     }
 
-    fn read(&mut self, span: Span) -> Vec<Term> {
-        let range = span.start as usize..(span.start + span.len) as usize;
-        let read = self.memory(span.space)[range].iter();
-        read.map(|term| term.clone().unwrap_or_else(|| panic!("{span:?} is read and was never written")))
-            .collect()
+    fn read(&mut self, span: Span) -> M::Piece {
+        let read = self.memory(span.space).read(span.start, span.len);
+        read.unwrap_or_else(|| panic!("{span:?} is read and was never written"))
     }
 
-    fn write(&mut self, span: Span, terms: Vec<Term>) {
-        assert_eq!(terms.len() as u64, span.len, "a message for {span:?}");
-        for (place, term) in self.memory(span.space)[span.start as usize..].iter_mut().zip(terms) {
-            *place = Some(term);
-        }
+    fn write(&mut self, span: Span, piece: M::Piece) {
+        self.memory(span.space).write(span.start, span.len, piece);
     }
 
     fn do_step(&mut self, step: Step) {
         match step {
             Step::Copy { from, to } => {
-                let terms = self.read(from);
-                self.write(to, terms);
+                let piece = self.read(from);
+                self.write(to, piece);
             }
             Step::Combine { from, into, side } => {
                 let (from, there) = (self.read(from), self.read(into));
-                let combine = |(from, there): (Term, Term)| {
-                    let (left, right) = match side {
-                        Side::Left => (from, there),
-                        Side::Right => (there, from),
-                    };
-                    Rc::new([&left[..], &right[..]].concat())
+                let combined = match side {
+                    Side::Left => M::combine(from, there),
+                    Side::Right => M::combine(there, from),
                 };
-                self.write(into, from.into_iter().zip(there).map(combine).collect());
+                self.write(into, combined);
             }
         }
     }
 }
 
 /// A message under way, and which transfer of its sender it is.
-type Message = (Vec<Term>, u32, usize);
+type Message<P> = (P, u32, usize);
 
-/// What a rank has at the start: its schedule, its input, and its output. `None` is memory that nothing is in.
-pub(crate) struct Start {
+/// What a rank has at the start: its schedule, its input, and its output.
+pub(crate) struct Start<M = Vec<Option<Term>>> {
     pub(crate) schedule: Schedule,
-    pub(crate) input: Vec<Option<Term>>,
-    pub(crate) output: Vec<Option<Term>>,
+    pub(crate) input: M,
+    pub(crate) output: M,
 }
 
 impl Start {
@@ -122,21 +161,21 @@ impl Start {
 ///
 /// # Panics
 /// When they do not fit together.
-pub(crate) fn run(starts: Vec<Start>, seed: u64) -> Vec<Vec<Option<Term>>> {
+pub(crate) fn run<M: Memory>(starts: Vec<Start<M>>, seed: u64) -> Vec<M> {
     let size = starts.len() as u32;
-    let mut processes: Vec<Process> = starts
+    let mut processes: Vec<Process<M>> = starts
         .into_iter()
         .zip(0..)
         .map(|(Start { schedule, input, output }, rank)| {
             let place = Place { rank, size };
-            if let Err(wrong) = schedule.check(place, input.len() as u64, output.len() as u64) {
+            if let Err(wrong) = schedule.check(place, input.len(), output.len()) {
                 panic!("rank {rank} of {size}: {wrong}");
             }
-            let scratch = vec![None; schedule.scratch as usize];
+            let scratch = M::unwritten(schedule.scratch);
             Process { schedule, input, output, scratch, round: 0, has_begun: false, is_done: Vec::new() }
         })
         .collect();
-    let mut under_way: BTreeMap<(u32, u32), VecDeque<Message>> = BTreeMap::new();
+    let mut under_way: BTreeMap<(u32, u32), VecDeque<Message<M::Piece>>> = BTreeMap::new();
     let mut chance = seed.wrapping_mul(2).wrapping_add(1);
     let mut unfinished: Vec<u32> = (0..size).collect();
     let mut idle_turns = 0;
@@ -159,9 +198,9 @@ pub(crate) fn run(starts: Vec<Start>, seed: u64) -> Vec<Vec<Option<Term>>> {
 }
 
 /// One turn of a rank; whether anything happened.
-fn advance(
-    processes: &mut [Process],
-    under_way: &mut BTreeMap<(u32, u32), VecDeque<Message>>,
+fn advance<M: Memory>(
+    processes: &mut [Process<M>],
+    under_way: &mut BTreeMap<(u32, u32), VecDeque<Message<M::Piece>>>,
     rank: u32,
 ) -> bool {
     let process = &mut processes[rank as usize];
@@ -182,10 +221,10 @@ fn advance(
     for (number, transfer) in round.transfers.iter().enumerate() {
         if let Transfer::Receive { from, data } = *transfer
             && !process.is_done[number]
-            && let Some((terms, sender, of_sender)) =
+            && let Some((piece, sender, of_sender)) =
                 under_way.get_mut(&(from, rank)).and_then(VecDeque::pop_front)
         {
-            process.write(data, terms);
+            process.write(data, piece);
             process.is_done[number] = true;
             taken.push((sender, of_sender));
             has_moved = true;
