@@ -80,7 +80,9 @@ impl Scenario {
             Adapter::Iwarp => Options::iwarp(self.seed),
             Adapter::TwoSided => Options::two_sided(self.seed),
         };
-        Options { prefers_writing: self.writes, ..options }.with_faults(match self.weather {
+        // Some move little at once: what is longer goes in parts.
+        let rdma_bytes_max = if self.seed.is_multiple_of(3) { 5000 } else { options.rdma_bytes_max };
+        Options { prefers_writing: self.writes, rdma_bytes_max, ..options }.with_faults(match self.weather {
             Weather::Calm => Faults::NONE,
             Weather::Late => Faults::late(),
             Weather::Tight => Faults { busy: 200_000, register: 300_000, ..Faults::late() },

@@ -26,7 +26,9 @@ fn options(seed: u64) -> Options {
         1 => Faults::late(),
         _ => Faults { busy: 200_000, register: 300_000, ..Faults::late() },
     };
-    Options { prefers_writing: random.below(3) == 0, ..options }.with_faults(weather)
+    // Some adapters move little at once: what is longer goes in parts.
+    let rdma_bytes_max = [options.rdma_bytes_max, 5000][random.below(2)];
+    Options { prefers_writing: random.below(3) == 0, rdma_bytes_max, ..options }.with_faults(weather)
 }
 
 /// A table with low switch points, so that all algorithms are taken.

@@ -9,9 +9,6 @@ const INLINE_BYTES: usize = 64;
 /// 8 KiB and the headers of the layer above, as shared memory has it.
 const EAGER_BYTES: usize = 8 * 1024 + 64;
 
-/// InfiniBand's longest message.
-pub(super) const RDMA_BYTES_MAX: usize = 1 << 31;
-
 /// The capabilities of a device of such a world, for a user that has chosen `eager_bytes` or not.
 pub(super) fn of(options: &Options, eager_bytes: Option<usize>) -> Capabilities {
     let longest = options.send_copy_bytes_max;
@@ -20,7 +17,7 @@ pub(super) fn of(options: &Options, eager_bytes: Option<usize>) -> Capabilities 
             inline_bytes_max: INLINE_BYTES.min(longest),
             send_copy_bytes_max: longest,
             eager_bytes: eager_bytes.unwrap_or(EAGER_BYTES).min(longest),
-            rdma_bytes_max: RDMA_BYTES_MAX,
+            rdma_bytes_max: options.rdma_bytes_max,
             outstanding_max: options.outstanding_max as usize,
             regions_max: options.regions_max,
             registered_bytes_max: None,

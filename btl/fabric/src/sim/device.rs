@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use ironband_core::config::Config;
 
-use super::capabilities::{self, RDMA_BYTES_MAX};
+use super::capabilities;
 use super::card::{CARD_BYTES, Card};
 use super::regions::MemoryRegion;
 use super::requests::{Kind, Work};
@@ -131,10 +131,10 @@ impl SimDevice {
     }
 
     fn post_request(&self, qp: QueuePairNumber, work: Work) -> Posted {
-        let len_bytes = work.len_bytes;
+        let (len_bytes, longest) = (work.len_bytes, self.capabilities.limits.rdma_bytes_max);
         assert!(
-            len_bytes <= RDMA_BYTES_MAX,
-            "{len_bytes} bytes were posted; this device moves at most {RDMA_BYTES_MAX} at once"
+            len_bytes <= longest,
+            "{len_bytes} bytes were posted; this device moves at most {longest} at once"
         );
         let posted = self.world.state().post_request(self.number, qp.0, work);
         self.counted(posted)

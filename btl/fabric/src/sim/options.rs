@@ -124,6 +124,8 @@ pub struct Options {
     pub outstanding_max: u32,
     /// See [`crate::Limits::send_copy_bytes_max`].
     pub send_copy_bytes_max: usize,
+    /// See [`crate::Limits::rdma_bytes_max`].
+    pub rdma_bytes_max: usize,
     /// See [`crate::Limits::regions_max`].
     pub regions_max: usize,
     /// See [`crate::Capabilities::atomics`]. With [`AtomicScope::Device`] what the target's processor writes while an atomic is
@@ -166,6 +168,8 @@ impl Options {
             receives_max: 64,
             outstanding_max: 128,
             send_copy_bytes_max: 16 * 1024 + 128,
+            // InfiniBand's longest message.
+            rdma_bytes_max: 1 << 31,
             regions_max: 1 << 20,
             atomics: AtomicScope::Global,
             write_with_immediate: true,

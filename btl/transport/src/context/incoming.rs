@@ -325,12 +325,7 @@ impl Context {
         let state = &mut *guard;
         let is_done = status == CompletionStatus::Success;
         match state.in_flight.remove(id) {
-            Some(InFlight::Read { receive }) => {
-                state.protocol.read_ended(receive, is_done);
-            }
-            Some(InFlight::Write { send }) => {
-                state.protocol.write_ended(send, is_done);
-            }
+            Some(InFlight::Part(moving)) => state.part_ended(moving, is_done),
             Some(InFlight::Access { access }) => state.access_ended(access, Some(status)),
             None => debug_assert!(false, "a request ends that there is not"),
         }

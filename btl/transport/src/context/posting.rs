@@ -6,7 +6,7 @@ use ironband_fabric::{Access, Posted, ReadHint, RemoteAddress, WorkId};
 
 use super::Context;
 use super::devices::Registered;
-use super::state::{InFlight, Link, State};
+use super::state::{InFlight, Link, Moving, State};
 
 /// So many requests that nobody waits for are looked at each time.
 const ORPHANS_FEW: usize = 16;
@@ -17,8 +17,8 @@ const ORPHANS_INTERVAL: u32 = 256;
 enum Start {
     /// It has begun, or ended.
     Begun,
-    /// The device is full.
-    Later,
+    /// The device is full: the rest has to wait.
+    Later(Moving),
 }
 
 impl Context {
@@ -51,14 +51,14 @@ impl Context {
     /// Starts what is to be started. What stalled is older.
     pub(super) fn start_transfers(&self, state: &mut State) {
         for _ in 0..state.stalled.len() {
-            let Some(transfer) = state.stalled.pop_front() else { break };
-            if let Start::Later = self.start(state, transfer) {
-                state.stalled.push_back(transfer);
+            let Some(moving) = state.stalled.pop_front() else { break };
+            if let Start::Later(rest) = self.start(state, moving) {
+                state.stalled.push_back(rest);
             }
         }
         while let Some(transfer) = state.protocol.next_transfer() {
-            if let Start::Later = self.start(state, transfer) {
-                state.stalled.push_back(transfer);
+            if let Start::Later(rest) = self.start(state, Moving { transfer, moved_bytes: 0 }) {
+                state.stalled.push_back(rest);
             }
         }
     }
@@ -105,10 +105,18 @@ impl Context {
         device.send_short(link.qp, post.immediate, post.header(), payload)
     }
 
-    fn start(&self, state: &mut State, transfer: Transfer) -> Start {
-        match transfer {
+    fn start(&self, state: &mut State, moving: Moving) -> Start {
+        match moving.transfer {
             Transfer::Read { receive, peer, memory, len_bytes } => {
-                self.start_read(state, receive, peer, memory, len_bytes)
+                let Some(link) = state.link(peer).filter(|_| !state.protocol.is_lost(peer)) else {
+                    state.protocol.read_ended(receive, false);
+                    return Start::Begun;
+                };
+                if !self.register_receive(state, receive, link, Access::LOCAL, len_bytes) {
+                    state.protocol.read_impossible(receive);
+                    return Start::Begun;
+                }
+                self.move_parts(state, moving, link, memory, len_bytes)
             }
             Transfer::Expose { receive, peer, len_bytes } => {
                 let memory = self.expose_receive(state, receive, peer, len_bytes);
@@ -116,8 +124,79 @@ impl Context {
                 Start::Begun
             }
             Transfer::Write { send, peer, memory, len_bytes } => {
-                self.start_write(state, send, peer, memory, len_bytes)
+                let Some(link) = state.link(peer).filter(|_| !state.protocol.is_lost(peer)) else {
+                    state.protocol.write_ended(send, false);
+                    return Start::Begun;
+                };
+                self.move_parts(state, moving, link, memory, len_bytes)
             }
+        }
+    }
+
+    /// Has a message moved, as much at a time as the device takes: the next part when the one before has ended.
+    fn move_parts(
+        &self,
+        state: &mut State,
+        mut moving: Moving,
+        link: Link,
+        memory: Memory,
+        len_bytes: u64,
+    ) -> Start {
+        let part_max = self.devices[link.device].capabilities().limits.rdma_bytes_max as u64;
+        loop {
+            let part_bytes = (len_bytes - moving.moved_bytes).min(part_max);
+            let behind = Moving { moved_bytes: moving.moved_bytes + part_bytes, ..moving };
+            let remote =
+                RemoteAddress { address: memory.address.wrapping_add(moving.moved_bytes), key: memory.key };
+            let id = state.in_flight.insert(InFlight::Part(behind));
+            let posted = self.post_part(state, moving, link, WorkId(id.to_wire()), remote, part_bytes);
+            if posted != Posted::Queued {
+                state.in_flight.remove(id);
+            }
+            match posted {
+                Posted::Queued => return Start::Begun,
+                Posted::Busy => return Start::Later(moving),
+                Posted::Complete if behind.moved_bytes < len_bytes => moving = behind,
+                Posted::Complete | Posted::Failed => {
+                    state.part_ended(behind, posted == Posted::Complete);
+                    return Start::Begun;
+                }
+            }
+        }
+    }
+
+    /// Posts the next part of a message.
+    fn post_part(
+        &self,
+        state: &mut State,
+        moving: Moving,
+        link: Link,
+        id: WorkId,
+        remote: RemoteAddress,
+        part_bytes: u64,
+    ) -> Posted {
+        let (device, moved_bytes) = (&self.devices[link.device], moving.moved_bytes as usize);
+        match moving.transfer {
+            Transfer::Read { receive, .. } => {
+                // Who has no buffer any more wants no message.
+                let Some(body) = state.protocol.receive_body(receive) else { return Posted::Failed };
+                let own = body.registration.as_ref().map(|own| &own.registration);
+                let start = body.start().wrapping_add(moved_bytes);
+                // SAFETY: buffer and registration stay until the receive was taken out, which is not possible before it has ended; the
+                // protocol has checked that the message fits.
+                unsafe {
+                    let hint = ReadHint::OwnerIsWaiting;
+                    device.get(link.qp, id, start, own, remote, part_bytes as usize, hint)
+                }
+            }
+            Transfer::Write { send, .. } => {
+                let Some(body) = state.protocol.send_body(send) else { return Posted::Failed };
+                let own = body.registration.as_ref().map(|own| &own.registration);
+                let start = body.start().wrapping_add(moved_bytes);
+                // SAFETY: as for a read; the length is the send's own.
+                unsafe { device.put(link.qp, id, start, own, remote, part_bytes as usize) }
+            }
+            Transfer::Expose { .. } => unreachable!("no device moves anything to expose memory"),
         }
     }
 
@@ -148,50 +227,6 @@ impl Context {
         true
     }
 
-    fn start_read(
-        &self,
-        state: &mut State,
-        receive: Handle,
-        peer: u32,
-        memory: Memory,
-        len_bytes: u64,
-    ) -> Start {
-        let Some(link) = state.link(peer).filter(|_| !state.protocol.is_lost(peer)) else {
-            state.protocol.read_ended(receive, false);
-            return Start::Begun;
-        };
-        if !self.register_receive(state, receive, link, Access::LOCAL, len_bytes) {
-            state.protocol.read_impossible(receive);
-            return Start::Begun;
-        }
-        let id = state.in_flight.insert(InFlight::Read { receive });
-        let Some(body) = state.protocol.receive_body(receive) else { return Start::Begun };
-        // SAFETY: buffer and registration stay until the receive was taken out, which is not possible before it has ended; the
-        // protocol has checked that the message fits.
-        let posted = unsafe {
-            self.devices[link.device].get(
-                link.qp,
-                WorkId(id.to_wire()),
-                body.start(),
-                body.registration.as_ref().map(|own| &own.registration),
-                RemoteAddress { address: memory.address, key: memory.key },
-                len_bytes as usize,
-                ReadHint::OwnerIsWaiting,
-            )
-        };
-        if posted != Posted::Queued {
-            state.in_flight.remove(id);
-        }
-        match posted {
-            Posted::Queued => {}
-            Posted::Busy => return Start::Later,
-            Posted::Complete | Posted::Failed => {
-                state.protocol.read_ended(receive, posted == Posted::Complete);
-            }
-        }
-        Start::Begun
-    }
-
     /// Where a peer can write the message of a receive; nowhere if the buffer cannot be registered.
     fn expose_receive(
         &self,
@@ -210,44 +245,6 @@ impl Context {
         debug_assert!(len_bytes <= body.len_bytes() as u64);
         let key = body.registration.as_ref().map(|own| own.registration.key())?;
         Some(Memory { address: body.start() as u64, key })
-    }
-
-    fn start_write(
-        &self,
-        state: &mut State,
-        send: Handle,
-        peer: u32,
-        memory: Memory,
-        len_bytes: u64,
-    ) -> Start {
-        let Some(link) = state.link(peer).filter(|_| !state.protocol.is_lost(peer)) else {
-            state.protocol.write_ended(send, false);
-            return Start::Begun;
-        };
-        let id = state.in_flight.insert(InFlight::Write { send });
-        let Some(body) = state.protocol.send_body(send) else { return Start::Begun };
-        // SAFETY: as in `start_read`; the length is the send's own.
-        let posted = unsafe {
-            self.devices[link.device].put(
-                link.qp,
-                WorkId(id.to_wire()),
-                body.start(),
-                body.registration.as_ref().map(|own| &own.registration),
-                RemoteAddress { address: memory.address, key: memory.key },
-                len_bytes as usize,
-            )
-        };
-        if posted != Posted::Queued {
-            state.in_flight.remove(id);
-        }
-        match posted {
-            Posted::Queued => {}
-            Posted::Busy => return Start::Later,
-            Posted::Complete | Posted::Failed => {
-                state.protocol.write_ended(send, posted == Posted::Complete);
-            }
-        }
-        Start::Begun
     }
 
     pub(super) fn deregister(&self, own: Registered) {

@@ -26,12 +26,18 @@ pub(super) struct Link {
     pub(super) qp: QueuePair,
 }
 
+/// A transfer of the protocol, and how much of it has been moved: a device may take less at a time than a message has
+/// ([`Limits::rdma_bytes_max`](ironband_fabric::Limits::rdma_bytes_max)).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moving {
+    pub(super) transfer: Transfer,
+    pub(super) moved_bytes: u64,
+}
+
 /// A request of a device that has not ended.
 pub(super) enum InFlight {
-    /// For a receive.
-    Read { receive: Handle },
-    /// For a send.
-    Write { send: Handle },
+    /// Moves a part of a message: what has been moved when it has ended.
+    Part(Moving),
     /// Of the program: on memory of another process.
     Access { access: Handle },
 }
@@ -53,8 +59,8 @@ pub(super) struct State {
     links: RankTable<Link>,
     /// By device and queue pair.
     ranks: Vec<Vec<Option<u32>>>,
-    /// Transfers that a device had no room for.
-    pub(super) stalled: VecDeque<Transfer>,
+    /// Transfers that a device had no room for, or of which only a part has been moved.
+    pub(super) stalled: VecDeque<Moving>,
     pub(super) in_flight: Requests<InFlight>,
     pub(super) accesses: Requests<AccessState>,
     /// Posted and not ended.
@@ -127,6 +133,20 @@ impl State {
         }
         ranks[link.qp.index()] = Some(rank);
         self.protocol.connected(rank, limits);
+    }
+
+    /// A part of a message has been moved, or has failed; the rest is to be started.
+    pub(super) fn part_ended(&mut self, moving: Moving, is_done: bool) {
+        match moving.transfer {
+            Transfer::Read { len_bytes, .. } | Transfer::Write { len_bytes, .. }
+                if is_done && moving.moved_bytes < len_bytes =>
+            {
+                self.stalled.push_back(moving);
+            }
+            Transfer::Read { receive, .. } => self.protocol.read_ended(receive, is_done),
+            Transfer::Write { send, .. } => self.protocol.write_ended(send, is_done),
+            Transfer::Expose { .. } => unreachable!("no device moves anything to expose memory"),
+        }
     }
 
     /// A rank is lost, if it was not before.
