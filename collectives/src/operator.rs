@@ -1,5 +1,7 @@
 //! How elements are combined: MPI's predefined operators, and those of the program.
 
+use std::cmp::Ordering;
+
 use bytemuck::{Pod, Zeroable};
 
 /// Combines two elements. It has to be associative, or nearly so, as the addition of floating point numbers is.
@@ -73,11 +75,11 @@ predefined! {
     Product:
         (u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize) left right => left.wrapping_mul(*right);
         (f32 f64) left right => left * right;
-    /// The smaller one; of a number and what is not a number the number. `MPI_MIN`.
+    /// The smaller one; of a number and what is not a number the number, of 0 and -0 either. `MPI_MIN`.
     Min:
         (u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize) left right => *left.min(right);
         (f32 f64) left right => left.min(*right);
-    /// The greater one; of a number and what is not a number the number. `MPI_MAX`.
+    /// The greater one; of a number and what is not a number the number, of 0 and -0 either. `MPI_MAX`.
     Max:
         (u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize) left right => *left.max(right);
         (f32 f64) left right => left.max(*right);
@@ -95,18 +97,75 @@ predefined! {
     LogicalXor: (u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize) left right => ((*left != 0) != (*right != 0)).into();
 }
 
-/// The smaller value with its location; of equal ones the lower location. `MPI_MINLOC`.
+/// Complex numbers as C and Fortran have them.
+macro_rules! complex {
+    ($($name:ident $part:ty;)*) => { $(
+        /// A complex number, of which [`Sum`] and [`Product`] are known: the real part in the first half of its bytes, the imaginary part in the
+        /// second.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
+        #[repr(C)]
+        pub struct $name {
+            /// The real part.
+            pub re: $part,
+            /// The imaginary part.
+            pub im: $part,
+        }
+
+        impl Operator<$name> for Sum {
+            const COMMUTATIVE: bool = true;
+
+            #[inline]
+            fn apply(&self, left: &$name, right: &$name) -> $name {
+                $name { re: left.re + right.re, im: left.im + right.im }
+            }
+        }
+
+        impl Operator<$name> for Product {
+            const COMMUTATIVE: bool = true;
+
+            #[inline]
+            fn apply(&self, left: &$name, right: &$name) -> $name {
+                $name {
+                    re: left.re * right.re - left.im * right.im,
+                    im: left.re * right.im + left.im * right.re,
+                }
+            }
+        }
+    )* };
+}
+
+complex! {
+    ComplexF32 f32;
+    ComplexF64 f64;
+}
+
+/// The smaller value with its location; of equal ones, and of two that are no numbers, the lower location. A number comes before what is not a
+/// number. `MPI_MINLOC`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MinLoc;
 
-/// The greater value with its location; of equal ones the lower location. `MPI_MAXLOC`.
+/// The greater value with its location; else as [`MinLoc`]. `MPI_MAXLOC`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MaxLoc;
 
+/// Whether the left one of two values with locations is taken: the one that comes `before` the other.
+#[inline]
+fn takes_left<V: PartialOrd, L: PartialOrd>(left: (V, L), right: (V, L), before: Ordering) -> bool {
+    // What is not a number is not even equal to itself.
+    let is_number = |value: &V| value.partial_cmp(value).is_some();
+    match left.0.partial_cmp(&right.0) {
+        Some(Ordering::Equal) => left.1 <= right.1,
+        Some(order) => order == before,
+        None if is_number(&left.0) == is_number(&right.0) => left.1 <= right.1,
+        None => is_number(&left.0),
+    }
+}
+
 /// Values with locations as wide as they are, so that there are no gaps.
 macro_rules! located {
-    ($($name:ident $value:ty, $location:ty;)*) => { $(
-        /// A value, and where it is: for [`MinLoc`] and [`MaxLoc`].
+    ($($name:ident $value:ty, $location:ty, $mpi:literal;)*) => { $(
+        /// A value, and where it is: for [`MinLoc`] and [`MaxLoc`]. The value is in the first half of its bytes, the location in the second
+        #[doc = $mpi]
         #[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
         #[repr(C)]
         pub struct $name {
@@ -121,8 +180,8 @@ macro_rules! located {
 
             #[inline]
             fn apply(&self, left: &$name, right: &$name) -> $name {
-                let is_left = left.value < right.value || (left.value == right.value && left.location <= right.location);
-                if is_left { *left } else { *right }
+                let (one, other) = ((left.value, left.location), (right.value, right.location));
+                if takes_left(one, other, Ordering::Less) { *left } else { *right }
             }
         }
 
@@ -131,18 +190,22 @@ macro_rules! located {
 
             #[inline]
             fn apply(&self, left: &$name, right: &$name) -> $name {
-                let is_left = left.value > right.value || (left.value == right.value && left.location <= right.location);
-                if is_left { *left } else { *right }
+                let (one, other) = ((left.value, left.location), (right.value, right.location));
+                if takes_left(one, other, Ordering::Greater) { *left } else { *right }
             }
         }
     )* };
 }
 
 located! {
-    LocatedF32 f32, u32;
-    LocatedF64 f64, u64;
-    LocatedI32 i32, u32;
-    LocatedI64 i64, u64;
-    LocatedU32 u32, u32;
-    LocatedU64 u64, u64;
+    LocatedF32 f32, u32, "(`MPI_FLOAT_INT`).";
+    LocatedF64 f64, u64, "(MPI's `MPI_DOUBLE_INT` has a location of 4 bytes, and a gap).";
+    LocatedI32 i32, u32, "(`MPI_2INT`).";
+    LocatedI64 i64, u64, "(MPI's `MPI_LONG_INT` has a location of 4 bytes, and a gap).";
+    LocatedU32 u32, u32, "(MPI has none of it).";
+    LocatedU64 u64, u64, "(MPI has none of it).";
 }
+
+#[cfg(test)]
+#[path = "operator_tests.rs"]
+mod tests;

@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 use ironband_collectives::operator::{
-    BitAnd, BitOr, BitXor, Commutative, InOrder, LocatedF32, LocatedF64, LocatedI64, LocatedU32, LogicalAnd,
-    LogicalOr, LogicalXor, Max, MaxLoc, Min, MinLoc, Operator, Product, Sum,
+    BitAnd, BitOr, BitXor, Commutative, ComplexF32, InOrder, LocatedF32, LocatedF64, LocatedI64, LocatedU32,
+    LogicalAnd, LogicalOr, LogicalXor, Max, MaxLoc, Min, MinLoc, Operator, Product, Sum,
 };
 
 /// A 2 x 2 matrix of whole numbers modulo 2^32: its product is associative and does not commute.
@@ -51,6 +51,7 @@ elements! {
     isize: bits => bits as Self;
     f32: bits => (bits % 1000) as Self;
     f64: bits => (bits % 1000) as Self;
+    ComplexF32: bits => Self { re: (bits % 1000) as f32, im: (bits >> 20 & 0xff) as f32 };
     LocatedF32: bits => Self { value: (bits % 5) as f32, location: (bits >> 20) as u32 };
     LocatedF64: bits => Self { value: (bits % 5) as f64, location: bits >> 20 };
     LocatedI64: bits => Self { value: (bits % 5) as i64 - 2, location: bits >> 20 };
@@ -104,6 +105,7 @@ kinds! {
     LogicalOrI8: i8, LogicalOr;
     SumF32: f32, Sum;
     SumF64: f64, Sum;
+    SumComplexF32: ComplexF32, Sum;
     MinF64: f64, Min;
     MaxF32: f32, Max;
     MinLocF32: LocatedF32, MinLoc;
