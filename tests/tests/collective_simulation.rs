@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 
 use ironband::{Config, Context, simulated};
+use ironband_collectives::operator::Sum;
 use ironband_collectives::{Communicator, Error, Table};
 use ironband_fabric::sim::{Faults, Options, World};
 use ironband_tests::Random;
@@ -204,6 +205,133 @@ fn the_death_of_a_process_ends_what_it_takes_part_in() {
             let victim = (seed % u64::from(size)) as u32;
             if let Err(wrong) = play(seed, size, 10, Some(victim)) {
                 panic!("seed {seed} with {size} processes: {wrong}");
+            }
+        }
+    }
+}
+
+// ---- every bit ----------------------------------------------------------------------------------------------------------
+
+/// A number that is added with rounding, and not small beside others.
+fn rough(rank: u32, index: u64) -> f64 {
+    let mut random = Random::new(u64::from(rank) << 32 ^ index);
+    let sign = if random.below(2) == 0 { 1.0 } else { -1.0 };
+    sign * random.below(1_000_000) as f64 / 3.0 * 10_f64.powi(random.below(9) as i32 - 4)
+}
+
+/// The operations that combine: a name, and the outputs by rank.
+type Sums = Vec<(&'static str, Vec<Vec<f64>>)>;
+
+/// Sums of so many elements of each rank, made at the same time, in weather that follows from the seed.
+fn sums(seed: u64, table: &Table, reproducible: bool, size: u32, len: u64) -> Sums {
+    const NAMES: [&str; 6] =
+        ["allreduce", "reduce", "reduce_scatter_block", "reduce_scatter", "scan", "exscan"];
+    let mut random = Random::new(seed ^ 0xb175);
+    let contexts = simulated(&World::new(options(seed)), size, &Config::default()).unwrap();
+    let all: Vec<Communicator<'_>> = contexts
+        .iter()
+        .map(|context| {
+            let mut communicator = Communicator::world(context).unwrap();
+            communicator.set_table(table.clone()).unwrap();
+            communicator.set_reproducible(reproducible);
+            communicator
+        })
+        .collect();
+    // The last rank has no block in one of them.
+    let counts: Vec<u64> =
+        (0..size).map(|rank| if rank + 1 == size { 0 } else { len + u64::from(rank) % 3 }).collect();
+    let mut requests = Vec::new();
+    for (communicator, rank) in all.iter().zip(0..) {
+        let plans = [
+            communicator.plan_allreduce(len, Sum),
+            communicator.plan_reduce(size / 2, len, Sum),
+            communicator.plan_reduce_scatter_block(len, Sum),
+            communicator.plan_reduce_scatter(&counts, Sum),
+            communicator.plan_scan(len, Sum, true),
+            communicator.plan_scan(len, Sum, false),
+        ];
+        let begun = plans.map(|plan| {
+            let plan = plan.unwrap();
+            let input = (0..plan.input_len()).map(|index| rough(rank, index)).collect();
+            plan.start(input, vec![0.0; plan.output_len() as usize]).unwrap()
+        });
+        requests.push(begun);
+    }
+    let mut unfinished: Vec<usize> = (0..size as usize).collect();
+    for _ in 0..TURNS_MAX {
+        let Some(at) = (!unfinished.is_empty()).then(|| random.below(unfinished.len())) else { break };
+        let rank = unfinished[at];
+        contexts[rank].progress();
+        if requests[rank].iter().filter(|request| request.is_done()).count() == NAMES.len() {
+            unfinished.swap_remove(at);
+        }
+        // Who has ended is still needed by others.
+        contexts[random.below(size as usize)].progress();
+    }
+    assert!(unfinished.is_empty(), "seed {seed}: {unfinished:?} of {size} processes do not end");
+    let mut sums: Sums = NAMES.map(|name| (name, Vec::new())).into();
+    for begun in requests {
+        for (request, (_, outputs)) in begun.into_iter().zip(&mut sums) {
+            outputs.push(request.wait().unwrap().1);
+        }
+    }
+    sums
+}
+
+fn bits_of(sums: &Sums) -> Vec<Vec<u64>> {
+    sums.iter()
+        .flat_map(|(_, outputs)| outputs)
+        .map(|output| output.iter().map(|sum| sum.to_bits()).collect())
+        .collect()
+}
+
+/// The same calls give the same bits, in whatever order messages arrive; and the sums are as near to the true ones as adding them one
+/// after the other could be.
+#[test]
+fn sums_are_the_same_in_every_bit() {
+    for size in sizes() {
+        for (table_seed, len) in (0..).zip([1, 37, 300]) {
+            let table = table(&mut Random::new(table_seed + 100 * u64::from(size)));
+            let first = sums(0, &table, false, size, len);
+            for seed in 1..4 {
+                let again = sums(seed, &table, false, size, len);
+                assert!(bits_of(&first) == bits_of(&again), "seed {seed}, {size} processes, {len} elements");
+            }
+            let (name, outputs) = &first[0];
+            for output in outputs {
+                assert!(output == &outputs[0], "ranks have different sums from {name} of {len} elements");
+            }
+            for (index, sum) in (0..).zip(&outputs[0]) {
+                let values = (0..size).map(|rank| rough(rank, index));
+                let limit = f64::from(size) * f64::EPSILON * values.clone().map(f64::abs).sum::<f64>();
+                let expected: f64 = values.sum();
+                assert!((sum - expected).abs() <= limit, "{sum} and not {expected}, of {size} processes");
+            }
+        }
+    }
+}
+
+/// What comes out depends on the values and the number of ranks alone: not on switch points, and not on how many others there are.
+#[test]
+fn reproducible_sums_do_not_depend_on_lengths_and_tables() {
+    for size in sizes() {
+        let shortest = sums(0, &Table::default(), true, size, 5);
+        for (seed, len) in (1..).zip([5, 40, 700]) {
+            let table = table(&mut Random::new(seed + 100 * u64::from(size)));
+            let longer = sums(seed, &table, true, size, len);
+            for ((name, outputs), (_, others)) in shortest.iter().zip(&longer) {
+                // The blocks of others begin elsewhere.
+                let ranks = if name.starts_with("reduce_scatter") { 1 } else { size as usize };
+                for (rank, (output, other)) in outputs.iter().zip(others).take(ranks).enumerate() {
+                    let bits = |sums: &[f64]| {
+                        sums.iter().take(output.len()).map(|sum| sum.to_bits()).collect::<Vec<_>>()
+                    };
+                    assert_eq!(
+                        bits(output),
+                        bits(other),
+                        "{name} of {len} elements at rank {rank} of {size}"
+                    );
+                }
             }
         }
     }
