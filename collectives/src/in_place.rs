@@ -116,6 +116,17 @@ impl<'c, T: Pod, C: Combining> InPlacePlan<'_, 'c, T, C> {
     /// Begins it. The request owns the vector, and gives it back with [`InPlaceRequest::wait`]; dropped or forgotten, the operation goes on all
     /// the same.
     ///
+    /// ```compile_fail,E0382
+    /// # use ironband::Context;
+    /// # use ironband_collectives::{Communicator, operator::Sum};
+    /// # let context = Context::open().unwrap();
+    /// # let world = Communicator::world(&context).unwrap();
+    /// # let plan = world.plan_allreduce(1, Sum).unwrap().in_place().unwrap();
+    /// let sums = vec![1];
+    /// let request = plan.start(sums).unwrap();
+    /// println!("{}", sums[0]);
+    /// ```
+    ///
     /// # Errors
     /// As [`InPlacePlan::run`]; the vector is dropped then.
     pub fn start(&self, vector: Vec<T>) -> Result<InPlaceRequest<'c, T>, Error> {
@@ -192,6 +203,19 @@ impl<T: Pod> Future for InPlaceRequest<'_, T> {
 ///     persistent.vector_mut()?[0] = 1.0 / sum;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Nobody looks at the vector while it is under way:
+///
+/// ```compile_fail,E0502
+/// # use ironband::Context;
+/// # use ironband_collectives::{Communicator, operator::Sum};
+/// # let context = Context::open().unwrap();
+/// # let world = Communicator::world(&context).unwrap();
+/// # let mut persistent = world.plan_allreduce(1, Sum).unwrap().in_place().unwrap().with(vec![1.0]).unwrap();
+/// let sums = persistent.vector().unwrap();
+/// persistent.start().unwrap();
+/// println!("{}", sums[0]);
 /// ```
 pub struct InPlacePersistent<'c, T: Pod> {
     persistent: Persistent<'c, T>,

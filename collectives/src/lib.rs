@@ -18,6 +18,39 @@
 //!     Ok(context.close()?)
 //! }
 //! ```
+//!
+//! *For those who come from MPI.* Every operation has the name that MPI gives it, with counts of any length, and a plan, which is what the
+//! other kinds of calls begin with:
+//!
+//! | MPI | here | rsmpi |
+//! |---|---|---|
+//! | `MPI_Allreduce` | [`Communicator::allreduce`] | `all_reduce_into` |
+//! | the same with `MPI_IN_PLACE` | [`Communicator::allreduce_in_place`] | |
+//! | `MPI_Bcast` | [`Communicator::root`], [`Root::bcast`] | `process_at_rank`, `broadcast_into` |
+//! | `MPI_Gather` at the root and elsewhere | [`Root::gather`], with an empty output elsewhere | `gather_into_root`, `gather_into` |
+//! | `MPI_Iallreduce` | [`Communicator::plan_allreduce`], [`Plan::start`] with vectors, [`Plan::start_in`] with borrowed buffers | `immediate_all_reduce_into` |
+//! | `MPI_Allreduce_init`, `MPI_Start` | [`Communicator::plan_allreduce`], [`Plan::with`], [`Persistent::start`] | |
+//! | any of these with `MPI_IN_PLACE` | [`Plan::in_place`], then the same: [`InPlacePlan`] | |
+//! | `MPI_SUM` and others, `MPI_Op_create` | [`operator`] | `SystemOperation`, `UserOperation` |
+//! | `MPI_Comm_split`, `MPI_Comm_dup` | [`Communicator::split`], [`Communicator::duplicate`] | `split_by_color_with_key`, `duplicate` |
+//! | `MPIX_Comm_shrink` | [`Communicator::shrink`] | |
+//!
+//! Elements are of any type that is nothing but bytes ([`bytemuck::Pod`]), so a `bool` is not among them:
+//!
+//! ```compile_fail,E0277
+//! # let context = ironband::Context::open().unwrap();
+//! # let world = ironband_collectives::Communicator::world(&context).unwrap();
+//! world.root(0).unwrap().bcast(&mut [true]).unwrap();
+//! ```
+//!
+//! and an operator is for the types that it has a meaning for:
+//!
+//! ```compile_fail,E0277
+//! # use ironband_collectives::operator::BitAnd;
+//! # let context = ironband::Context::open().unwrap();
+//! # let world = ironband_collectives::Communicator::world(&context).unwrap();
+//! world.allreduce_in_place(&mut [1.5], BitAnd).unwrap();
+//! ```
 
 pub mod algorithms;
 mod buffers;

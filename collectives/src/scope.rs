@@ -98,7 +98,20 @@ impl<'c> Communicator<'c> {
 }
 
 impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
-    /// Begins it with borrowed buffers, in a [`Communicator::scope`].
+    /// Begins it with borrowed buffers, in a [`Communicator::scope`]. What it reads stays as it is meanwhile:
+    ///
+    /// ```compile_fail,E0506
+    /// # use ironband::Context;
+    /// # use ironband_collectives::{Communicator, operator::Sum};
+    /// # let context = Context::open().unwrap();
+    /// # let world = Communicator::world(&context).unwrap();
+    /// # let (mut ones, mut sums) = ([1; 100], [0; 100]);
+    /// # let plan = world.plan_allreduce(100, Sum).unwrap();
+    /// world.scope(|scope| {
+    ///     drop(plan.start_in(scope, &ones, &mut sums));
+    ///     ones[0] = 2;
+    /// });
+    /// ```
     ///
     /// # Errors
     /// As [`Plan::run`].
@@ -122,6 +135,47 @@ impl<'c, T: Pod, C: Combining> Plan<'_, 'c, T, C> {
 
 impl<'c, T: Pod, C: Combining> InPlacePlan<'_, 'c, T, C> {
     /// Begins it in a borrowed vector, in a [`Communicator::scope`]. [`ScopedRequest::wait`] gives the whole vector back.
+    ///
+    /// ```
+    /// # use ironband::Context;
+    /// # use ironband_collectives::{Communicator, operator::Sum};
+    /// # let context = Context::open()?;
+    /// let world = Communicator::world(&context)?;
+    /// let mut sums = [1; 100];
+    /// let plan = world.plan_allreduce(100, Sum)?.in_place()?;
+    /// world.scope(|scope| plan.start_in(scope, &mut sums)?.wait().map(|_| ()))?;
+    /// assert_eq!(sums, [world.size(); 100]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// There is one operation at a time in a vector:
+    ///
+    /// ```compile_fail,E0499
+    /// # use ironband::Context;
+    /// # use ironband_collectives::{Communicator, operator::Sum};
+    /// # let context = Context::open().unwrap();
+    /// # let world = Communicator::world(&context).unwrap();
+    /// # let mut sums = [1; 100];
+    /// # let plan = world.plan_allreduce(100, Sum).unwrap().in_place().unwrap();
+    /// world.scope(|scope| {
+    ///     drop(plan.start_in(scope, &mut sums));
+    ///     drop(plan.start_in(scope, &mut sums));
+    /// });
+    /// ```
+    ///
+    /// And a vector that ends before the scope is not taken:
+    ///
+    /// ```compile_fail,E0597
+    /// # use ironband::Context;
+    /// # use ironband_collectives::{Communicator, operator::Sum};
+    /// # let context = Context::open().unwrap();
+    /// # let world = Communicator::world(&context).unwrap();
+    /// # let plan = world.plan_allreduce(100, Sum).unwrap().in_place().unwrap();
+    /// world.scope(|scope| {
+    ///     let mut sums = [1; 100];
+    ///     drop(plan.start_in(scope, &mut sums));
+    /// });
+    /// ```
     ///
     /// # Errors
     /// As [`InPlacePlan::run`].

@@ -11,6 +11,7 @@ mod neighbour;
 mod planned;
 mod reduce;
 mod reduce_scatter;
+mod refused;
 mod runs;
 mod scan;
 mod scatter;

@@ -13,7 +13,12 @@ use super::runs::Runs;
 use super::world::{Memory as _, Start, run, sizes};
 
 /// Calls it with the communicators of so many processes, by rank.
-fn with_communicators(size: u32, table: &Table, reproducible: bool, check: impl Fn(&[Communicator<'_>])) {
+pub(crate) fn with_communicators(
+    size: u32,
+    table: &Table,
+    reproducible: bool,
+    check: impl Fn(&[Communicator<'_>]),
+) {
     let world = World::new(Options::new(1));
     let contexts = simulated(&world, size, &Config::default()).unwrap();
     let communicators: Vec<Communicator<'_>> = contexts
