@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use bytemuck::Pod;
 
+use crate::agreement;
 use crate::communicator::Communicator;
 use crate::engine::Task;
 use crate::error::Error;
@@ -26,11 +27,21 @@ pub(crate) fn run<T: Pod>(
 ) -> Result<(), Error> {
     let input = (input.as_ptr().cast(), size_of_val(input));
     let output = (output.as_mut_ptr().cast(), size_of_val(output));
-    let group = &*communicator.group;
-    group.check()?;
+    let group = ready(communicator)?;
     // SAFETY: both are borrowed until this function returns, and before that the run has ended or is dropped.
     let run = unsafe { begin::<T, _, _>(group, schedule, input, output) };
     group.finish(run, combine)
+}
+
+/// The group of a communicator that can do an operation. The first one after a table was set has another beside it.
+#[inline]
+fn ready<'a, 'c>(communicator: &'a Communicator<'c>) -> Result<&'a Group<'c>, Error> {
+    let group = &*communicator.group;
+    group.check()?;
+    if group.agreements().is_due() {
+        agreement::begin(communicator)?;
+    }
+    Ok(group)
 }
 
 /// As [`run`], with parts of one buffer for input and output.
@@ -41,8 +52,7 @@ pub(crate) fn run_in_place<T: Pod>(
     parts: Parts,
     vector: &mut [T],
 ) -> Result<(), Error> {
-    let group = &*communicator.group;
-    group.check()?;
+    let group = ready(communicator)?;
     let (input, output) = parts.of(vector);
     // SAFETY: as in `run`; nobody but the operation writes to the input.
     let run = unsafe { begin::<T, _, _>(group, schedule, input, output) };
@@ -116,7 +126,7 @@ pub(crate) unsafe fn begin_kept<'c, T: Pod>(
     input: (*const u8, usize),
     output: (*mut u8, usize),
 ) -> Result<KeptRun<'c>, Error> {
-    communicator.group.check()?;
+    ready(communicator)?;
     // SAFETY: as promised by the caller.
     Ok(unsafe { begin::<T, _, _>(Rc::clone(&communicator.group), Rc::clone(schedule), input, output) })
 }
@@ -137,6 +147,11 @@ impl<'c, T: Pod> Owned<'c, T> {
     /// One vector for both: it is the output, and the input is empty.
     pub(crate) fn in_place(vector: Vec<T>, parts: Parts) -> Self {
         Self { parts: Some(parts), ..Self::new(Vec::new(), vector) }
+    }
+
+    /// The buffers, for who knows when the operation has ended.
+    pub(crate) fn shared(&self) -> Rc<RefCell<(Vec<T>, Vec<T>)>> {
+        Rc::clone(&self.both)
     }
 
     /// The operation that was begun last.

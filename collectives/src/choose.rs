@@ -1,280 +1,441 @@
-//! Which algorithm is taken. The choice depends on the operation, the lengths and the number of ranks alone, which all processes know
-//! alike; never on what has arrived, or on what one process has.
+//! Which algorithm is taken, and why. The choice depends on what a [`Case`] has, which all processes know alike, and on the table, which they
+//! have alike; never on what has arrived, or on what one process has. Schedules are made of it elsewhere ([`crate::operation`]).
 
-use crate::algorithms::{
-    allgather, allreduce, alltoall, barrier, bcast, gather, reduce, reduce_scatter, scan, scatter,
-};
-use crate::error::Error;
-use crate::schedule::{Blocks, Place, Schedule};
+use std::fmt;
 
-/// From how many bytes on which algorithm is taken. All processes of a communicator must have the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Table {
-    /// How many a rank tells in a round of a barrier, and one more.
-    pub barrier_radix: u32,
-    /// Up to so many bytes a broadcast goes down a tree.
-    pub bcast_tree_max: u64,
-    /// The radix of that tree.
-    pub bcast_radix: u32,
-    /// From so many bytes on it goes in blocks over a circulant graph; between, it is scattered and gathered.
-    pub bcast_pipeline_min: u64,
-    /// Up to so many bytes a reduction goes up a tree.
-    pub reduce_tree_max: u64,
-    /// The radix of that tree.
-    pub reduce_radix: u32,
-    /// Up to so many bytes vectors are combined whole by all.
-    pub allreduce_whole_max: u64,
-    /// From so many bytes on they go round a ring, if the operator commutes; between, they are scattered and gathered.
-    pub allreduce_ring_min: u64,
-    /// Up to so many bytes in all a reduce-scatter halves.
-    pub reduce_scatter_halving_max: u64,
-    /// Up to so many bytes in all an allgather doubles.
-    pub allgather_doubling_max: u64,
-    /// Up to so many bytes in a block an exchange of all with all is done in log p rounds ...
-    pub alltoall_bruck_max: u64,
-    /// ... if there are so many ranks.
-    pub alltoall_bruck_ranks: u32,
-    /// Up to so many bytes in a block a gather or scatter goes over a tree.
-    pub gather_tree_max: u64,
-    /// From so many bytes on a scan goes along a chain.
-    pub scan_chain_min: u64,
-    /// The pieces of a chain, in bytes.
-    pub segment: u64,
-    /// With how many ranks one has transfers at a time.
-    pub window: u32,
+use crate::reason::{Condition, Reason};
+use crate::table::Table;
+
+/// MPI's collective operations, as far as they are chosen apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Collective {
+    /// `MPI_Barrier`.
+    Barrier,
+    /// `MPI_Bcast`.
+    Bcast,
+    /// `MPI_Reduce`.
+    Reduce,
+    /// `MPI_Allreduce`.
+    Allreduce,
+    /// `MPI_Reduce_scatter_block` and `MPI_Reduce_scatter`.
+    ReduceScatter,
+    /// `MPI_Gather`.
+    Gather,
+    /// `MPI_Gatherv`.
+    Gatherv,
+    /// `MPI_Scatter`.
+    Scatter,
+    /// `MPI_Scatterv`.
+    Scatterv,
+    /// `MPI_Allgather`.
+    Allgather,
+    /// `MPI_Allgatherv`.
+    Allgatherv,
+    /// `MPI_Alltoall`.
+    Alltoall,
+    /// `MPI_Alltoallv`.
+    Alltoallv,
+    /// `MPI_Scan`.
+    Scan,
+    /// `MPI_Exscan`.
+    Exscan,
+    /// `MPI_Neighbor_alltoallv`.
+    NeighbourExchange,
 }
 
-impl Default for Table {
-    /// The switch points that others have found, where they agree: a start before a machine is measured.
-    fn default() -> Self {
-        Self {
-            barrier_radix: 2,
-            bcast_tree_max: 8 << 10,
-            bcast_radix: 4,
-            bcast_pipeline_min: 512 << 10,
-            reduce_tree_max: 8 << 10,
-            reduce_radix: 2,
-            allreduce_whole_max: 4 << 10,
-            allreduce_ring_min: 1 << 20,
-            reduce_scatter_halving_max: 512 << 10,
-            allgather_doubling_max: 80 << 10,
-            alltoall_bruck_max: 128,
-            alltoall_bruck_ranks: 8,
-            gather_tree_max: 2 << 10,
-            scan_chain_min: 64 << 10,
-            segment: 64 << 10,
-            window: 16,
+impl Collective {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::Barrier,
+        Self::Bcast,
+        Self::Reduce,
+        Self::Allreduce,
+        Self::ReduceScatter,
+        Self::Gather,
+        Self::Gatherv,
+        Self::Scatter,
+        Self::Scatterv,
+        Self::Allgather,
+        Self::Allgatherv,
+        Self::Alltoall,
+        Self::Alltoallv,
+        Self::Scan,
+        Self::Exscan,
+        Self::NeighbourExchange,
+    ];
+
+    /// As MPI calls it, in small letters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Barrier => "barrier",
+            Self::Bcast => "bcast",
+            Self::Reduce => "reduce",
+            Self::Allreduce => "allreduce",
+            Self::ReduceScatter => "reduce_scatter",
+            Self::Gather => "gather",
+            Self::Gatherv => "gatherv",
+            Self::Scatter => "scatter",
+            Self::Scatterv => "scatterv",
+            Self::Allgather => "allgather",
+            Self::Allgatherv => "allgatherv",
+            Self::Alltoall => "alltoall",
+            Self::Alltoallv => "alltoallv",
+            Self::Scan => "scan",
+            Self::Exscan => "exscan",
+            Self::NeighbourExchange => "neighbour_exchange",
+        }
+    }
+
+    /// The file of [`crate::algorithms`] that has its algorithms.
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Gatherv => "gather",
+            Self::Scatterv => "scatter",
+            Self::Allgatherv => "allgather",
+            Self::Alltoallv => "alltoall",
+            Self::Exscan => "scan",
+            Self::NeighbourExchange => "neighbour",
+            other => other.name(),
+        }
+    }
+
+    /// What [`Case::bytes`] are.
+    pub const fn bytes_are(self) -> &'static str {
+        match self {
+            Self::Barrier => "nothing",
+            Self::Bcast | Self::Reduce | Self::Allreduce | Self::Scan | Self::Exscan => "the vector",
+            Self::ReduceScatter | Self::Allgather | Self::Allgatherv => "all blocks together",
+            Self::Gather | Self::Scatter | Self::Alltoall => "a block",
+            Self::Gatherv | Self::Scatterv | Self::Alltoallv | Self::NeighbourExchange => "the own blocks",
         }
     }
 }
+
+/// All that a choice may depend on beside the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Case {
+    /// What is asked for.
+    pub collective: Collective,
+    /// How long it is: the vector of a broadcast, a reduction or a scan, all blocks of a reduce-scatter or an allgather together, one block of the
+    /// others ([`Collective::bytes_are`]). No choice depends on it where ranks do not know it alike.
+    pub bytes: u64,
+    /// How many take part, at least 1.
+    pub ranks: u32,
+    /// Whether the operator's operands may be exchanged. True where there is no operator.
+    pub commutes: bool,
+    /// Whether the result may depend on the values and the number of ranks alone.
+    pub reproducible: bool,
+}
+
+/// An algorithm with its numbers, named as its function in [`crate::algorithms`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// A barrier's.
+    Dissemination {
+        /// One more than a rank tells in a round.
+        radix: u32,
+    },
+    /// A tree whose order does not matter, from or to the root.
+    Knomial {
+        /// Of the tree.
+        radix: u32,
+    },
+    /// A tree to rank 0, which keeps the order of ranks, and from there to the root.
+    OrderedKnomial {
+        /// Of the tree.
+        radix: u32,
+    },
+    /// Of a broadcast.
+    ScatterAllgather,
+    /// Over a circulant graph in blocks, of a broadcast.
+    Circulant {
+        /// How many.
+        blocks: u32,
+    },
+    /// Over a circulant graph by halves, of a reduce-scatter.
+    CirculantHalving,
+    /// From rank to rank in pieces.
+    Chain {
+        /// Their length in bytes; a piece is of whole elements, and at least one.
+        segment_bytes: u64,
+    },
+    /// Of a reduction.
+    ReduceScatterGather,
+    /// Of an allreduce, an allgather or a scan.
+    RecursiveDoubling,
+    /// Of an allreduce.
+    Rabenseifner,
+    /// Of an allreduce or an allgather.
+    Ring,
+    /// Of a reduce-scatter.
+    RecursiveHalving,
+    /// Of a reduce-scatter.
+    Pairwise {
+        /// With how many ranks at a time.
+        window: u32,
+    },
+    /// Of an allgather or an exchange of all with all.
+    Bruck,
+    /// A tree, of a gather or a scatter.
+    Binomial,
+    /// From each rank straight to each one that it has something for.
+    Direct {
+        /// With how many ranks at a time.
+        window: u32,
+    },
+    /// Of neighbours.
+    Exchange,
+}
+
+impl Algorithm {
+    /// The function's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dissemination { .. } => "dissemination",
+            Self::Knomial { .. } | Self::OrderedKnomial { .. } => "knomial",
+            Self::ScatterAllgather => "scatter_allgather",
+            Self::Circulant { .. } | Self::CirculantHalving => "circulant",
+            Self::Chain { .. } => "chain",
+            Self::ReduceScatterGather => "reduce_scatter_gather",
+            Self::RecursiveDoubling => "recursive_doubling",
+            Self::Rabenseifner => "rabenseifner",
+            Self::Ring => "ring",
+            Self::RecursiveHalving => "recursive_halving",
+            Self::Pairwise { .. } => "pairwise",
+            Self::Bruck => "bruck",
+            Self::Binomial => "binomial",
+            Self::Direct { .. } => "direct",
+            Self::Exchange => "exchange",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    /// The name and the numbers.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.name())?;
+        match self {
+            Self::Dissemination { radix } | Self::Knomial { radix } => write!(out, " (radix {radix})"),
+            Self::OrderedKnomial { radix } => write!(out, " (radix {radix}, in order)"),
+            Self::Circulant { blocks } => write!(out, " ({blocks} blocks)"),
+            Self::Chain { segment_bytes } => write!(out, " (pieces of {segment_bytes} B)"),
+            Self::Pairwise { window } | Self::Direct { window } => write!(out, " (window {window})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is taken, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// What.
+    pub algorithm: Algorithm,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Choice {
+    fn new<const N: usize>(algorithm: Algorithm, conditions: [Condition; N]) -> Self {
+        Self { algorithm, reason: Reason::of(conditions) }
+    }
+}
+
+impl Case {
+    /// The path of an algorithm's function: `allreduce::ring`.
+    pub fn path(&self, algorithm: Algorithm) -> String {
+        format!("{}::{}", self.collective.file(), algorithm.name())
+    }
+}
+
+/// The radix of trees whose results are to be reproducible: a table is a machine's.
+const REPRODUCIBLE_RADIX: u32 = 2;
 
 impl Table {
-    /// Whether schedules can be made by it.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        let at_least = |name, value: u64, least: u64, rule| {
-            if value >= least { Ok(()) } else { Err(Error::Table { name, value, rule }) }
+    /// Which algorithm is taken in this case. Allocates nothing.
+    pub fn choose(&self, case: &Case) -> Choice {
+        let direct = Algorithm::Direct { window: self.window };
+        match case.collective {
+            Collective::Barrier => {
+                Choice::new(Algorithm::Dissemination { radix: self.barrier_radix }, [Condition::NoOther])
+            }
+            Collective::Bcast => self.choose_bcast(case),
+            Collective::Reduce => self.choose_reduce(case),
+            Collective::Allreduce => self.choose_allreduce(case),
+            Collective::ReduceScatter => self.choose_reduce_scatter(case),
+            Collective::Gather | Collective::Scatter if case.bytes <= self.gather_tree_max => {
+                Choice::new(Algorithm::Binomial, [Condition::UpTo("gather_tree_max")])
+            }
+            Collective::Gather | Collective::Scatter => {
+                Choice::new(direct, [Condition::Above("gather_tree_max")])
+            }
+            Collective::Gatherv | Collective::Scatterv => Choice::new(direct, [Condition::RootAlone]),
+            Collective::Allgather | Collective::Allgatherv => self.choose_allgather(case),
+            Collective::Alltoall => self.choose_alltoall(case),
+            Collective::Alltoallv => Choice::new(direct, [Condition::Nobody]),
+            Collective::Scan | Collective::Exscan => self.choose_scan(case),
+            Collective::NeighbourExchange => Choice::new(Algorithm::Exchange, [Condition::NoOther]),
+        }
+    }
+
+    fn choose_bcast(&self, case: &Case) -> Choice {
+        const TREE: &str = "bcast_tree_max";
+        const PIPELINE: &str = "bcast_pipeline_min";
+        let tree = Algorithm::Knomial { radix: self.bcast_radix };
+        if case.bytes <= self.bcast_tree_max {
+            Choice::new(tree, [Condition::UpTo(TREE)])
+        } else if case.ranks <= 2 {
+            Choice::new(tree, [Condition::AtMostTwo])
+        } else if case.bytes < self.bcast_pipeline_min {
+            Choice::new(Algorithm::ScatterAllgather, [Condition::Above(TREE), Condition::Below(PIPELINE)])
+        } else {
+            Choice::new(self.bcast_circulant(case), [Condition::Above(TREE), Condition::From(PIPELINE)])
+        }
+    }
+
+    fn bcast_circulant(&self, case: &Case) -> Algorithm {
+        Algorithm::Circulant { blocks: (case.bytes / self.segment).clamp(1, 64) as u32 }
+    }
+
+    fn choose_reduce(&self, case: &Case) -> Choice {
+        const TREE: &str = "reduce_tree_max";
+        if case.reproducible {
+            let tree = Algorithm::OrderedKnomial { radix: REPRODUCIBLE_RADIX };
+            Choice::new(tree, [Condition::Reproducible])
+        } else if case.bytes > self.reduce_tree_max {
+            Choice::new(Algorithm::ReduceScatterGather, [Condition::Above(TREE)])
+        } else if case.commutes {
+            Choice::new(Algorithm::Knomial { radix: self.reduce_radix }, [Condition::UpTo(TREE)])
+        } else {
+            let tree = Algorithm::OrderedKnomial { radix: self.reduce_radix };
+            Choice::new(tree, [Condition::UpTo(TREE), Condition::KeepsOrder])
+        }
+    }
+
+    fn choose_allreduce(&self, case: &Case) -> Choice {
+        const WHOLE: &str = "allreduce_whole_max";
+        const RING: &str = "allreduce_ring_min";
+        // These two combine all elements in the same tree, so either is reproducible.
+        if case.bytes <= self.allreduce_whole_max {
+            return Choice::new(Algorithm::RecursiveDoubling, [Condition::UpTo(WHOLE)]);
+        }
+        let halves = Algorithm::Rabenseifner;
+        if case.reproducible {
+            Choice::new(halves, [Condition::Above(WHOLE), Condition::Reproducible])
+        } else if case.bytes < self.allreduce_ring_min {
+            Choice::new(halves, [Condition::Above(WHOLE), Condition::Below(RING)])
+        } else if !case.commutes {
+            Choice::new(halves, [Condition::Above(WHOLE), Condition::KeepsOrder])
+        } else if case.ranks <= 2 {
+            Choice::new(halves, [Condition::Above(WHOLE), Condition::AtMostTwo])
+        } else {
+            let why = [Condition::Above(WHOLE), Condition::From(RING), Condition::Commutes];
+            Choice::new(Algorithm::Ring, why)
+        }
+    }
+
+    fn choose_reduce_scatter(&self, case: &Case) -> Choice {
+        const HALVING: &str = "reduce_scatter_halving_max";
+        if case.reproducible {
+            Choice::new(Algorithm::RecursiveHalving, [Condition::Reproducible])
+        } else if case.bytes > self.reduce_scatter_halving_max {
+            Choice::new(Algorithm::Pairwise { window: self.window }, [Condition::Above(HALVING)])
+        } else if case.commutes {
+            Choice::new(Algorithm::CirculantHalving, [Condition::UpTo(HALVING), Condition::Commutes])
+        } else {
+            Choice::new(Algorithm::RecursiveHalving, [Condition::UpTo(HALVING), Condition::KeepsOrder])
+        }
+    }
+
+    fn choose_allgather(&self, case: &Case) -> Choice {
+        const DOUBLING: &str = "allgather_doubling_max";
+        if case.bytes > self.allgather_doubling_max {
+            Choice::new(Algorithm::Ring, [Condition::Above(DOUBLING)])
+        } else if case.collective == Collective::Allgatherv {
+            // Blocks that are not equally long have no recursive doubling.
+            Choice::new(Algorithm::Bruck, [Condition::UpTo(DOUBLING)])
+        } else if case.ranks.is_power_of_two() {
+            Choice::new(Algorithm::RecursiveDoubling, [Condition::UpTo(DOUBLING), Condition::PowerOfTwo])
+        } else {
+            Choice::new(Algorithm::Bruck, [Condition::UpTo(DOUBLING), Condition::NoPowerOfTwo])
+        }
+    }
+
+    fn choose_alltoall(&self, case: &Case) -> Choice {
+        const BYTES: &str = "alltoall_bruck_max";
+        const RANKS: &str = "alltoall_bruck_ranks";
+        let direct = Algorithm::Direct { window: self.window };
+        if case.bytes > self.alltoall_bruck_max {
+            Choice::new(direct, [Condition::Above(BYTES)])
+        } else if case.ranks < self.alltoall_bruck_ranks {
+            Choice::new(direct, [Condition::FewRanks(RANKS)])
+        } else {
+            Choice::new(Algorithm::Bruck, [Condition::UpTo(BYTES), Condition::Ranks(RANKS)])
+        }
+    }
+
+    fn choose_scan(&self, case: &Case) -> Choice {
+        const CHAIN: &str = "scan_chain_min";
+        if case.bytes < self.scan_chain_min {
+            Choice::new(Algorithm::RecursiveDoubling, [Condition::Below(CHAIN)])
+        } else if case.reproducible {
+            Choice::new(Algorithm::RecursiveDoubling, [Condition::Reproducible])
+        } else {
+            Choice::new(Algorithm::Chain { segment_bytes: self.segment }, [Condition::From(CHAIN)])
+        }
+    }
+
+    /// All algorithms that give a right result in this case, with the numbers that this table gives them: what is taken, and what else could be.
+    pub fn algorithms(&self, case: &Case) -> Vec<Algorithm> {
+        let chain = Algorithm::Chain { segment_bytes: self.segment };
+        let direct = Algorithm::Direct { window: self.window };
+        let (keeps_order, is_free) = (!case.commutes, !case.reproducible);
+        let any = |all: &[(Algorithm, bool)]| -> Vec<Algorithm> {
+            all.iter().filter(|(_, is_right)| *is_right).map(|(algorithm, _)| *algorithm).collect()
         };
-        const BRANCHES: &str = "a tree has two branches at least";
-        const ONE: &str = "it is 1 at least";
-        at_least("barrier_radix", self.barrier_radix.into(), 2, BRANCHES)?;
-        at_least("bcast_radix", self.bcast_radix.into(), 2, BRANCHES)?;
-        at_least("reduce_radix", self.reduce_radix.into(), 2, BRANCHES)?;
-        at_least("segment", self.segment, 1, ONE)?;
-        at_least("window", self.window.into(), 1, ONE)
-    }
-}
-
-/// What is asked for: all that a schedule depends on besides the place. Lengths are in elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Operation {
-    Barrier,
-    Bcast { root: u32, len: u64 },
-    Reduce { root: u32, len: u64, commutes: bool },
-    Allreduce { len: u64, commutes: bool },
-    ReduceScatterBlock { len: u64, commutes: bool },
-    Gather { root: u32, len: u64 },
-    Scatter { root: u32, len: u64 },
-    Allgather { len: u64 },
-    Alltoall { len: u64 },
-    AlltoallInPlace { len: u64 },
-    Scan { len: u64, inclusive: bool },
-}
-
-impl Operation {
-    /// How many kinds there are.
-    pub(crate) const KINDS: usize = 11;
-
-    /// The number of its kind, below [`Operation::KINDS`].
-    pub(crate) const fn kind(&self) -> usize {
-        match self {
-            Self::Barrier => 0,
-            Self::Bcast { .. } => 1,
-            Self::Reduce { .. } => 2,
-            Self::Allreduce { .. } => 3,
-            Self::ReduceScatterBlock { .. } => 4,
-            Self::Gather { .. } => 5,
-            Self::Scatter { .. } => 6,
-            Self::Allgather { .. } => 7,
-            Self::Alltoall { .. } => 8,
-            Self::Scan { .. } => 9,
-            Self::AlltoallInPlace { .. } => 10,
-        }
-    }
-}
-
-/// How the choice is to be made.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Chooser<'t> {
-    pub(crate) table: &'t Table,
-    pub(crate) place: Place,
-    pub(crate) element_bytes: u64,
-    /// Results depend on the values and the number of ranks alone, in every bit.
-    pub(crate) reproducible: bool,
-}
-
-impl Chooser<'_> {
-    const fn bytes(&self, elements: u64) -> u64 {
-        elements * self.element_bytes
-    }
-
-    /// The pieces of a chain in elements.
-    fn segment(&self) -> u64 {
-        (self.table.segment / self.element_bytes).max(1)
-    }
-
-    pub(crate) fn schedule(&self, operation: Operation) -> Schedule {
-        let Self { table, place, .. } = *self;
-        match operation {
-            Operation::Barrier => barrier::dissemination(place, table.barrier_radix),
-            Operation::Bcast { root, len } => self.bcast(root, len),
-            Operation::Reduce { root, len, commutes } => self.reduce(root, len, commutes),
-            Operation::Allreduce { len, commutes } => self.allreduce(len, commutes),
-            Operation::ReduceScatterBlock { len, commutes } => {
-                self.reduce_scatter(&Blocks::even(place.size, len), commutes)
+        match case.collective {
+            Collective::Barrier => vec![Algorithm::Dissemination { radix: self.barrier_radix }],
+            Collective::Bcast => vec![
+                Algorithm::Knomial { radix: self.bcast_radix },
+                Algorithm::ScatterAllgather,
+                self.bcast_circulant(case),
+                chain,
+            ],
+            Collective::Reduce if case.reproducible => {
+                vec![Algorithm::OrderedKnomial { radix: REPRODUCIBLE_RADIX }]
             }
-            Operation::Gather { root, len } => {
-                if self.bytes(len) <= table.gather_tree_max {
-                    gather::binomial(place, root, len)
-                } else {
-                    let blocks = Blocks::even(place.size, len);
-                    gather::direct(
-                        place,
-                        root,
-                        len,
-                        Some(&blocks).filter(|_| place.rank == root),
-                        table.window,
-                    )
-                }
+            Collective::Reduce => any(&[
+                (Algorithm::Knomial { radix: self.reduce_radix }, case.commutes),
+                (Algorithm::OrderedKnomial { radix: self.reduce_radix }, keeps_order),
+                (Algorithm::ReduceScatterGather, true),
+                (chain, true),
+            ]),
+            Collective::Allreduce => any(&[
+                (Algorithm::RecursiveDoubling, true),
+                (Algorithm::Rabenseifner, true),
+                (Algorithm::Ring, case.commutes && is_free),
+            ]),
+            Collective::ReduceScatter => any(&[
+                (Algorithm::CirculantHalving, case.commutes && is_free),
+                (Algorithm::RecursiveHalving, true),
+                (Algorithm::Pairwise { window: self.window }, is_free),
+            ]),
+            Collective::Gather | Collective::Scatter => vec![Algorithm::Binomial, direct],
+            Collective::Allgather => any(&[
+                (Algorithm::RecursiveDoubling, case.ranks.is_power_of_two()),
+                (Algorithm::Bruck, true),
+                (Algorithm::Ring, true),
+            ]),
+            Collective::Allgatherv => vec![Algorithm::Bruck, Algorithm::Ring],
+            Collective::Alltoall => vec![Algorithm::Bruck, direct],
+            Collective::Gatherv | Collective::Scatterv | Collective::Alltoallv => vec![direct],
+            Collective::Scan | Collective::Exscan => {
+                any(&[(Algorithm::RecursiveDoubling, true), (chain, is_free)])
             }
-            Operation::Scatter { root, len } => {
-                if self.bytes(len) <= table.gather_tree_max {
-                    scatter::binomial(place, root, len)
-                } else {
-                    let blocks = Blocks::even(place.size, len);
-                    scatter::direct(
-                        place,
-                        root,
-                        len,
-                        Some(&blocks).filter(|_| place.rank == root),
-                        table.window,
-                    )
-                }
-            }
-            Operation::Allgather { len } => {
-                let blocks = Blocks::even(place.size, len);
-                if self.bytes(blocks.end()) > table.allgather_doubling_max {
-                    allgather::ring(place, &blocks)
-                } else if place.size.is_power_of_two() {
-                    allgather::recursive_doubling(place, len)
-                } else {
-                    allgather::bruck(place, &blocks)
-                }
-            }
-            Operation::Alltoall { len } | Operation::AlltoallInPlace { len } => {
-                if self.bytes(len) <= table.alltoall_bruck_max && place.size >= table.alltoall_bruck_ranks {
-                    alltoall::bruck(place, len)
-                } else if matches!(operation, Operation::AlltoallInPlace { .. }) {
-                    alltoall::exchange(place, &Blocks::even(place.size, len), table.window)
-                } else {
-                    let blocks = Blocks::even(place.size, len);
-                    alltoall::direct(place, &blocks, &blocks, table.window)
-                }
-            }
-            Operation::Scan { len, inclusive } => {
-                if self.bytes(len) < table.scan_chain_min || self.reproducible {
-                    scan::recursive_doubling(place, len, inclusive)
-                } else {
-                    scan::chain(place, len, self.segment(), inclusive)
-                }
-            }
-        }
-    }
-
-    fn bcast(&self, root: u32, len: u64) -> Schedule {
-        let (table, place, bytes) = (self.table, self.place, self.bytes(len));
-        if bytes <= table.bcast_tree_max || place.size == 2 {
-            bcast::knomial(place, root, len, table.bcast_radix)
-        } else if bytes < table.bcast_pipeline_min {
-            bcast::scatter_allgather(place, root, len)
-        } else {
-            let blocks = (bytes / table.segment).clamp(1, 64) as u32;
-            bcast::circulant(place, root, len, blocks)
-        }
-    }
-
-    fn reduce(&self, root: u32, len: u64, commutes: bool) -> Schedule {
-        let (table, place) = (self.table, self.place);
-        if self.bytes(len) <= table.reduce_tree_max || self.reproducible {
-            // A table is a machine's: results that are to be reproducible have a tree of their own.
-            let radix = if self.reproducible { 2 } else { table.reduce_radix };
-            reduce::knomial(place, root, len, radix, !commutes || self.reproducible)
-        } else {
-            reduce::reduce_scatter_gather(place, root, len)
-        }
-    }
-
-    fn allreduce(&self, len: u64, commutes: bool) -> Schedule {
-        let (table, place, bytes) = (self.table, self.place, self.bytes(len));
-        if self.reproducible {
-            allreduce::reproducible(place, len, table.allreduce_whole_max / self.element_bytes + 1)
-        } else if bytes <= table.allreduce_whole_max {
-            allreduce::recursive_doubling(place, len)
-        } else if bytes >= table.allreduce_ring_min && commutes && place.size > 2 {
-            allreduce::ring(place, len)
-        } else {
-            allreduce::rabenseifner(place, len)
-        }
-    }
-
-    /// A reduce-scatter of blocks of any lengths.
-    pub(crate) fn reduce_scatter(&self, blocks: &Blocks, commutes: bool) -> Schedule {
-        let is_short = self.bytes(blocks.end()) <= self.table.reduce_scatter_halving_max;
-        if !is_short && !self.reproducible {
-            reduce_scatter::pairwise(self.place, blocks, self.table.window)
-        } else if commutes && !self.reproducible {
-            reduce_scatter::circulant(self.place, blocks)
-        } else {
-            reduce_scatter::recursive_halving(self.place, blocks)
+            Collective::NeighbourExchange => vec![Algorithm::Exchange],
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_that_make_no_schedules_are_refused() {
-        assert_eq!(Table::default().check(), Ok(()));
-        for (table, name) in [
-            (Table { barrier_radix: 1, ..Table::default() }, "barrier_radix"),
-            (Table { bcast_radix: 0, ..Table::default() }, "bcast_radix"),
-            (Table { reduce_radix: 1, ..Table::default() }, "reduce_radix"),
-            (Table { segment: 0, ..Table::default() }, "segment"),
-            (Table { window: 0, ..Table::default() }, "window"),
-        ] {
-            let error = table.check().unwrap_err();
-            assert!(error.to_string().starts_with(name), "{error}");
-        }
-    }
-}
+#[path = "choose_tests.rs"]
+mod tests;

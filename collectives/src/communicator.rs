@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use ironband::Context;
 
-use crate::choose::{Chooser, Operation, Table};
 use crate::engine::{Engine, FinishAll};
 use crate::error::Error;
 use crate::group::Group;
+use crate::operation::{Chooser, Operation};
 use crate::operator::Max;
 use crate::schedule::{Place, Schedule};
+use crate::table::Table;
 
 /// What a schedule is kept by: what is done, and how long an element is.
 type Key = (Operation, u32);
@@ -86,18 +87,24 @@ const NO_COLOR: u64 = u64::MAX;
 
 impl<'c> Communicator<'c> {
     /// All processes of the job, `MPI_COMM_WORLD`. They all have to call it, and the operations of each one that they make are apart from the
-    /// others'.
+    /// others'. Connections are made when they are first used.
+    ///
+    /// Its table is that of the file which the environment variable `IRONBAND_COLLECTIVES_TABLE` names, and the default one where it is not set.
+    /// Together with the first operation processes make sure that all have the same: if not, that operation fails in all of them, with
+    /// [`Error::TablesDiffer`].
     ///
     /// # Errors
-    /// None today: connections are made when they are first used.
+    /// [`Error::TableFile`].
     pub fn world(context: &'c Context) -> Result<Self, Error> {
+        let table = Rc::new(Table::from_environment()?);
         let engine = Engine::new(context);
         let members: Vec<u32> = (0..context.size()).collect();
         let id = crate::fate::Registry::of(context).next_world();
         let group = Group::new(&engine, id, context.rank(), members.into());
+        group.agreements().want();
         Ok(Self {
             group,
-            table: Rc::default(),
+            table,
             schedules: RefCell::default(),
             last: RefCell::default(),
             reproducible: false,
@@ -155,28 +162,37 @@ impl<'c> Communicator<'c> {
         self.group.set_limit(limit);
     }
 
-    /// From which length on which algorithm is taken. All processes have to set the same.
+    /// From which length on which algorithm is taken. All processes have to set the same, between the same operations; the next one makes sure of
+    /// it, as for [`Communicator::world`].
     ///
     /// # Errors
     /// [`Error::Table`].
     pub fn set_table(&mut self, table: Table) -> Result<(), Error> {
         table.check()?;
         self.table = Rc::new(table);
+        self.group.agreements().want();
         self.schedules.take();
         self.last.take();
         Ok(())
     }
 
     /// From now on the result of an operation depends on the values and the number of ranks alone, in every bit, whatever the lengths and the machine are:
-    /// sums of floating point numbers are made in one tree over the ranks, which need not be that of another operation. All processes have to set the same.
+    /// sums of floating point numbers are made in one tree over the ranks, which need not be that of another operation. All processes have to set the same,
+    /// as with [`Communicator::set_table`].
     pub fn set_reproducible(&mut self, reproducible: bool) {
         self.reproducible = reproducible;
+        self.group.agreements().want();
         self.schedules.take();
         self.last.take();
     }
 
     pub(crate) fn place(&self) -> Place {
         Place { rank: self.rank(), size: self.size() }
+    }
+
+    /// A number that differs if choices may.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.table.fingerprint() ^ u64::from(self.reproducible)
     }
 
     pub(crate) fn chooser(&self, element_bytes: usize) -> Chooser<'_> {

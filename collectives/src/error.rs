@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A collective operation failed. All but [`Error::Length`], [`Error::TooLong`], [`Error::Table`], [`Error::TooMany`], [`Error::NotInPlace`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
+/// A collective operation failed. All but [`Error::Length`], [`Error::TooLong`], [`Error::Table`], [`Error::TableFile`], [`Error::TooMany`], [`Error::NotInPlace`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
 /// it does with the communicator then, and from then on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -65,14 +65,34 @@ pub enum Error {
         rule: &'static str,
     },
     /// A switch point of a table has a value that it cannot have.
-    #[error("{name} of a table is {value}: {rule}")]
+    #[error("{name} of a table is {value}: it must be {least} at least")]
     Table {
         /// Which.
         name: &'static str,
         /// Its value.
         value: u64,
-        /// What must hold.
-        rule: &'static str,
+        /// The least that it may be.
+        least: u64,
+    },
+    /// A file of a table cannot be read, or has something in it that no table has.
+    #[error("{file}{}: {reason}", Line(*line))]
+    TableFile {
+        /// Which file.
+        file: String,
+        /// Which of its lines, counted from 1; `None` if it is about none in particular.
+        line: Option<usize>,
+        /// What the line says, what is wrong with it, and what to write.
+        reason: String,
+    },
+    /// Processes of a communicator have different tables, or want reproducible results and do not.
+    #[error(
+        "ranks {rank} and {other} of the communicator choose algorithms differently: all need the same table (IRONBAND_COLLECTIVES_TABLE, set_table) and the same set_reproducible"
+    )]
+    TablesDiffer {
+        /// One.
+        rank: u32,
+        /// One that has another table.
+        other: u32,
     },
     /// A process can be in so many communicators in its life, and no more.
     #[error("there were {limit} communicators, and a process can take part in no more in its life")]
@@ -105,6 +125,15 @@ pub enum Error {
     /// The transport failed in another way.
     #[error(transparent)]
     Transport(#[from] ironband::Error),
+}
+
+/// A line's number behind the name of a file.
+struct Line(Option<usize>);
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |line| write!(out, ":{line}"))
+    }
 }
 
 /// Ranks, for a reader.

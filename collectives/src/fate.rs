@@ -192,6 +192,7 @@ fn encode(fate: &Fate, error: &Error) -> Vec<u8> {
             (3, *rank, *got_bytes, *expected_bytes, from.to_string())
         }
         Error::HandlerPanicked { rank } => (4, *rank, 0, 0, String::new()),
+        Error::TablesDiffer { rank, other } => (5, *rank, u64::from(*other), 0, String::new()),
         other => (0, fate.rank, 0, 0, other.to_string()),
     };
     let mut text = text;
@@ -222,6 +223,7 @@ fn decode(notice: &[u8]) -> Option<(u32, Error)> {
         }
         3 => Error::Mismatch { rank, from: text.parse().ok()?, got_bytes: a, expected_bytes: b },
         4 => Error::HandlerPanicked { rank },
+        5 => Error::TablesDiffer { rank, other: u32::try_from(a).ok()? },
         _ => return None,
     };
     (id <= ID_MAX).then_some((id, error))
@@ -245,6 +247,7 @@ mod tests {
             Error::PeerFailed { rank: 3, reason: "it has ended".to_owned() },
             Error::OperatorPanicked { rank: 3, message: "no".to_owned() },
             Error::HandlerPanicked { rank: 3 },
+            Error::TablesDiffer { rank: 3, other: 4 },
             Error::LimitPassed { rank: 3, limit: Duration::from_millis(1500), waits_for },
             Error::Mismatch { rank: 3, from: 2, got_bytes: 8, expected_bytes: 16 },
         ] {

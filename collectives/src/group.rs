@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ironband::{Context, Endpoint};
 
+use crate::agreement::Agreements;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::fate::{Fate, Registry, tag_of};
@@ -30,6 +31,7 @@ pub(crate) struct Group<'c> {
     members: Rc<[u32]>,
     sequence: Cell<u64>,
     limit: Cell<Option<Duration>>,
+    agreements: Agreements,
     #[expect(
         clippy::vec_box,
         reason = "a kit goes to a run and back with each operation: a pointer, not ten words"
@@ -51,6 +53,7 @@ impl<'c> Group<'c> {
             members,
             sequence: Cell::new(0),
             limit: Cell::new(None),
+            agreements: Agreements::default(),
             kits: RefCell::default(),
         })
     }
@@ -87,6 +90,15 @@ impl<'c> Group<'c> {
 
     pub(crate) fn endpoint(&self, rank: u32) -> Result<Endpoint<'c>, Error> {
         self.context.endpoint(self.member(rank)).map_err(|error| self.explain(error, rank))
+    }
+
+    pub(crate) const fn agreements(&self) -> &Agreements {
+        &self.agreements
+    }
+
+    /// The tag of the operation that is begun next.
+    pub(crate) fn upcoming_tag(&self) -> u64 {
+        tag_of(self.id, self.sequence.get())
     }
 
     pub(crate) fn set_limit(&self, limit: Option<Duration>) {

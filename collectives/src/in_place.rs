@@ -10,9 +10,9 @@ use std::task::Poll;
 use bytemuck::Pod;
 
 use crate::buffers::{self, Owned, Parts};
-use crate::choose::Operation;
 use crate::communicator::Communicator;
 use crate::error::Error;
+use crate::operation::Operation;
 use crate::plan::{Combining, check_len};
 use crate::request::{Persistent, Request};
 use crate::schedule::{Blocks, Schedule};

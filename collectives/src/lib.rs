@@ -52,9 +52,10 @@
 //! world.allreduce_in_place(&mut [1.5], BitAnd).unwrap();
 //! ```
 
+mod agreement;
 pub mod algorithms;
 mod buffers;
-mod choose;
+pub mod choose;
 mod communicator;
 mod engine;
 mod error;
@@ -62,18 +63,21 @@ mod fate;
 mod group;
 mod in_place;
 mod memory;
+pub mod operation;
 mod operations;
 pub mod operator;
 mod plan;
 mod planning;
+pub mod reason;
 mod request;
 mod root;
 mod run;
 pub mod schedule;
 mod scope;
 mod shrink;
+mod table;
+mod tuning;
 
-pub use choose::Table;
 pub use communicator::Communicator;
 pub use error::Error;
 pub use in_place::{InPlacePersistent, InPlacePlan, InPlaceRequest};
@@ -82,3 +86,5 @@ pub use plan::{Combining, Plan};
 pub use request::{Persistent, Request};
 pub use root::Root;
 pub use scope::{Scope, ScopedRequest};
+pub use table::{Row, Table};
+pub use tuning::{Model, TABLE_VARIABLE, Tuning};

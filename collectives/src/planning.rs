@@ -4,12 +4,11 @@ use std::rc::Rc;
 
 use bytemuck::Pod;
 
-use crate::algorithms::{allgather, alltoall, gather, neighbour, scatter};
-use crate::choose::Operation;
 use crate::communicator::Communicator;
 use crate::error::Error;
 use crate::in_place::OneVector;
 use crate::memory::Typed;
+use crate::operation::Operation;
 use crate::operator::Operator;
 use crate::plan::{Combining, Plan, check_len};
 use crate::schedule::{Blocks, Schedule, Space};
@@ -158,7 +157,7 @@ impl<'c> Communicator<'c> {
         counts: Option<&[u64]>,
     ) -> Result<Plan<'_, 'c, T, ()>, Error> {
         let blocks = self.blocks_of_root::<T>(root, len, counts)?;
-        let schedule = gather::direct(self.place(), root, len, blocks.as_ref(), self.table.window);
+        let schedule = self.chooser(size_of::<T>()).gatherv(root, len, blocks.as_ref());
         Ok(match blocks {
             None => self.plan(schedule.into(), (), len, 0),
             Some(blocks) => {
@@ -207,7 +206,7 @@ impl<'c> Communicator<'c> {
         counts: Option<&[u64]>,
     ) -> Result<Plan<'_, 'c, T, ()>, Error> {
         let blocks = self.blocks_of_root::<T>(root, len, counts)?;
-        let schedule = scatter::direct(self.place(), root, len, blocks.as_ref(), self.table.window);
+        let schedule = self.chooser(size_of::<T>()).scatterv(root, len, blocks.as_ref());
         Ok(match blocks {
             None => self.plan(schedule.into(), (), 0, len),
             Some(blocks) => {
@@ -232,12 +231,7 @@ impl<'c> Communicator<'c> {
     /// [`Error::Length`].
     pub fn plan_allgatherv<T: Pod>(&self, counts: &[u64]) -> Result<Plan<'_, 'c, T, ()>, Error> {
         let blocks = self.blocks::<T>(counts)?;
-        let bytes = blocks.end() * size_of::<T>() as u64;
-        let schedule = if bytes > self.table.allgather_doubling_max {
-            allgather::ring(self.place(), &blocks)
-        } else {
-            allgather::bruck(self.place(), &blocks)
-        };
+        let schedule = self.chooser(size_of::<T>()).allgatherv(&blocks);
         let own = blocks.of(self.rank(), Space::Output);
         Ok(self.plan(schedule.into(), (), own.len, blocks.end()).with_input_at(own.start))
     }
@@ -264,7 +258,7 @@ impl<'c> Communicator<'c> {
         let (from, to) = (self.blocks::<T>(send_counts)?, self.blocks::<T>(receive_counts)?);
         let own = self.rank();
         check_len("own", to.len_of(own), from.len_of(own), "what a rank sends itself it gets")?;
-        let schedule = alltoall::direct(self.place(), &from, &to, self.table.window);
+        let schedule = self.chooser(size_of::<T>()).alltoallv(&from, &to);
         let plan = self.plan(schedule.into(), (), from.end(), to.end());
         const SAME: &str = "in place a rank gets as many elements from each as it gives";
         let different = send_counts.iter().zip(receive_counts).find(|(sent, got)| sent != got);
@@ -317,7 +311,7 @@ impl<'c> Communicator<'c> {
             check_len("own", got, sent, OWN)?;
         }
         let (from, to) = (blocks_of::<T>(send_counts)?, blocks_of::<T>(receive_counts)?);
-        let schedule = neighbour::exchange(self.place(), sources, destinations, &from, &to);
+        let schedule = self.chooser(size_of::<T>()).neighbour_exchange((sources, destinations), (&from, &to));
         let one_vector = OneVector::Not(Error::NotInPlace {
             operation: "a neighbour exchange",
             rule: "what a rank sends and what it gets have nothing in common; give it two",
