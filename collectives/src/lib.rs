@@ -57,6 +57,7 @@ pub mod algorithms;
 mod buffers;
 pub mod choose;
 mod communicator;
+pub mod cost;
 mod engine;
 mod error;
 mod fate;

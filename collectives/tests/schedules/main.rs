@@ -6,6 +6,7 @@ mod allreduce;
 mod alltoall;
 mod barrier;
 mod bcast;
+mod cost;
 mod gather;
 mod neighbour;
 mod planned;
