@@ -18,7 +18,7 @@ use crate::schedule::{Cost, Place, Schedule, Step, Transfer};
 use crate::tuning::Model;
 
 /// Up to so much work all ranks are walked; in entries of tables and schedules.
-const WORK_MAX: u64 = 1 << 26;
+const WORK_MAX: u64 = 1 << 25;
 /// Up to so many transfers the path is looked for: all of them are kept meanwhile, 16 bytes each.
 const TRANSFERS_MAX: u64 = 1 << 22;
 /// How many ranks are walked, about, if not all can be.
@@ -166,9 +166,10 @@ fn work(operation: Operation, algorithm: Algorithm, ranks: u32) -> u64 {
     let few = 64 * (1 + u64::from(ranks.ilog2()));
     let pieces = |len: u64, segment_bytes: u64| all * (few + 4 * (len / segment_bytes.max(1)));
     match (operation, algorithm) {
-        (Operation::Bcast { len, .. } | Operation::Reduce { len, .. }, Algorithm::Chain { segment_bytes }) => {
-            pieces(len, segment_bytes)
-        }
+        (
+            Operation::Bcast { len, .. } | Operation::Reduce { len, .. },
+            Algorithm::Chain { segment_bytes },
+        ) => pieces(len, segment_bytes),
         (Operation::Scan { len, .. }, Algorithm::Chain { segment_bytes }) => pieces(len, segment_bytes),
         (Operation::Bcast { .. }, Algorithm::ScatterAllgather) => all * (few + 4 * all),
         // The lists of all blocks that each rank makes.
@@ -409,18 +410,18 @@ fn take_all(
     round: usize,
     rank: u32,
 ) -> Option<Vec<(u64, Clocks)>> {
-    let mut wanted: HashMap<u32, usize> = HashMap::new();
-    for link in walk.receives_of(round) {
-        let count = wanted.entry(link.peer).or_default();
-        *count += 1;
-        if under_way.get(&(link.peer, rank)).map_or(0, VecDeque::len) < *count {
-            return None;
-        }
-    }
     let mut received = Vec::new();
     for link in walk.receives_of(round) {
-        let arrives = under_way.get_mut(&(link.peer, rank)).and_then(VecDeque::pop_front)?;
-        received.push((link.bytes, arrives));
+        if let Some(arrives) = under_way.get_mut(&(link.peer, rank)).and_then(VecDeque::pop_front) {
+            received.push((link.bytes, arrives));
+            continue;
+        }
+        // Not yet: back to where they were.
+        let taken: Vec<_> = walk.receives_of(round).zip(received).collect();
+        for (link, (_, arrives)) in taken.into_iter().rev() {
+            under_way.entry((link.peer, rank)).or_default().push_front(arrives);
+        }
+        return None;
     }
     Some(received)
 }

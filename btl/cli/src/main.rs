@@ -1,6 +1,6 @@
 //! The `ironband` command: shows what there is and what would be used (`info`), looks at a machine before a job runs on
 //! it (`doctor`), measures one transport against others (`compare`), and one of our fabrics alone (`perf`); starts programs that find each other
-//! through PMI (`run`).
+//! through PMI (`run`); finds out which algorithms of collective operations a machine should take (`tune`).
 //!
 //! Every subcommand is a room of its own; what they share is what they know about the machine
 //! ([`machine`]), about Open MPI ([`open_mpi`]) and about Ironband's own devices ([`trial`]).
@@ -20,6 +20,7 @@ mod quantity;
 mod rdma;
 mod run;
 mod trial;
+mod tune;
 mod unmaps;
 
 use clap::{Parser, Subcommand};
@@ -45,6 +46,8 @@ enum Command {
     Perf(perf::Arguments),
     /// Start processes of a program on this machine, which find each other through PMI-1.1, as under mpiexec.
     Run(run::Arguments),
+    /// Measure which algorithms of collective operations this machine should take; explain a choice; count what algorithms cost.
+    Tune(tune::Arguments),
     /// The process whose memory `doctor` and `info` try to reach (started by them).
     #[command(hide = true)]
     CrossMemoryTarget(cross_memory::TargetArguments),
@@ -54,6 +57,9 @@ enum Command {
     /// The process that `perf` measures against (started by it).
     #[command(hide = true)]
     PerfServer(perf::ServerArguments),
+    /// A process that measures for `tune` (started by it).
+    #[command(hide = true)]
+    TuneRank(tune::RankArguments),
     /// The process that ends those of a job if `run` is killed (started by it).
     #[command(hide = true)]
     RunWatchdog(run::WatchdogArguments),
@@ -68,6 +74,8 @@ fn main() -> ExitCode {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
+        Command::TuneRank(arguments) => tune::run_rank(&arguments),
         Command::RunWatchdog(arguments) => run::run_watchdog(&arguments),
         Command::PerfServer(arguments) => perf::run_server(&arguments),
         Command::CrossMemoryTarget(arguments) => cross_memory::run_target(&arguments),

@@ -16,6 +16,21 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
     }
 }
 
+/// Reads a number of bytes: `65536`, `64K`, `64KiB`, `1 MiB`; units are powers of 1024.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim();
+    let letter = unit.strip_suffix("iB").or_else(|| unit.strip_suffix('B')).unwrap_or(unit);
+    let shift = ["", "K", "M", "G", "T"].iter().position(|one| *one == letter.to_ascii_uppercase());
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .zip(shift)
+        .and_then(|(number, shift)| number.checked_mul(1 << (10 * shift)));
+    bytes.ok_or_else(|| format!("{text:?} is no number of bytes; 65536, 64K and 64KiB are"))
+}
+
 /// A message size as an axis label: `0`, `512`, `4K`, `1M`. Sizes that are no whole number of a unit stay in bytes.
 pub(crate) fn size_label(size_bytes: u64) -> String {
     for (unit_bytes, suffix) in [(1u64 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")] {
@@ -58,6 +73,18 @@ mod tests {
         assert_eq!(bytes_text(64 << 20), "64 MiB");
         assert_eq!(bytes_text(3 << 29), "1.5 GiB");
         assert_eq!(bytes_text(u64::MAX), "16384 PiB");
+    }
+
+    #[test]
+    fn byte_counts_are_read_as_they_are_written() {
+        for (text, bytes) in
+            [("0", 0), ("65536", 65_536), ("64K", 65_536), ("64KiB", 65_536), ("1 MiB", 1 << 20), ("8B", 8)]
+        {
+            assert_eq!(parse_bytes(text), Ok(bytes));
+        }
+        for wrong in ["", "K", "4Q", "-1", "1.5K", "4iB4", "99999999999999999999", "99999999999T"] {
+            assert!(parse_bytes(wrong).unwrap_err().contains(wrong), "{wrong}");
+        }
     }
 
     #[test]

@@ -9,7 +9,13 @@ use super::world::sizes;
 
 /// Every constant counts, and none is a multiple of another.
 fn model() -> Model {
-    Model { alpha_ns: 1000.0, beta_ns_per_byte: 3.0, gamma_ns_per_byte: 0.7, gap_ns: 110.0, ..Model::default() }
+    Model {
+        alpha_ns: 1000.0,
+        beta_ns_per_byte: 3.0,
+        gamma_ns_per_byte: 0.7,
+        gap_ns: 110.0,
+        ..Model::default()
+    }
 }
 
 /// All operations with vectors or blocks of so many elements.
@@ -36,7 +42,14 @@ fn operations(len: u64, root: u32) -> Vec<Operation> {
 
 /// Small pieces, so that chains are long.
 fn table(radix: u32, window: u32) -> Table {
-    Table { barrier_radix: radix, bcast_radix: radix, reduce_radix: radix, segment: 10, window, ..Table::default() }
+    Table {
+        barrier_radix: radix,
+        bcast_radix: radix,
+        reduce_radix: radix,
+        segment: 10,
+        window,
+        ..Table::default()
+    }
 }
 
 fn each(size: u32, len: u64, table: &Table, mut look: impl FnMut(Operation, Algorithm)) {
@@ -82,7 +95,10 @@ fn nothing_is_faster_than_its_bound() {
                 let (took, bound) = (counted.path.unwrap().ns, bound_ns(operation, size, &model));
                 // Who has nothing to send sends nothing.
                 if len > 0 || operation == Operation::Barrier {
-                    assert!(took >= bound * 0.999_999, "{operation:?} by {algorithm}: {size} ranks, {took} < {bound}");
+                    assert!(
+                        took >= bound * 0.999_999,
+                        "{operation:?} by {algorithm}: {size} ranks, {took} < {bound}"
+                    );
                 }
                 let most = counted.busiest.messages_sent.max(counted.busiest.messages_received);
                 assert!(counted.messages.unwrap() <= most * u64::from(size));

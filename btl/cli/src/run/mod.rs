@@ -116,6 +116,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     watch::run(&job)
 }
 
+/// Runs a program as so many processes, bound to cores if there are enough, with these variables. The status is that of the first process that failed.
+pub(crate) fn run_own(
+    count: u32,
+    command: &[OsString],
+    variables: &[(String, String)],
+) -> anyhow::Result<ExitCode> {
+    let processors = machine::processors_of_cores();
+    let bound_to = (processors.len() >= count as usize).then_some(processors);
+    watch::run(&ranks::Job { count, command, variables, tag_output: false, bound_to })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
