@@ -1,6 +1,8 @@
-//! Whether all processes of a communicator choose alike. With tables that differ they would wait for messages that nobody sends, or worse, take one for
-//! another; so the first operation after a table was set has a small one beside it, an allreduce by recursive doubling whatever the tables say, of the
-//! lowest and the highest fingerprint. No operation ends before that one has, and if the two differ, all processes see it and fail alike.
+//! Whether all processes of a communicator choose alike. With tables that differ they would wait for messages
+//! that nobody sends, or worse, take one for another; so the first operation after a table was set has a
+//! small one beside it, an allreduce by recursive doubling whatever the tables say, of the lowest and the
+//! highest fingerprint. No operation ends before that one has, and if the two differ, all processes see it
+//! and fail alike.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

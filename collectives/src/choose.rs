@@ -1,5 +1,6 @@
-//! Which algorithm is taken, and why. The choice depends on what a [`Case`] has, which all processes know alike, and on the table, which they
-//! have alike; never on what has arrived, or on what one process has. Schedules are made of it elsewhere ([`crate::operation`]).
+//! Which algorithm is taken, and why. The choice depends on what a [`Case`] has, which all processes know
+//! alike, and on the table, which they have alike; never on what has arrived, or on what one process has.
+//! Schedules are made of it elsewhere ([`crate::operation`]).
 
 use std::fmt;
 
@@ -116,8 +117,9 @@ impl Collective {
 pub struct Case {
     /// What is asked for.
     pub collective: Collective,
-    /// How long it is: the vector of a broadcast, a reduction or a scan, all blocks of a reduce-scatter or an allgather together, one block of the
-    /// others ([`Collective::bytes_are`]). No choice depends on it where ranks do not know it alike.
+    /// How long it is: the vector of a broadcast, a reduction or a scan, all blocks of a reduce-scatter or an
+    /// allgather together, one block of the others ([`Collective::bytes_are`]). No choice depends on it where
+    /// ranks do not know it alike.
     pub bytes: u64,
     /// How many take part, at least 1.
     pub ranks: u32,
@@ -384,7 +386,8 @@ impl Table {
         }
     }
 
-    /// All algorithms that give a right result in this case, with the numbers that this table gives them: what is taken, and what else could be.
+    /// All algorithms that give a right result in this case, with the numbers that this table gives them:
+    /// what is taken, and what else could be.
     pub fn algorithms(&self, case: &Case) -> Vec<Algorithm> {
         let chain = Algorithm::Chain { segment_bytes: self.segment };
         let direct = Algorithm::Direct { window: self.window };

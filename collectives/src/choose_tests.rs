@@ -100,7 +100,8 @@ proptest! {
         prop_assert!(table.algorithms(&case).contains(&choice.algorithm), "{:?}", choice.algorithm);
     }
 
-    /// Where a row has decided, another value of that row on the other side decides otherwise, or the reason would not have named it.
+    /// Where a row has decided, another value of that row on the other side decides otherwise, or the reason
+    /// would not have named it.
     #[test]
     fn named_rows_are_those_that_decide(table in tables(), case in cases()) {
         let choice = table.choose(&case);

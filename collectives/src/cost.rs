@@ -1,13 +1,16 @@
 //! What an operation costs, counted from the schedules themselves, for any number of ranks.
 //!
-//! *The path.* Time goes by as in the formulas of [`crate::algorithms`]. The messages of a round leave their sender one after another: the next one when
-//! the bytes of the one before are out, and after the gap g at the earliest. A message arrives alpha and its bytes times beta after it left, and not
-//! while the bytes of another one of its round come in, nor within the gap after the one before. A round begins when the one before has ended; it ends when all that it sends and receives has
-//! arrived, and what is combined is combined. A sender does not wait for the receiver to come to the round. The path is the time from
-//! the common start to the end of the last rank: a sum over rounds, the latest over ranks. Copies take no time.
+//! *The path.* Time goes by as in the formulas of [`crate::algorithms`]. The messages of a round leave their
+//! sender one after another: the next one when the bytes of the one before are out, and after the gap g at
+//! the earliest. A message arrives alpha and its bytes times beta after it left, and not while the bytes of
+//! another one of its round come in, nor within the gap after the one before. A round begins when the one
+//! before has ended; it ends when all that it sends and receives has arrived, and what is combined is
+//! combined. A sender does not wait for the receiver to come to the round. The path is the time from the
+//! common start to the end of the last rank: a sum over rounds, the latest over ranks. Copies take no time.
 //!
-//! *Many ranks.* The schedules of all ranks of a ring of 65,536 are four thousand million rounds. Where all ranks do the same at the same time, one is
-//! walked for all of them ([`Walked::One`]); tests show for small numbers that this is so. Where that is not so and schedules are long, only some ranks are walked
+//! *Many ranks.* The schedules of all ranks of a ring of 65,536 are four thousand million rounds. Where all
+//! ranks do the same at the same time, one is walked for all of them ([`Walked::One`]); tests show for small
+//! numbers that this is so. Where that is not so and schedules are long, only some ranks are walked
 //! ([`Walked::Some`]), and what they cannot tell is not told.
 
 use std::collections::{HashMap, VecDeque};
@@ -31,7 +34,8 @@ pub enum Walked {
     All,
     /// That of one rank: all are alike.
     One,
-    /// Those of so many: the first, the middle and the last ranks, those at powers of two, and others at even distances.
+    /// Those of so many: the first, the middle and the last ranks, those at powers of two, and others at even
+    /// distances.
     Some(u32),
 }
 
@@ -45,8 +49,8 @@ impl std::fmt::Display for Walked {
     }
 }
 
-/// The time from the common start to the end of the last rank. Each number is of the longest path where nothing else takes time, so they may be of
-/// different paths.
+/// The time from the common start to the end of the last rank. Each number is of the longest path where
+/// nothing else takes time, so they may be of different paths.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Path {
     /// Messages one after the other.
@@ -74,7 +78,8 @@ pub struct Counted {
     pub walked: Walked,
 }
 
-/// Counts what an operation on elements of one byte costs so many ranks. The algorithm is one of [`Table::algorithms`](crate::Table::algorithms) for it.
+/// Counts what an operation on elements of one byte costs so many ranks. The algorithm is one of
+/// [`Table::algorithms`](crate::Table::algorithms) for it.
 ///
 /// # Panics
 /// As [`Operation::schedule`].
@@ -143,8 +148,8 @@ fn sample(ranks: u32) -> Vec<u32> {
     sample
 }
 
-/// Whether all ranks send, receive and combine equally much in each of their rounds, and what one sends as its i-th message in a round another gets as its
-/// i-th in the same round.
+/// Whether all ranks send, receive and combine equally much in each of their rounds, and what one sends as
+/// its i-th message in a round another gets as its i-th in the same round.
 fn are_alike(operation: Operation, algorithm: Algorithm, ranks: u32) -> bool {
     let is_power = ranks.is_power_of_two();
     match (operation, algorithm) {
@@ -181,7 +186,8 @@ fn work(operation: Operation, algorithm: Algorithm, ranks: u32) -> u64 {
     }
 }
 
-// ---- what ranks have -----------------------------------------------------------------------------------------------
+// ---- what ranks have
+// -----------------------------------------------------------------------------------------------
 
 /// Adds up costs.
 #[derive(Default)]
@@ -266,7 +272,8 @@ impl Walk {
     }
 }
 
-// ---- time ----------------------------------------------------------------------------------------------------------
+// ---- time
+// ----------------------------------------------------------------------------------------------------------
 
 /// Four clocks, one for each number of a [`Path`].
 type Clocks = [f64; 4];
@@ -322,7 +329,8 @@ fn arrivals(begin: Clocks, sends: impl Iterator<Item = Link>, prices: &Prices) -
 
 /// The end of a round, and from when on the next message can be taken in.
 ///
-/// It has begun at `begin`, its sends arrive as `sent` says, and its messages, with their bytes, have come to the node as `received` says.
+/// It has begun at `begin`, its sends arrive as `sent` says, and its messages, with their bytes, have come to
+/// the node as `received` says.
 fn end_of_round(
     (begin, is_free): (Clocks, Clocks),
     sent: &[(u32, Clocks)],
@@ -426,11 +434,13 @@ fn take_all(
     Some(received)
 }
 
-// ---- what is the least ---------------------------------------------------------------------------------------------
+// ---- what is the least
+// ---------------------------------------------------------------------------------------------
 
-/// The least time that the operation takes in ns, with elements of one byte and if a rank sends and receives one message at a time: who has not heard of
-/// something can only double in alpha, and the bytes that a rank has to send or get pass one after another. The larger of such bounds, or their sum where
-/// it is known to be one. A schedule that has many short messages under way at once may be below it.
+/// The least time that the operation takes in ns, with elements of one byte and if a rank sends and receives
+/// one message at a time: who has not heard of something can only double in alpha, and the bytes that a rank
+/// has to send or get pass one after another. The larger of such bounds, or their sum where it is known to be
+/// one. A schedule that has many short messages under way at once may be below it.
 pub fn bound_ns(operation: Operation, ranks: u32, model: &Model) -> f64 {
     let others = f64::from(ranks - 1);
     let part = others / f64::from(ranks);

@@ -1,4 +1,5 @@
-//! What is asked for, and the schedule that does it: the choice ([`crate::choose`]), and then the algorithm's function.
+//! What is asked for, and the schedule that does it: the choice ([`crate::choose`]), and then the algorithm's
+//! function.
 
 use crate::algorithms::{
     allgather, allreduce, alltoall, barrier, bcast, gather, neighbour, reduce, reduce_scatter, scan, scatter,
@@ -7,8 +8,8 @@ use crate::choose::{Algorithm, Case, Collective};
 use crate::schedule::{Blocks, Place, Schedule};
 use crate::table::Table;
 
-/// What is asked for, where all ranks know all lengths: all that a schedule depends on besides the place and the length of an element. Lengths
-/// are in elements.
+/// What is asked for, where all ranks know all lengths: all that a schedule depends on besides the place and
+/// the length of an element. Lengths are in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// `MPI_Barrier`.
@@ -121,7 +122,8 @@ impl Operation {
         Case { collective, bytes: elements * element_bytes, ranks, commutes, reproducible }
     }
 
-    /// What the process at this place does by this algorithm, which is one of [`Table::algorithms`] for this operation.
+    /// What the process at this place does by this algorithm, which is one of [`Table::algorithms`] for this
+    /// operation.
     ///
     /// # Panics
     /// When the algorithm is of another operation, or there is no such root.

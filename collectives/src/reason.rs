@@ -134,7 +134,8 @@ impl Reason {
         self.0.into_iter().flatten()
     }
 
-    /// The reason as a sentence without its end: `64 KiB is above allreduce_whole_max (4 KiB) and below allreduce_ring_min (1 MiB)`.
+    /// The reason as a sentence without its end: `64 KiB is above allreduce_whole_max (4 KiB) and below
+    /// allreduce_ring_min (1 MiB)`.
     pub fn text(&self, case: &Case, table: &Table) -> String {
         Sentence { reason: self, case, table }.to_string()
     }

@@ -17,12 +17,12 @@ pub struct Row {
     pub value: fn(&Table) -> u64,
 }
 
-/// Defines the table, its defaults and its rows at once, so that they cannot differ: what a row means, its name, its type, the default and the
-/// least value.
+/// Defines the table, its defaults and its rows at once, so that they cannot differ: what a row means, its
+/// name, its type, the default and the least value.
 macro_rules! rows {
     ($($(#[doc = $help:literal])+ $name:ident: $number:ty = $default:expr, at_least $least:expr;)*) => {
-        /// From how many bytes on which algorithm is taken. All processes of a communicator must have the same, which its first operation makes
-        /// sure of.
+        /// From how many bytes on which algorithm is taken. All processes of a communicator must have the
+        /// same, which its first operation makes sure of.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Table {
@@ -30,7 +30,8 @@ macro_rules! rows {
         }
 
         impl Default for Table {
-            /// The switch points that others have found, where they agree: a start before a machine is measured.
+            /// The switch points that others have found, where they agree: a start before a machine is
+            /// measured.
             fn default() -> Self {
                 Self { $($name: $default,)* }
             }
@@ -63,7 +64,8 @@ rows! {
     reduce_radix: u32 = 2, at_least 2;
     /// Up to so many bytes vectors are combined whole by all.
     allreduce_whole_max: u64 = 4 << 10, at_least 0;
-    /// From so many bytes on they go round a ring, if the operator commutes; between, they are scattered and gathered.
+    /// From so many bytes on they go round a ring, if the operator commutes; between, they are scattered and
+    /// gathered.
     allreduce_ring_min: u64 = 1 << 20, at_least 0;
     /// Up to so many bytes in all a reduce-scatter halves.
     reduce_scatter_halving_max: u64 = 512 << 10, at_least 0;

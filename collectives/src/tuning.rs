@@ -47,8 +47,8 @@ pub struct Model {
 }
 
 impl Default for Model {
-    /// Round numbers of a node of today, for those who have measured nothing: a message of 1 us, 10 GB/s, sums at 5 GB/s, 5 million messages a
-    /// second.
+    /// Round numbers of a node of today, for those who have measured nothing: a message of 1 us, 10 GB/s,
+    /// sums at 5 GB/s, 5 million messages a second.
     fn default() -> Self {
         Self {
             machine: "no machine (nominal figures)".to_owned(),
@@ -82,7 +82,8 @@ impl Table {
         Ok(Tuning::load(path)?.table)
     }
 
-    /// The table of the file that `IRONBAND_COLLECTIVES_TABLE` names; the default one where it is not set or empty.
+    /// The table of the file that `IRONBAND_COLLECTIVES_TABLE` names; the default one where it is not set or
+    /// empty.
     ///
     /// # Errors
     /// As [`Tuning::load`].

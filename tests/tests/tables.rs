@@ -1,5 +1,5 @@
-//! Processes with different tables, over the simulated fabric: whatever they do, it ends, with an error, in all of them; and with the same table,
-//! however often it is set, it does not.
+//! Processes with different tables, over the simulated fabric: whatever they do, it ends, with an error, in
+//! all of them; and with the same table, however often it is set, it does not.
 
 use std::mem::ManuallyDrop;
 

@@ -1,4 +1,5 @@
-//! `ironband tune`: what it explains and counts, and one small measurement from end to end, with the table that comes out of it.
+//! `ironband tune`: what it explains and counts, and one small measurement from end to end, with the table
+//! that comes out of it.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -42,8 +42,8 @@ impl Asked {
         }
     }
 
-    /// With elements of one byte, and an operator that commutes. With blocks of any lengths it is counted as if they were equal; neighbours are
-    /// the program's, so theirs is not known.
+    /// With elements of one byte, and an operator that commutes. With blocks of any lengths it is counted as
+    /// if they were equal; neighbours are the program's, so theirs is not known.
     pub(super) const fn operation(self) -> Option<Operation> {
         let (root, len, commutes) = (0, self.bytes, true);
         Some(match self.collective {

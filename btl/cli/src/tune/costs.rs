@@ -1,4 +1,5 @@
-//! `ironband tune --costs`: what every algorithm costs, from a few ranks to very many, counted from its schedules.
+//! `ironband tune --costs`: what every algorithm costs, from a few ranks to very many, counted from its
+//! schedules.
 
 use std::io::Write;
 
@@ -29,7 +30,8 @@ const OPERATIONS: [Collective; 11] = [
     Collective::Exscan,
 ];
 
-/// Numbers of ranks: powers of four, and between them three times one, which is no power of two; and the greatest.
+/// Numbers of ranks: powers of four, and between them three times one, which is no power of two; and the
+/// greatest.
 pub(super) fn numbers_of_ranks(max: u32) -> Vec<u32> {
     let powers = (1..16).map(|power| 4_u32.pow(power));
     let mut all: Vec<u32> = powers.flat_map(|four| [four, four / 4 * 12]).chain([2, 3, max]).collect();

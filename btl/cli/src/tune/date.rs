@@ -8,7 +8,8 @@ pub(super) fn today() -> String {
     text(since.as_secs() / 86_400)
 }
 
-/// The date so many days after 1970-01-01. Years are counted from March, so that the day that comes and goes is their last.
+/// The date so many days after 1970-01-01. Years are counted from March, so that the day that comes and goes
+/// is their last.
 fn text(days: u64) -> String {
     // From 0000-03-01 on: eras of 400 years, which are all equally long.
     let days = days + 719_468;

@@ -1,5 +1,6 @@
-//! The constants of a model from measured times: lines by Theil and Sen, whose slope is the median of the slopes between all pairs of points. A third of
-//! the points may be anything, and the line is still near the others.
+//! The constants of a model from measured times: lines by Theil and Sen, whose slope is the median of the
+//! slopes between all pairs of points. A third of the points may be anything, and the line is still near the
+//! others.
 
 /// A line: the value at 0, and what each unit adds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,7 +17,8 @@ pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     Some(f64::midpoint(sorted[(sorted.len() - 1) / 2], upper))
 }
 
-/// The line through points; `None` if there are not two with different places. Times are never negative, and so are not these.
+/// The line through points; `None` if there are not two with different places. Times are never negative, and
+/// so are not these.
 pub(super) fn line(points: &[(f64, f64)]) -> Option<Line> {
     let pairs =
         points.iter().enumerate().flat_map(|(at, one)| points[..at].iter().map(move |other| (one, other)));
@@ -26,8 +28,9 @@ pub(super) fn line(points: &[(f64, f64)]) -> Option<Line> {
     Some(Line { start, slope })
 }
 
-/// The start and the slope of times that are known better the shorter they are: the slope is that of the longer half of the places, where it is most of the
-/// time, and the start what then is left of the shortest quarter, where it is next to nothing.
+/// The start and the slope of times that are known better the shorter they are: the slope is that of the
+/// longer half of the places, where it is most of the time, and the start what then is left of the shortest
+/// quarter, where it is next to nothing.
 pub(super) fn latency(points: &[(f64, f64)]) -> Option<Line> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|one, other| one.0.total_cmp(&other.0));
@@ -37,11 +40,12 @@ pub(super) fn latency(points: &[(f64, f64)]) -> Option<Line> {
     Some(Line { start, slope })
 }
 
-/// By so much at least, in the geometric mean over all lengths, has another switch to be faster than the default one: less is noise.
+/// By so much at least, in the geometric mean over all lengths, has another switch to be faster than the
+/// default one: less is noise.
 const GAIN_MIN: f64 = 0.03;
 
-/// From which of these on the second is to be taken: so that the product of the times that are taken is the least. 0 is always, as many as there are is
-/// never. `default` is kept if nothing is much better.
+/// From which of these on the second is to be taken: so that the product of the times that are taken is the
+/// least. 0 is always, as many as there are is never. `default` is kept if nothing is much better.
 pub(super) fn switch(first: &[f64], second: &[f64], default: usize) -> usize {
     let gain = |(first, second): (&f64, &f64)| (first / second).ln();
     let gains: Vec<f64> = first.iter().zip(second).map(gain).collect();

@@ -1,8 +1,9 @@
 //! `ironband tune`: which algorithms this machine should take, and what they cost.
 //!
-//! Measures with processes that it starts as `ironband run` does ([`rank`]): messages between two of them and sums for the constants of the model ([`constants`]),
-//! and then the operations around the lengths where, by the model, another algorithm becomes the faster one ([`switches`]). The table that comes out
-//! is a file that `IRONBAND_COLLECTIVES_TABLE` names. `--explain` and `--costs` measure nothing: they count schedules.
+//! Measures with processes that it starts as `ironband run` does ([`rank`]): messages between two of them and
+//! sums for the constants of the model ([`constants`]), and then the operations around the lengths where, by
+//! the model, another algorithm becomes the faster one ([`switches`]). The table that comes out is a file
+//! that `IRONBAND_COLLECTIVES_TABLE` names. `--explain` and `--costs` measure nothing: they count schedules.
 
 mod asked;
 mod constants;
@@ -43,8 +44,9 @@ pub(crate) struct Arguments {
     /// Write the table to this file.
     #[arg(short, long, value_name = "FILE", default_value = OUTPUT)]
     output: PathBuf,
-    /// Say which algorithm is taken for an operation of a length, why, what it costs, and what else there is: --explain allreduce 64KiB -n 8. The length is
-    /// of the vector, or of each rank's block. Measures nothing.
+    /// Say which algorithm is taken for an operation of a length, why, what it costs, and what else there is:
+    /// --explain allreduce 64KiB -n 8. The length is of the vector, or of each rank's block. Measures
+    /// nothing.
     #[arg(long, num_args = 1..=2, value_names = ["OPERATION", "BYTES"], conflicts_with_all = ["costs", "rounds", "output"])]
     explain: Vec<String>,
     /// Print what every algorithm costs, from 2 ranks to --max-ranks. Measures nothing.
@@ -53,7 +55,8 @@ pub(crate) struct Arguments {
     /// The most ranks for --costs.
     #[arg(long, value_name = "N", default_value_t = 65_536, requires = "costs", value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
     max_ranks: u32,
-    /// The table, and the model if it has one, for --explain and --costs [default: that of IRONBAND_COLLECTIVES_TABLE, or the default one].
+    /// The table, and the model if it has one, for --explain and --costs [default: that of
+    /// IRONBAND_COLLECTIVES_TABLE, or the default one].
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rounds", "output"])]
     table: Option<PathBuf>,
 }
@@ -118,7 +121,8 @@ fn measure(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     run::run_own(ranks, &words, &variables)
 }
 
-/// A bar on standard error if that is a terminal. It moves between measurements only: a ticking bar would take processor time from them.
+/// A bar on standard error if that is a terminal. It moves between measurements only: a ticking bar would
+/// take processor time from them.
 fn progress() -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({eta} left)")
         .expect("the template is constant and valid");

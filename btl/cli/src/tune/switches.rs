@@ -1,5 +1,5 @@
-//! Where one algorithm becomes faster than another, measured: for each row of the table that is such a place, both algorithms at some lengths around where
-//! the model, the default, or both put it.
+//! Where one algorithm becomes faster than another, measured: for each row of the table that is such a place,
+//! both algorithms at some lengths around where the model, the default, or both put it.
 
 use indicatif::ProgressBar;
 use ironband_collectives::choose::{Algorithm, Collective};
@@ -188,7 +188,8 @@ fn lengths(first: u64, last: u64) -> Vec<u64> {
         .collect()
 }
 
-/// Which of them are measured: those around what is predicted and what the table says, evenly, and not too many.
+/// Which of them are measured: those around what is predicted and what the table says, evenly, and not too
+/// many.
 fn around(value: u64, predicted: Option<u64>, ranks: u32, is_of_each: bool) -> Vec<u64> {
     let most = if is_of_each { (ALL_BYTES_MAX / u64::from(ranks)).min(LONGEST) } else { LONGEST };
     let most = if most.is_power_of_two() { most } else { most.next_power_of_two() / 2 };
@@ -227,7 +228,8 @@ struct Measured<'c> {
     samples: [Vec<Vec<f64>>; 2],
 }
 
-/// Measures all rows that matter to so many ranks, as often as there are rounds, in turn. The others are named with the reason.
+/// Measures all rows that matter to so many ranks, as often as there are rounds, in turn. The others are
+/// named with the reason.
 pub(super) fn measure(
     world: &Communicator<'_>,
     base: &Table,

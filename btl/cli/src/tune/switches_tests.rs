@@ -22,7 +22,8 @@ fn each_row_has_two_algorithms_for_itself() {
     }
 }
 
-/// The row's value is what parts the two: with it in the table the first is taken before the place, and the second from it on.
+/// The row's value is what parts the two: with it in the table the first is taken before the place, and the
+/// second from it on.
 #[test]
 fn a_row_s_value_puts_the_switch_where_it_was_found() {
     let base = Table { alltoall_bruck_ranks: 2, ..Table::default() };
