@@ -42,6 +42,28 @@ pub enum BenchError {
     /// The ranks cannot come together.
     #[error("{0}")]
     Collectives(#[from] ironband_collectives::Error),
+    /// This MPI lacks an operation.
+    #[error(
+        "{library} has no {call}: neither MPI 4's MPI_{call} nor the MPIX_{call} of Open MPI 4.1's extension pcollreq; \
+         use another MPI library, or --impl ironband"
+    )]
+    Lacking {
+        /// Which call, without the prefix.
+        call: String,
+        /// Name and version of the library.
+        library: String,
+    },
+    /// MPI and Ironband do not agree on who this is.
+    #[error(
+        "this is rank {} of {} to MPI and rank {} of {} to Ironband; measure them one by one, with --impl mpi and --impl ironband",
+        mpi.0, mpi.1, ironband.0, ironband.1
+    )]
+    Places {
+        /// Rank and number of ranks.
+        mpi: (i32, i32),
+        /// As above.
+        ironband: (i32, i32),
+    },
     /// Two ranks cannot share memory.
     #[error(
         "--impl line: cannot share a cache line with rank {peer}: {source} (both ranks have to be on one node, and run by one user)"

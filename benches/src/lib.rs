@@ -14,7 +14,7 @@
 //! | [`session`], [`program`] | MPI start and end, agreement between ranks, exit status |
 //! | [`statistics`], [`report`], [`progress`] | what is printed |
 //!
-//! `unsafe` lives in [`memory`], [`point_to_point`], [`rma`] and the one MPI call that [`session`] makes by hand.
+//! `unsafe` lives in [`memory`], [`point_to_point`], [`rma`] and the part of [`collective`] that calls MPI.
 #![deny(unsafe_code)]
 
 pub mod bandwidth;

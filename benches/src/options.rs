@@ -4,11 +4,12 @@ use clap::{Args, ValueEnum};
 use serde::{Serialize, Serializer};
 
 use crate::{
+    collective::RootRank,
     error::BenchError,
     plan::{Plan, Schedule},
     point_to_point::LINE_BYTES_MAX,
     rma::{Creation, Synchronization},
-    sizes::{DEFAULT_SIZE_BYTES_MAX, SizeRange, Sizes},
+    sizes::{DEFAULT_SIZE_BYTES_MAX, SizeRange, Sizes, parse_bytes},
 };
 
 /// Most rounds of one size: samples of many ranks are counted by C `int`s.
@@ -16,6 +17,9 @@ const ROUNDS_MAX: u64 = 100_000_000;
 
 /// Most messages of one window.
 const WINDOW_MAX: u64 = 4096;
+
+/// Most calls of `MPI_Test` within one operation.
+const TESTS_MAX: u64 = 1_000_000;
 
 /// Most threads of one side, as in OSU.
 const THREADS_MAX: usize = 128;
@@ -33,14 +37,16 @@ pub struct Common {
 
     /// Measured rounds of every size.
     ///
-    /// A round is one ping-pong, one one-sided operation, or one window of messages. Default, as OSU's:
-    /// latency 10000, above 8192 bytes 1000; bandwidth 100, above 8192 bytes 20.
+    /// A round is one ping-pong, one one-sided operation, one window of messages, or one collective operation.
+    /// Default, as OSU's: latency 10000, above 8192 bytes 1000; bandwidth 100, above 8192 bytes 20; collective
+    /// operations 1000, above 8192 bytes 100.
     #[arg(short = 'i', long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=ROUNDS_MAX))]
     pub iterations: Option<u64>,
 
     /// Rounds before the measured ones.
     ///
-    /// Default, as OSU's: latency 100, above 8192 bytes 10; bandwidth 10, above 8192 bytes 2.
+    /// Default, as OSU's: latency 100, above 8192 bytes 10; bandwidth 10, above 8192 bytes 2; collective operations
+    /// 200, above 8192 bytes 10.
     #[arg(short = 'x', long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(0..=ROUNDS_MAX))]
     pub warmup: Option<u64>,
 
@@ -54,7 +60,8 @@ pub struct Common {
 
     /// Also print average, minimum, maximum and the 50th, 90th and 99th percentile over the measured rounds.
     ///
-    /// Reads the clock once more in every round, which adds about 20 ns to each.
+    /// Reads the clock once more in every round, which adds about 20 ns to each. Of collective operations OSU's
+    /// columns: minimum and maximum are of the ranks' averages, and the parts of a non-blocking operation.
     #[arg(short = 'f', long)]
     pub full: bool,
 
@@ -165,6 +172,65 @@ impl Which {
             });
         }
         Ok(sizes)
+    }
+}
+
+/// Whose collective operations are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// MPI's.
+    Mpi,
+    /// Ironband's, called from Rust; alone, also without MPI: under mpirun, mpiexec, srun or ironband run.
+    Ironband,
+}
+
+impl By {
+    /// Its name in a table.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mpi => "MPI",
+            Self::Ironband => "Ironband",
+        }
+    }
+}
+
+/// Options of the benchmarks of collective operations.
+#[derive(Args, Clone, Debug, Serialize)]
+pub struct Collective {
+    /// Whose operations are measured; mpi,ironband are both, in turn, in one table.
+    #[arg(
+        long = "impl",
+        value_name = "IMPLEMENTATIONS",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "mpi"
+    )]
+    #[serde(rename = "impl")]
+    pub implementations: Vec<By>,
+
+    /// Calls of MPI_Test while a non-blocking operation goes on; the computing is divided by them.
+    #[arg(short = 't', long = "num-test-calls", visible_alias = "num_test_calls", value_name = "CALLS",
+          default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=TESTS_MAX))]
+    pub tests: u64,
+
+    /// The root of operations that have one: fixed:RANK, or each rank in turn.
+    #[arg(short = 'k', long = "root-rank", value_name = "fixed:RANK|rotate",
+          default_value_t = RootRank::Fixed(0))]
+    pub root_rank: RootRank,
+
+    /// Sizes whose buffers take more memory than this in a process are left out, in bytes (K, M, G are powers of 1024).
+    #[arg(short = 'M', long = "mem-limit", value_name = "BYTES", default_value = "512M", value_parser = parse_bytes)]
+    pub memory_limit: usize,
+}
+
+impl Collective {
+    /// Whose operations are measured: each once, MPI's first.
+    pub fn by(&self) -> Vec<By> {
+        let mut by = self.implementations.clone();
+        by.sort_unstable();
+        by.dedup();
+        by
     }
 }
 

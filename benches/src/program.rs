@@ -1,6 +1,7 @@
 //! The way from `main` to an exit status that every benchmark takes.
 
 use std::{
+    ffi::OsString,
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
 };
@@ -13,7 +14,7 @@ use crate::{
     error::BenchError,
     options::{Common, Implementation},
     point_to_point::abort,
-    report::{Metric, Report, Style},
+    report::{Column, Full, Metric, Report, Style},
     session::Session,
 };
 
@@ -69,9 +70,26 @@ pub trait Options: Parser + Serialize {
         Implementation::Mpi
     }
 
+    /// The command line.
+    fn words() -> Vec<OsString> {
+        std::env::args_os().collect()
+    }
+
     /// The name in the report, where it depends on options.
-    fn name(&self) -> Option<&'static str> {
+    fn name(&self) -> Option<String> {
         None
+    }
+
+    /// The columns, where they depend on options.
+    fn columns(&self) -> Option<Vec<Column>> {
+        None
+    }
+
+    /// How the results are shown.
+    fn style(&self) -> Style {
+        let Common { json, full, validate, .. } = *self.common();
+        let full = if full { Full::Statistics } else { Full::No };
+        Style { json, full, sized: true, validate }
     }
 
     /// What the benchmark cannot do, before anything begins.
@@ -98,7 +116,7 @@ pub fn run<O: Options>(
     body: impl FnOnce(&Session, &O, &mut Report<'_>) -> Result<(), BenchError>,
 ) -> ExitCode {
     let threading = if benchmark.threaded { Threading::Multiple } else { Threading::Single };
-    let options = match O::try_parse() {
+    let options = match O::try_parse_from(O::words()) {
         Ok(options) => options,
         Err(error) => {
             if launched_rank(|name| std::env::var(name).ok()).is_none_or(|rank| rank == 0) {
@@ -144,11 +162,11 @@ fn run_parsed<O: Options>(
         session.share_lines()?;
     }
     let session = &*session;
-    let common = options.common();
-    let style = Style { json: common.json, full: common.full, validate: common.validate };
+    let name = options.name().unwrap_or_else(|| benchmark.name.to_owned());
+    let columns =
+        options.columns().unwrap_or_else(|| benchmark.metrics.iter().copied().map(Column::from).collect());
     let described = serde_json::to_value(options).map_err(std::io::Error::from)?;
-    let mut report =
-        Report::new(session, options.name().unwrap_or(benchmark.name), benchmark.metrics, style, described);
+    let mut report = Report::new(session, name, columns, options.style(), described);
     body(session, options, &mut report)?;
     report.close()
 }

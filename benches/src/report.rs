@@ -18,6 +18,7 @@ use crate::{
 const SIZE_WIDTH: usize = 10;
 const FIELD_WIDTH: usize = 18;
 const STATISTIC_WIDTH: usize = 14;
+const ITERATIONS_WIDTH: usize = 12;
 
 /// One measured quantity.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,45 @@ pub const AGGREGATE_BANDWIDTH: Metric = Metric { heading: "MB/s", ..BANDWIDTH };
 pub const MESSAGE_RATE: Metric =
     Metric { heading: "Messages/s", key: "messages_per_s", unit: "1/s", better: "higher" };
 
+/// A column of a table: a quantity, and whose it is where there are several.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    of: Option<&'static str>,
+    metric: Metric,
+}
+
+impl From<Metric> for Column {
+    fn from(metric: Metric) -> Self {
+        Self { of: None, metric }
+    }
+}
+
+impl Column {
+    /// The column of one of several that are measured.
+    pub const fn of(name: &'static str, metric: Metric) -> Self {
+        Self { of: Some(name), metric }
+    }
+
+    /// Its heading.
+    pub fn heading(&self) -> String {
+        self.of
+            .map_or_else(|| self.metric.heading.to_owned(), |name| format!("{name} {}", self.metric.heading))
+    }
+
+    /// Its name in the JSON document.
+    pub fn key(&self) -> String {
+        self.of.map_or_else(
+            || self.metric.key.to_owned(),
+            |name| format!("{}_{}", name.to_lowercase(), self.metric.key),
+        )
+    }
+
+    /// OSU's width, or more if the heading needs it.
+    fn width(&self) -> usize {
+        FIELD_WIDTH.max(self.heading().len() + 2)
+    }
+}
+
 /// Results of one size. Numbers count on rank 0, the mismatch on any rank.
 #[derive(Debug)]
 pub struct Row {
@@ -59,13 +99,26 @@ pub struct Row {
     pub mismatch: Option<Mismatch>,
 }
 
+/// What `-f` adds to a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// Nothing: it is not given.
+    No,
+    /// Average, extremes and percentiles of the samples.
+    Statistics,
+    /// How many rounds there were. OSU prints it behind columns of its collective benchmarks, which are metrics here.
+    Iterations,
+}
+
 /// How the results are shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
     /// A JSON document instead of a table.
     pub json: bool,
-    /// With the columns of `-f`.
-    pub full: bool,
+    /// What `-f` adds.
+    pub full: Full,
+    /// Whether messages have a size; a barrier has none, and no column for it.
+    pub sized: bool,
     /// With the column of `-c`.
     pub validate: bool,
 }
@@ -74,8 +127,8 @@ pub struct Style {
 #[derive(Debug)]
 pub struct Report<'session> {
     session: &'session Session,
-    benchmark: &'static str,
-    metrics: &'static [Metric],
+    benchmark: String,
+    columns: Vec<Column>,
     style: Style,
     options: Value,
     rows: Vec<Value>,
@@ -87,13 +140,13 @@ impl<'session> Report<'session> {
     /// A report without rows.
     pub fn new(
         session: &'session Session,
-        benchmark: &'static str,
-        metrics: &'static [Metric],
+        benchmark: String,
+        columns: Vec<Column>,
         style: Style,
         options: Value,
     ) -> Self {
         let progress = Progress::new(0, false);
-        Self { session, benchmark, metrics, style, options, rows: Vec::new(), progress, failed: false }
+        Self { session, benchmark, columns, style, options, rows: Vec::new(), progress, failed: false }
     }
 
     fn is_printing(&self) -> bool {
@@ -114,15 +167,23 @@ impl<'session> Report<'session> {
         for note in notes {
             let _ = writeln!(text, "# {note}");
         }
-        let _ = write!(text, "{:<SIZE_WIDTH$}", "# Size");
-        for metric in self.metrics {
-            let _ = write!(text, "{:>FIELD_WIDTH$}", metric.heading);
+        let mut columns = self.columns.iter();
+        if self.style.sized {
+            let _ = write!(text, "{:<SIZE_WIDTH$}", "# Size");
+        } else if let Some(first) = columns.next() {
+            let _ = write!(text, "# {}", first.heading());
+        }
+        for column in columns {
+            let _ = write!(text, "{:>width$}", column.heading(), width = column.width());
+        }
+        if self.style.full == Full::Iterations {
+            let _ = write!(text, "{:>ITERATIONS_WIDTH$}", "Iterations");
         }
         if self.style.validate {
             let _ = write!(text, "{:>FIELD_WIDTH$}", "Validation");
         }
-        if self.style.full {
-            let unit = self.metrics[0].unit;
+        if self.style.full == Full::Statistics {
+            let unit = self.columns[0].metric.unit;
             for name in ["Avg", "Min", "Max", "P50", "P90", "P99"] {
                 let _ = write!(text, "{:>STATISTIC_WIDTH$}", format!("{name} ({unit})"));
             }
@@ -141,7 +202,7 @@ impl<'session> Report<'session> {
         let complaint = row.mismatch.map(|mismatch| mismatch.to_string());
         let complaint = self.session.first_word(complaint.as_deref());
         self.failed |= complaint.is_some();
-        let summary = if self.style.full { Summary::of(&mut row.samples) } else { None };
+        let summary = if self.style.full == Full::Statistics { Summary::of(&mut row.samples) } else { None };
         if self.style.json {
             self.rows.push(self.json_row(&row, summary, complaint.is_some()));
         }
@@ -159,9 +220,18 @@ impl<'session> Report<'session> {
     }
 
     fn text_row(&self, row: &Row, summary: Option<Summary>, failed: bool) -> String {
-        let mut text = format!("{:<SIZE_WIDTH$}", row.size_bytes);
-        for value in &row.values {
-            let _ = write!(text, "{value:>FIELD_WIDTH$.2}");
+        let mut text = String::new();
+        if self.style.sized {
+            let _ = write!(text, "{:<SIZE_WIDTH$}", row.size_bytes);
+        }
+        for (at, (column, value)) in self.columns.iter().zip(&row.values).enumerate() {
+            // Without a size the first value stands below its heading, which begins the line.
+            let width =
+                if at == 0 && !self.style.sized { column.heading().len() + 2 } else { column.width() };
+            let _ = write!(text, "{value:>width$.2}");
+        }
+        if self.style.full == Full::Iterations {
+            let _ = write!(text, "{:>ITERATIONS_WIDTH$}", row.rounds.iterations);
         }
         if self.style.validate {
             let _ = write!(text, "{:>FIELD_WIDTH$}", verdict(failed));
@@ -180,8 +250,8 @@ impl<'session> Report<'session> {
         object.insert("size_bytes".into(), json!(row.size_bytes));
         object.insert("iterations".into(), json!(row.rounds.iterations));
         object.insert("warmup".into(), json!(row.rounds.warmup));
-        for (metric, value) in self.metrics.iter().zip(&row.values) {
-            object.insert(metric.key.into(), json!(value));
+        for (column, value) in self.columns.iter().zip(&row.values) {
+            object.insert(column.key(), json!(value));
         }
         if self.style.validate {
             object.insert("validation".into(), json!(verdict(failed).to_lowercase()));
@@ -196,16 +266,16 @@ impl<'session> Report<'session> {
     pub fn close(self) -> Result<bool, BenchError> {
         self.progress.finish();
         let document = Document {
-            benchmark: self.benchmark,
+            benchmark: &self.benchmark,
             version: env!("CARGO_PKG_VERSION"),
             library: self.session.library(),
             ranks: self.session.ranks(),
             transport: self.session.transport(),
             environment: self.session.environment(),
             options: &self.options,
-            metric: self.metrics[0].key,
-            unit: self.metrics[0].unit,
-            better: self.metrics[0].better,
+            metric: self.columns[0].key(),
+            unit: self.columns[0].metric.unit,
+            better: self.columns[0].metric.better,
             rows: &self.rows,
         };
         let text = if self.style.json {
@@ -238,7 +308,7 @@ struct Document<'a> {
     environment: BTreeMap<String, String>,
     options: &'a Value,
     /// The row key that a comparison should use, its unit, and which direction is good.
-    metric: &'a str,
+    metric: String,
     unit: &'a str,
     better: &'a str,
     rows: &'a [Value],

@@ -1,11 +1,14 @@
 //! Runs the benchmarks under a real `mpirun`, with validation, and against an MPI that spoils messages.
 
 use std::{
-    ffi::OsString,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
 };
+
+mod launch;
+
+use launch::{assert_passes, mpirun, rows, text};
 
 const LATENCY: &str = env!("CARGO_BIN_EXE_osu_latency");
 const MANY_THREADS: &str = env!("CARGO_BIN_EXE_osu_latency_mt");
@@ -19,47 +22,6 @@ const ONE_SIDED: [&str; 4] = [
     env!("CARGO_BIN_EXE_osu_get_bw"),
 ];
 
-/// `mpirun -np ranks <transport> <program> <arguments>`, killed by mpirun itself if it hangs.
-fn mpirun(
-    ranks: u32,
-    transport: &str,
-    program: &str,
-    arguments: &str,
-    environment: &[(&str, OsString)],
-) -> Output {
-    let mut command = Command::new("mpirun");
-    command.args(["--oversubscribe", "--timeout", "120", "-np", &ranks.to_string()]);
-    for (name, value) in environment {
-        command.arg("-x").arg(name).env(name, value);
-    }
-    command
-        .args(transport.split_whitespace())
-        .arg(program)
-        .args(arguments.split_whitespace())
-        // Containers run as root; without these mpirun refuses to.
-        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
-        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-        .output()
-        .expect("mpirun is installed: the build needed its mpicc")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).replace('\r', "")
-}
-
-fn rows(output: &Output) -> Vec<String> {
-    text(&output.stdout).lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
-}
-
-/// Every row passes, there are `sizes` of them, and the status says so.
-fn assert_passes(output: &Output, sizes: usize, what: &str) {
-    let shown = format!("{what}\n{}\n{}", text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{shown}");
-    let rows = rows(output);
-    assert_eq!(rows.len(), sizes, "{shown}");
-    assert!(rows.iter().all(|row| row.contains("Pass")), "{shown}");
-}
-
 #[test]
 fn two_sided_benchmarks_validate_over_shared_memory_and_tcp() {
     for transport in ["--mca btl vader,self", "--mca btl tcp,self"] {
@@ -68,48 +30,6 @@ fn two_sided_benchmarks_validate_over_shared_memory_and_tcp() {
             assert_passes(&output, 19, &format!("{program} {transport}"));
         }
     }
-}
-
-/// MPI's and Ironband's, side by side; with three ranks, too.
-#[test]
-fn collective_operations_validate() {
-    const COLLECTIVE: &str = env!("CARGO_BIN_EXE_osu_collective");
-    let operations = [
-        "allgather",
-        "allreduce",
-        "alltoall",
-        "bcast",
-        "exscan",
-        "gather",
-        "reduce",
-        "reduce_scatter",
-        "scan",
-        "scatter",
-    ];
-    for implementation in ["mpi", "ironband"] {
-        for (ranks, operation) in operations.iter().flat_map(|operation| [(2, operation), (3, operation)]) {
-            let arguments = format!("{operation} --impl {implementation} -c -i 3 -x 1 -m 16:32K");
-            let output = mpirun(ranks, "--mca btl vader,self", COLLECTIVE, &arguments, &[]);
-            assert_passes(&output, 12, &arguments);
-            assert!(text(&output.stdout).contains(&format!("# Ironband osu_{operation} ")), "{arguments}");
-        }
-        let output = mpirun(
-            2,
-            "--mca btl vader,self",
-            COLLECTIVE,
-            &format!("barrier --impl {implementation} -c -i 3"),
-            &[],
-        );
-        assert_passes(&output, 1, "barrier");
-    }
-    let output = mpirun(1, "--mca btl vader,self", COLLECTIVE, "barrier", &[]);
-    assert!(text(&output.stderr).contains("needs at least 2 ranks"), "{}", text(&output.stderr));
-    let output = mpirun(2, "--mca btl vader,self", COLLECTIVE, "barrier --impl line", &[]);
-    assert!(
-        !output.status.success() && text(&output.stderr).contains("--impl line"),
-        "{}",
-        text(&output.stderr)
-    );
 }
 
 #[test]
