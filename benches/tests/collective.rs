@@ -31,8 +31,9 @@ fn all_validate_with(ranks: u32) {
     let names = names();
     assert_eq!(names.len(), 54);
     for name in names {
-        let sizes = if name.contains("barrier") { 1 } else { 6 };
-        let arguments = format!("osu_{name} --impl mpi,ironband -c -i 2 -x 1 -m 1000:32000");
+        // On both sides of the longest short message.
+        let sizes = if name.contains("barrier") { 1 } else { 2 };
+        let arguments = format!("osu_{name} --impl mpi,ironband -c -i 2 -x 1 -m 6000:12000");
         let output = collective(ranks, &arguments);
         assert_passes(&output, sizes, &format!("{ranks} ranks: {arguments}"));
         let table = text(&output.stdout);

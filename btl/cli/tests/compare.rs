@@ -52,6 +52,18 @@ case "$*" in
 esac
 "#;
 
+/// The program of collective operations: which one it is told comes first.
+const COLLECTIVE: &str = r#"#!/bin/sh
+case "$*" in
+    --list) printf 'allreduce\niallreduce\n' ;;
+    *--help*) echo 'usage: osu_collective OPERATION [--json]' ;;
+    allreduce*) echo "$*" >> "$LOG"; echo '{"rows": [{"size_bytes": 8, "latency_us": 0.5}]}' ;;
+    iallreduce*) echo "$*" >> "$LOG"
+        echo '{"rows": [{"size_bytes": 8, "overall_us": 3.0, "compute_us": 2.0, "pure_communication_us": 2.0, "overlap_percent": 0.0}]}' ;;
+    *) echo "no such operation: $*" >&2; exit 2 ;;
+esac
+"#;
+
 struct Stage {
     folder: TempDir,
 }
@@ -153,6 +165,50 @@ fn a_benchmark_that_knows_json_is_asked_for_it() {
     assert_eq!(document["benchmarks"][0]["tables"][1]["metric"], "message_rate");
     assert_eq!(document["benchmarks"][1]["name"], "osu_latency");
     assert_eq!(document["benchmarks"][0]["arguments"], serde_json::json!([]));
+}
+
+#[test]
+fn collective_operations_are_parts_of_one_program() {
+    let stage = Stage::new();
+    stage.script("benches/osu_collective", COLLECTIVE);
+    let (json, svg) = (stage.path("out.json"), stage.path("out.svg"));
+    let base =
+        ["--btl", "fast,rust", "--bench", "osu_allreduce,osu_iallreduce", "--rounds", "1", "-m", "8:8"];
+    let files = ["--json", json.to_str().unwrap(), "--svg", svg.to_str().unwrap()];
+    let output = stage.compare(&[base.as_slice(), &files].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let ran: Vec<String> = stage.log().lines().map(str::to_owned).collect();
+    let commands = ["-m 8:8 --json", "--impl ironband -m 8:8 --json"];
+    let want = ["allreduce", "iallreduce"].map(|name| commands.map(|rest| format!("{name} {rest}")));
+    assert_eq!(ran, want.concat());
+
+    let document = read_json(&json);
+    let benchmark = &document["benchmarks"][1];
+    assert_eq!(document["benchmarks"][0]["name"], "osu_allreduce");
+    assert_eq!(benchmark["name"], "osu_iallreduce");
+    let metrics = benchmark["tables"].as_array().unwrap().iter().map(|table| &table["metric"]);
+    assert_eq!(metrics.collect::<Vec<_>>(), ["overall", "pure_communication", "overlap"]);
+    let table = text(&output.stdout);
+    for words in
+        ["osu_iallreduce -m 8:8: overlap in %, higher is better", "pure communication in us, lower is better"]
+    {
+        assert!(table.contains(words), "{words}: {table}");
+    }
+    let drawing = fs::read_to_string(svg).unwrap();
+    assert!(drawing.contains("Overall time (us)") && !drawing.contains("Overlap"), "a share of 0 was drawn");
+}
+
+#[test]
+fn a_name_that_no_program_has_is_told_what_there_is() {
+    let stage = Stage::new();
+    stage.script("benches/osu_collective", COLLECTIVE);
+    let output = stage.compare(&["--btl", "fast", "--bench", "osu_alreduce"]);
+    let complaint = text(&output.stderr);
+    assert!(!output.status.success() && stage.log().is_empty());
+    assert!(complaint.contains("has osu_allreduce, osu_iallreduce"), "{complaint}");
+    stage.script("benches/osu_collective", "#!/bin/sh\necho 'no library' >&2\nexit 127\n");
+    let complaint = text(&stage.compare(&["--btl", "fast", "--bench", "osu_allreduce"]).stderr);
+    assert!(complaint.contains("--list ended with exit status: 127: no library"), "{complaint}");
 }
 
 #[test]

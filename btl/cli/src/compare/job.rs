@@ -23,10 +23,26 @@ pub(super) struct Job {
     pub(super) mpirun: PathBuf,
     /// Options of `mpirun` that are the same for every transport.
     pub(super) options: Vec<String>,
-    pub(super) benchmark: PathBuf,
+    pub(super) benchmark: Program,
     pub(super) benchmark_arguments: Vec<String>,
     pub(super) output: OutputForm,
     pub(super) timeout: Duration,
+}
+
+/// A benchmark: a program, or one of those that a program contains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Program {
+    pub(super) path: PathBuf,
+    /// Which one, as `osu_collective` is told.
+    pub(super) operation: Option<String>,
+}
+
+impl Program {
+    /// OSU's name, or the file's.
+    pub(super) fn name(&self) -> String {
+        let file = || self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned();
+        self.operation.as_ref().map_or_else(file, |operation| format!("osu_{operation}"))
+    }
 }
 
 /// The form in which a benchmark says what it measured.
@@ -88,7 +104,8 @@ impl Job {
         for (key, value) in &transport.settings {
             arguments.extend(["--mca".to_owned(), (*key).to_owned(), value.clone()]);
         }
-        arguments.push(self.benchmark.display().to_string());
+        arguments.push(self.benchmark.path.display().to_string());
+        arguments.extend(self.benchmark.operation.clone());
         arguments.extend(transport.arguments.iter().map(|word| (*word).to_owned()));
         arguments.extend(self.benchmark_arguments.iter().cloned());
         if self.output == OutputForm::Json {
@@ -236,7 +253,7 @@ mod tests {
         Job {
             mpirun: "/bin/sh".into(),
             options: vec!["-c".into(), script.into()],
-            benchmark: "osu_latency".into(),
+            benchmark: Program { path: "osu_latency".into(), operation: None },
             benchmark_arguments: vec![],
             output: OutputForm::Table,
             timeout,

@@ -16,9 +16,9 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use comparison::{Benchmark, Comparison, Outcome, Run};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use job::{Job, OutputForm};
+use job::{Job, OutputForm, Program};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 use transport::Transport;
 
@@ -29,7 +29,8 @@ pub(crate) struct Arguments {
     /// line (one cache line between two processes: the least that is possible). The others are divided by the first.
     #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "ironband,vader,tcp")]
     btl: Vec<String>,
-    /// OSU-style benchmarks to run: names, looked for in --bench-dir, beside this program and on PATH, or paths.
+    /// OSU-style benchmarks to run: names, looked for in --bench-dir, beside this program and on PATH, or paths. Those of collective operations,
+    /// as osu_allreduce, osu_iallreduce and osu_allreduce_persistent, may be parts of an osu_collective there.
     #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "osu_latency")]
     bench: Vec<String>,
     /// How many times every transport runs; each round starts with another one.
@@ -128,7 +129,7 @@ fn compare(arguments: &Arguments) -> anyhow::Result<Comparison> {
         search_path.iter().map(|path| ("OMPI_MCA_mca_base_component_path", path.as_str())).collect();
     let report = open_mpi::ask_ompi_info(&environment)?;
     let transports = transport::select(&arguments.btl, &report)?;
-    let benchmarks: Vec<PathBuf> = arguments
+    let benchmarks: Vec<Program> = arguments
         .bench
         .iter()
         .map(|name| find_benchmark(name, arguments.bench_dir.as_deref()))
@@ -139,12 +140,12 @@ fn compare(arguments: &Arguments) -> anyhow::Result<Comparison> {
     let began_unix_seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let progress = progress(arguments.rounds.into(), transports.len() * benchmarks.len());
     let mut results = Vec::new();
-    for path in benchmarks {
+    for program in benchmarks {
         let job = Job {
             mpirun: mpirun.clone(),
             options: mpirun_options(arguments, binding, &machine.cores, search_path.as_deref()),
-            output: OutputForm::of(&path, &mpirun),
-            benchmark: path,
+            output: OutputForm::of(&program.path, &mpirun),
+            benchmark: program,
             benchmark_arguments: benchmark_arguments(arguments),
             timeout: Duration::from_secs(arguments.timeout),
         };
@@ -178,11 +179,14 @@ fn component_search_path(folder: &Path) -> anyhow::Result<String> {
     Ok(folders.join(":"))
 }
 
-fn find_benchmark(name: &str, folder: Option<&Path>) -> anyhow::Result<PathBuf> {
+/// The program of osu-style benchmarks of collective operations, which each are one of its operations.
+const COLLECTIVE: &str = "osu_collective";
+
+fn find_benchmark(name: &str, folder: Option<&Path>) -> anyhow::Result<Program> {
     if name.contains('/') {
         let path = std::path::absolute(name)?;
         ensure!(open_mpi::is_executable(&path), "{name} is not an executable file");
-        return Ok(path);
+        return Ok(Program { path, operation: None });
     }
     let mut folders: Vec<PathBuf> = match folder {
         Some(folder) => vec![std::path::absolute(folder)?],
@@ -194,13 +198,38 @@ fn find_benchmark(name: &str, folder: Option<&Path>) -> anyhow::Result<PathBuf> 
     if folder.is_none() {
         folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     }
-    match folders.iter().map(|folder| folder.join(name)).find(|path| open_mpi::is_executable(path)) {
-        Some(path) => Ok(path),
-        None => bail!(
-            "{name} is neither {} nor on PATH: build the benchmarks (cargo build --release) or name their folder with --bench-dir",
-            folder.map_or_else(|| "beside this program".into(), |folder| format!("in {}", folder.display()))
-        ),
+    let find =
+        |name| folders.iter().map(|folder| folder.join(name)).find(|path| open_mpi::is_executable(path));
+    if let Some(path) = find(name) {
+        return Ok(Program { path, operation: None });
     }
+    let mut also = String::new();
+    if let Some(path) = find(COLLECTIVE) {
+        let operations = operations_of(&path)?;
+        let operation = name.strip_prefix("osu_").unwrap_or(name);
+        if operations.iter().any(|one| one == operation) {
+            return Ok(Program { path, operation: Some(operation.to_owned()) });
+        }
+        also = format!("; {} has osu_{}", path.display(), operations.join(", osu_"));
+    }
+    bail!(
+        "{name} is neither {} nor on PATH: build the benchmarks (cargo build --release) or name their folder with --bench-dir{also}",
+        folder.map_or_else(|| "beside this program".into(), |folder| format!("in {}", folder.display()))
+    )
+}
+
+/// What a program of collective operations can measure, by its own words.
+fn operations_of(path: &Path) -> anyhow::Result<Vec<String>> {
+    let listed = Command::new(path).arg("--list").stdin(Stdio::null()).output();
+    let listed = listed.with_context(|| format!("{} could not be started", path.display()))?;
+    ensure!(
+        listed.status.success(),
+        "{} --list ended with {}: {}",
+        path.display(),
+        listed.status,
+        String::from_utf8_lossy(&listed.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect())
 }
 
 fn binding(arguments: &Arguments, cores: &Cores) -> anyhow::Result<Binding> {
@@ -244,7 +273,7 @@ fn benchmark_arguments(arguments: &Arguments) -> Vec<String> {
 /// Runs one benchmark in all rounds. A transport whose run failed is left out of the later rounds: it would fail
 /// again, perhaps after a long time, and the others are worth finishing.
 fn run_benchmark(job: &Job, rounds: usize, transports: &[Transport], progress: &ProgressBar) -> Benchmark {
-    let name = job.benchmark.file_name().unwrap_or(job.benchmark.as_os_str()).to_string_lossy().into_owned();
+    let name = job.benchmark.name();
     let mut failed = vec![false; transports.len()];
     let mut runs = Vec::new();
     for turn in schedule::turns(rounds, transports.len()) {

@@ -40,6 +40,8 @@ pub(super) fn draw(comparison: &Comparison, path: &Path) -> anyhow::Result<()> {
         .benchmarks
         .iter()
         .flat_map(|benchmark| benchmark.tables.iter().map(move |table| (benchmark, table)))
+        // A share is often 0, which a logarithmic axis cannot show.
+        .filter(|(_, table)| table.metric != Metric::Overlap)
         .collect();
     anyhow::ensure!(!panels.is_empty(), "there is nothing to draw: no run gave a measurement");
     let height = PANEL_HEIGHT * u32::try_from(panels.len())?;
@@ -112,7 +114,9 @@ fn draw_panel(
     }
     // The corner that curves of this kind leave free.
     let position = match table.metric {
-        Metric::Latency => SeriesLabelPosition::UpperLeft,
+        Metric::Latency | Metric::Overall | Metric::PureCommunication | Metric::Overlap => {
+            SeriesLabelPosition::UpperLeft
+        }
         Metric::Bandwidth => SeriesLabelPosition::LowerRight,
         Metric::MessageRate => SeriesLabelPosition::LowerLeft,
     };

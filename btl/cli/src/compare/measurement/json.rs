@@ -20,15 +20,21 @@ struct Row {
     latency_us: Option<f64>,
     bandwidth_mb_per_s: Option<f64>,
     messages_per_s: Option<f64>,
+    overall_us: Option<f64>,
+    pure_communication_us: Option<f64>,
+    overlap_percent: Option<f64>,
     validation: Option<String>,
 }
 
 impl Row {
-    fn values(&self) -> [(Metric, Option<f64>); 3] {
+    fn values(&self) -> [(Metric, Option<f64>); 6] {
         [
             (Metric::Latency, self.latency_us),
             (Metric::Bandwidth, self.bandwidth_mb_per_s),
             (Metric::MessageRate, self.messages_per_s),
+            (Metric::Overall, self.overall_us),
+            (Metric::PureCommunication, self.pure_communication_us),
+            (Metric::Overlap, self.overlap_percent),
         ]
     }
 }
@@ -82,6 +88,15 @@ bye
         assert_eq!(measurement.columns[0].metric, Metric::Bandwidth);
         assert_eq!(measurement.columns[0].values, BTreeMap::from([(1, 21.8125), (2, 43.5)]));
         assert_eq!(measurement.columns[1].metric, Metric::MessageRate);
+    }
+
+    #[test]
+    fn of_a_non_blocking_operation_the_whole_the_communication_and_the_overlap_count() {
+        let output = r#"{"rows": [{"size_bytes": 8, "overall_us": 3.0, "compute_us": 2.0, "pure_communication_us": 2.0,
+                                   "overlap_percent": 50.0}]}"#;
+        let columns = parse(output).unwrap().columns;
+        let read: Vec<_> = columns.iter().map(|column| (column.metric, column.values[&8])).collect();
+        assert_eq!(read, [(Metric::Overall, 3.0), (Metric::PureCommunication, 2.0), (Metric::Overlap, 50.0)]);
     }
 
     #[test]

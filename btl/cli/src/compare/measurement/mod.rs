@@ -33,7 +33,7 @@ pub(in crate::compare) enum ParseError {
     #[error("no column title comes before the first row \"{row}\"")]
     NoTitles { row: String },
     #[error(
-        "none of the columns \"{titles}\" is a latency (us), a bandwidth (MB/s) or a message rate (Messages/s)"
+        "none of the columns \"{titles}\" is a latency (us), a bandwidth (MB/s), a message rate (Messages/s) or an overlap (%)"
     )]
     NothingComparable { titles: String },
     #[error("the row \"{row}\" does not have the {columns} columns of its titles \"{titles}\"")]

@@ -146,6 +146,19 @@ mod tests {
     }
 
     #[test]
+    fn a_non_blocking_collective_is_read_by_its_whole_its_communication_and_its_overlap() {
+        let output = "# OSU MPI Non-blocking Allreduce Latency Test v7.5\n# Overall = Coll. Init + Compute + MPI_Test + MPI_Wait\n\n\
+                      # Datatype: MPI_INT.\n\
+                      # Size           Overall(us)       Compute(us)    Pure Comm.(us)        Overlap(%)\n\
+                      4                     1.50              1.00              0.80             37.50\n";
+        let measurement = parse(output).unwrap();
+        assert_eq!(measurement.columns.len(), 3);
+        assert_eq!(values(&measurement, Metric::Overall), [(4, 1.5)]);
+        assert_eq!(values(&measurement, Metric::PureCommunication), [(4, 0.8)]);
+        assert_eq!(values(&measurement, Metric::Overlap), [(4, 37.5)]);
+    }
+
+    #[test]
     fn failed_validation_is_an_error() {
         let output =
             |verdict| format!("# Size          Latency (us)        Validation\n8   0.12   {verdict}\n");
