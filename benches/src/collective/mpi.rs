@@ -117,7 +117,8 @@ struct Own<'s, T> {
 
 /// Calls one of the three functions of an operation, which have the same arguments but for those behind them. Evaluates to the code.
 macro_rules! in_form {
-    ($self:ident, $function:ident, $blocking:ident, $immediate:ident, ($($argument:expr => $type:ty),* $(,)?)) => {
+    ($self:ident, $function:ident, $blocking:ident, $immediate:ident,
+     ($($argument:expr => $type:ty),* $(,)?)) => {
         // SAFETY: buffers, counts and handles are this value's own, which stays where it is and keeps them until the request has ended (`Drop`);
         // they have the lengths that `Case` takes from MPI's definition of the operation. The function at the address has this type by MPI 4.0,
         // section 6.13, and by Open MPI's mpiext_pcollreq_c.h, as it was looked up by the name of this operation.
@@ -194,14 +195,17 @@ impl<'s, T: Element> Own<'s, T> {
         macro_rules! of_vectors {
             ($blocking:ident, $immediate:ident) => {
                 in_form!(self, function, $blocking, $immediate,
-                    (input => In, output => Out, len => c_int, element => Type, sum => ffi::MPI_Op, world => Comm))
+                    (input => In, output => Out, len => c_int, element => Type, sum => ffi::MPI_Op,
+                     world => Comm))
             };
         }
         match self.case.operation {
             Operation::Reduce => in_form!(self, function, MPI_Reduce, MPI_Ireduce,
-                (input => In, output => Out, len => c_int, element => Type, sum => ffi::MPI_Op, root => c_int, world => Comm)),
+                (input => In, output => Out, len => c_int, element => Type, sum => ffi::MPI_Op,
+                 root => c_int, world => Comm)),
             Operation::ReduceScatter => in_form!(self, function, MPI_Reduce_scatter, MPI_Ireduce_scatter,
-                (input => In, output => Out, counts => Ints, element => Type, sum => ffi::MPI_Op, world => Comm)),
+                (input => In, output => Out, counts => Ints, element => Type, sum => ffi::MPI_Op,
+                 world => Comm)),
             Operation::ReduceScatterBlock => of_vectors!(MPI_Reduce_scatter_block, MPI_Ireduce_scatter_block),
             Operation::Scan => of_vectors!(MPI_Scan, MPI_Iscan),
             Operation::Exscan => of_vectors!(MPI_Exscan, MPI_Iexscan),
@@ -218,7 +222,8 @@ impl<'s, T: Element> Own<'s, T> {
         macro_rules! of_all {
             ($comm:expr, $blocking:ident, $immediate:ident) => {
                 in_form!(self, function, $blocking, $immediate,
-                    (input => In, len => c_int, element => Type, output => Out, len => c_int, element => Type, $comm => Comm))
+                    (input => In, len => c_int, element => Type, output => Out, len => c_int,
+                     element => Type, $comm => Comm))
             };
         }
         macro_rules! of_root {
@@ -241,16 +246,16 @@ impl<'s, T: Element> Own<'s, T> {
                 (output => Out, len => c_int, element => Type, root => c_int, world => Comm)),
             Operation::Gather => of_root!(MPI_Gather, MPI_Igather),
             Operation::Gatherv => in_form!(self, function, MPI_Gatherv, MPI_Igatherv,
-                (input => In, len => c_int, element => Type, output => Out, counts => Ints, starts => Ints, element => Type,
-                 root => c_int, world => Comm)),
+                (input => In, len => c_int, element => Type, output => Out, counts => Ints,
+                 starts => Ints, element => Type, root => c_int, world => Comm)),
             Operation::Scatter => of_root!(MPI_Scatter, MPI_Iscatter),
             Operation::Scatterv => in_form!(self, function, MPI_Scatterv, MPI_Iscatterv,
-                (input => In, counts => Ints, starts => Ints, element => Type, output => Out, len => c_int, element => Type,
-                 root => c_int, world => Comm)),
+                (input => In, counts => Ints, starts => Ints, element => Type, output => Out,
+                 len => c_int, element => Type, root => c_int, world => Comm)),
             Operation::Allgather => of_all!(world, MPI_Allgather, MPI_Iallgather),
             Operation::Allgatherv => in_form!(self, function, MPI_Allgatherv, MPI_Iallgatherv,
-                (input => In, len => c_int, element => Type, output => Out, counts => Ints, starts => Ints, element => Type,
-                 world => Comm)),
+                (input => In, len => c_int, element => Type, output => Out, counts => Ints,
+                 starts => Ints, element => Type, world => Comm)),
             Operation::Alltoallv => of_counts!(world, MPI_Alltoallv, MPI_Ialltoallv),
             Operation::NeighborAlltoall => of_all!(ring, MPI_Neighbor_alltoall, MPI_Ineighbor_alltoall),
             Operation::NeighborAlltoallv => of_counts!(ring, MPI_Neighbor_alltoallv, MPI_Ineighbor_alltoallv),

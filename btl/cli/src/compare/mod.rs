@@ -179,7 +179,7 @@ fn component_search_path(folder: &Path) -> anyhow::Result<String> {
     Ok(folders.join(":"))
 }
 
-/// The program of osu-style benchmarks of collective operations, which each are one of its operations.
+/// The program that contains the benchmarks of collective operations.
 const COLLECTIVE: &str = "osu_collective";
 
 fn find_benchmark(name: &str, folder: Option<&Path>) -> anyhow::Result<Program> {
