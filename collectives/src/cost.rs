@@ -462,9 +462,10 @@ pub fn bound_ns(operation: Operation, ranks: u32, model: &Model) -> f64 {
             doublings + beta(others * len as f64) + gamma(others * len as f64)
         }
         Operation::Allgather { len } => doublings + beta(others * len as f64),
-        Operation::Gather { len, .. } | Operation::Scatter { len, .. } | Operation::Alltoall { len } => {
-            one + beta(others * len as f64)
-        }
+        Operation::Gather { len, .. }
+        | Operation::Scatter { len, .. }
+        | Operation::Alltoall { len }
+        | Operation::AlltoallInPlace { len } => one + beta(others * len as f64),
         Operation::Scan { len, .. } => doublings.max(beta(len as f64 * is_shared)),
     }
 }
