@@ -264,6 +264,37 @@ impl Schedule {
         }
     }
 
+    /// Adds, behind all that there is, what a schedule for some of the ranks does: round by round, so that what it sends has been there
+    /// before, and what comes later finds what it has received.
+    ///
+    /// Messages of two ranks match in their order: ranks that have several parts in common have to add them in the same order, and a part
+    /// has to be added by all of its members.
+    ///
+    /// # Panics
+    /// When the part uses more than the frame has, or would write to the input.
+    pub fn append(&mut self, part: &Self, frame: &Frame<'_>) {
+        for round in part.rounds() {
+            self.next_round();
+            for transfer in &round.transfers {
+                match *transfer {
+                    Transfer::Send { to, data } if data.len == 0 => self.signal(frame.rank(to)),
+                    Transfer::Send { to, data } => self.send(frame.rank(to), frame.span(data)),
+                    Transfer::Receive { from, data } if data.len == 0 => self.await_signal(frame.rank(from)),
+                    Transfer::Receive { from, data } => self.receive(frame.rank(from), frame.span(data)),
+                }
+            }
+            for step in &round.steps {
+                match *step {
+                    Step::Copy { from, to } => self.copy(frame.span(from), frame.span(to)),
+                    Step::Combine { from, into, side } => {
+                        self.combine(frame.span(from), frame.span(into), side);
+                    }
+                }
+            }
+        }
+        self.next_round();
+    }
+
     /// What is wrong with it, for a process of this place with so many elements of input and output; all that can be seen without the
     /// schedules of others.
     pub fn check(&self, place: Place, input: u64, output: u64) -> Result<(), String> {
@@ -345,6 +376,35 @@ impl Schedule {
             }
         }
         cost
+    }
+}
+
+/// How a schedule that was made for some of the ranks fits into one for all: who its ranks are, and what its memories are there. An algorithm
+/// that runs in place may have one span for its input and its output.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// By the part's ranks: theirs in the whole.
+    pub members: &'a [u32],
+    /// The part's input.
+    pub input: Span,
+    /// The part's output.
+    pub output: Span,
+    /// The part's scratch memory. It is of no use to it when it has ended.
+    pub scratch: Span,
+}
+
+impl Frame<'_> {
+    fn rank(&self, rank: u32) -> u32 {
+        self.members[rank as usize]
+    }
+
+    fn span(&self, span: Span) -> Span {
+        let memory = match span.space {
+            Space::Input => self.input,
+            Space::Output => self.output,
+            Space::Scratch => self.scratch,
+        };
+        memory.part(span.start, span.len)
     }
 }
 
@@ -449,5 +509,92 @@ impl Blocks {
             end += len;
         }
         Span { space, start, len: end - start }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that uses everything.
+    fn part() -> Schedule {
+        let mut part = Schedule::new();
+        let area = part.take_scratch(2);
+        part.send(1, Span::input(1, 2));
+        part.receive(0, area);
+        part.await_signal(1);
+        part.combine(area, Span::output(0, 2), Side::Left);
+        part.copy(Span::input(0, 1), Span::output(2, 1));
+        part.next_round();
+        part.signal(0);
+        part
+    }
+
+    #[test]
+    fn a_part_is_moved_to_its_frame() {
+        let mut whole = Schedule::new();
+        whole.take_scratch(20);
+        whole.receive(3, Span::output(0, 1));
+        let frame = Frame {
+            members: &[4, 7],
+            input: Span::output(10, 3),
+            output: Span::scratch(5, 3),
+            scratch: Span::scratch(8, 2),
+        };
+        whole.append(&part(), &frame);
+        whole.signal(9);
+        let mut expected = Schedule::new();
+        expected.take_scratch(20);
+        expected.receive(3, Span::output(0, 1));
+        expected.next_round();
+        expected.send(7, Span::output(11, 2));
+        expected.receive(4, Span::scratch(8, 2));
+        expected.await_signal(7);
+        expected.combine(Span::scratch(8, 2), Span::scratch(5, 2), Side::Left);
+        expected.copy(Span::output(10, 1), Span::scratch(7, 1));
+        expected.next_round();
+        expected.signal(4);
+        expected.next_round();
+        expected.signal(9);
+        assert_eq!(whole, expected);
+    }
+
+    #[test]
+    fn a_part_that_does_nothing_leaves_nothing() {
+        let nothing = Span::scratch(0, 0);
+        let frame = Frame { members: &[], input: nothing, output: nothing, scratch: nothing };
+        let mut whole = Schedule::new();
+        whole.append(&Schedule::new(), &frame);
+        assert_eq!(whole.rounds(), []);
+        // In place a copy to where it is already is none.
+        let mut part = Schedule::new();
+        part.copy(Span::input(0, 3), Span::output(0, 3));
+        let vector = Span::output(0, 3);
+        whole.append(&part, &Frame { input: vector, output: vector, ..frame });
+        assert_eq!(whole.rounds(), []);
+    }
+
+    #[test]
+    #[should_panic(expected = "start + len <= self.len")]
+    fn a_part_keeps_to_its_frame() {
+        let frame = Frame {
+            members: &[4, 7],
+            input: Span::input(0, 2),
+            output: Span::output(0, 3),
+            scratch: Span::scratch(0, 2),
+        };
+        Schedule::new().append(&part(), &frame);
+    }
+
+    #[test]
+    #[should_panic(expected = "the input is never written")]
+    fn a_part_does_not_write_the_input() {
+        let frame = Frame {
+            members: &[4, 7],
+            input: Span::input(0, 3),
+            output: Span::input(3, 3),
+            scratch: Span::scratch(0, 2),
+        };
+        Schedule::new().append(&part(), &frame);
     }
 }
