@@ -77,6 +77,7 @@ pub mod schedule;
 mod scope;
 mod shrink;
 mod table;
+pub mod topology;
 mod tuning;
 
 pub use communicator::Communicator;

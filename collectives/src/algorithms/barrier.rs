@@ -1,5 +1,6 @@
 //! Barriers.
 
+use super::bcast::Family;
 use crate::schedule::{Place, Schedule};
 
 /// Dissemination: in round i each rank tells the ones that are `j * radix^i` further, for j below the radix, that all from which it has heard
@@ -29,6 +30,46 @@ pub fn dissemination(place: Place, radix: u32) -> Schedule {
         }
         schedule.next_round();
         distance *= radix;
+    }
+    schedule
+}
+
+/// Half a barrier: all tell rank 0, over a k-nomial tree, that they are there.
+///
+/// Source: Yew, Tzeng and Lawrie, "Distributing hot-spot addressing in large-scale multiprocessors", IEEE Transactions on Computers 36(4),
+/// 1987, where such a tree combines the arrivals.
+///
+/// Cost: ceil(log_radix p) (alpha + (radix - 2) g). Chosen inside nodes, when others are to wait for all of the node.
+///
+/// # Panics
+/// When the radix is below 2.
+pub fn report(place: Place, radix: u32) -> Schedule {
+    let family = Family::of(place.rank, place.size, radix);
+    let mut schedule = Schedule::new();
+    for branch in family.children.iter().flatten() {
+        schedule.await_signal(branch.start);
+    }
+    schedule.next_round();
+    if let Some(parent) = family.parent {
+        schedule.signal(parent);
+    }
+    schedule
+}
+
+/// The other half of [`report`]: rank 0 tells all that they may go on. At the same cost.
+///
+/// # Panics
+/// When the radix is below 2.
+pub fn release(place: Place, radix: u32) -> Schedule {
+    let family = Family::of(place.rank, place.size, radix);
+    let mut schedule = Schedule::new();
+    if let Some(parent) = family.parent {
+        schedule.await_signal(parent);
+        schedule.next_round();
+    }
+    // Those who have most to tell come first.
+    for branch in family.children.iter().rev().flatten() {
+        schedule.signal(branch.start);
     }
     schedule
 }

@@ -10,6 +10,7 @@ pub mod alltoall;
 pub mod barrier;
 pub mod bcast;
 pub mod gather;
+pub mod hierarchy;
 pub mod neighbour;
 pub mod reduce;
 pub mod reduce_scatter;

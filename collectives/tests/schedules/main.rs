@@ -8,6 +8,7 @@ mod barrier;
 mod bcast;
 mod cost;
 mod gather;
+mod hierarchy;
 mod neighbour;
 mod planned;
 mod reduce;
