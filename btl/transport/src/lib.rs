@@ -40,8 +40,8 @@ mod registrations;
 #[cfg(not(loom))]
 pub use context::{
     ACTIVE_IDS_OWN, AccessRequest, Buffer, BufferMut, Context, Endpoint, Error, Exposed, LIBRARY_TAG_BIT,
-    MemoryKey, Pattern, RawBuffer, ReceiveRequest, RemoteMemory, Scope, ScopedReceive, ScopedSend,
-    SendRequest, simulated,
+    Location, MemoryKey, Pattern, RawBuffer, ReceiveRequest, RemoteMemory, Scope, ScopedReceive, ScopedSend,
+    SendRequest, simulated, simulated_at,
 };
 pub use device::{Device, Handler, QueuePair, Threads};
 pub use ironband_core::config::{self, Config};

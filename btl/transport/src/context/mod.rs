@@ -12,6 +12,7 @@ mod endpoint;
 mod error;
 mod incoming;
 mod library;
+mod location;
 mod memory;
 mod open;
 mod posting;
@@ -24,8 +25,9 @@ pub use access::AccessRequest;
 pub use buffer::{Buffer, BufferMut, RawBuffer};
 pub use endpoint::Endpoint;
 pub use error::Error;
+pub use location::Location;
 pub use memory::{Exposed, MemoryKey, RemoteMemory};
-pub use open::simulated;
+pub use open::{simulated, simulated_at};
 pub use request::{ReceiveRequest, SendRequest};
 pub use scope::{Scope, ScopedReceive, ScopedSend};
 

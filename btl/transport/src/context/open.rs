@@ -17,6 +17,7 @@ use ironband_fabric::{Fabric, Job, Reach};
 use ironband_pmi::Pmi;
 
 use super::devices::AnyDevice;
+use super::location::{self, Location};
 use super::roll_call::RollCall;
 use super::state::{Link, State, WINDOW_BYTES, limits_of};
 use super::{Context, Error};
@@ -36,7 +37,14 @@ pub(super) enum Directory {
     /// The launcher.
     Launcher(Box<Pmi>),
     /// All processes are in this one.
-    Table(Rc<RefCell<Vec<Vec<u8>>>>),
+    Table(Rc<Simulated>),
+}
+
+/// What a launcher would know of processes that are all in this one.
+#[derive(Default)]
+pub(super) struct Simulated {
+    cards: RefCell<Vec<Vec<u8>>>,
+    pub(super) locations: Vec<Location>,
 }
 
 impl Directory {
@@ -46,7 +54,7 @@ impl Directory {
                 rank,
                 reason: "it has published no card: it ended before, or is no Ironband program".to_owned(),
             }),
-            Self::Table(cards) => Ok(cards.borrow()[rank as usize].clone()),
+            Self::Table(table) => Ok(table.cards.borrow()[rank as usize].clone()),
         }
     }
 }
@@ -79,6 +87,7 @@ impl Context {
         let local_ranks = u32::try_from(pmi.neighbours()?.len()).unwrap_or(u32::MAX);
         let devices = open_devices(config, &Job { local_ranks, rank: pmi.rank() })?;
         pmi.put(CARD_KEY, &card_of(&devices))?;
+        location::publish(&mut pmi)?;
         if pmi.rank() == 0 {
             pmi.put(JOB_KEY, &job_number().to_le_bytes())?;
         }
@@ -358,15 +367,26 @@ fn open_all<F: Fabric>(
 /// # Errors
 /// None that a simulation has.
 pub fn simulated(world: &World, size: u32, config: &Config) -> Result<Vec<Context>, Error> {
-    let cards = Rc::new(RefCell::new(Vec::new()));
+    let locations: Vec<Location> = (0..size).map(|node| Location { node, cache: None }).collect();
+    simulated_at(world, &locations, config)
+}
+
+/// As [`simulated`], with a process at each of these places; there, each is alone on its node. Nothing goes faster or another way for that:
+/// it is what [`Context::locations`] says.
+///
+/// # Errors
+/// As [`simulated`].
+pub fn simulated_at(world: &World, locations: &[Location], config: &Config) -> Result<Vec<Context>, Error> {
+    let size = locations.len() as u32;
+    let table = Rc::new(Simulated { locations: locations.to_vec(), ..Simulated::default() });
     let mut contexts = Vec::new();
     for rank in 0..size {
-        // Alone on its node: nobody has to be offered the processor.
+        // As if alone: nobody has to be offered the processor.
         let job = Job { local_ranks: 1, rank };
         let device = Device::<Sim>::of(world.open(config, &job), config, &job, Threads::Single)?;
         let devices = vec![AnyDevice::Sim(device)];
-        cards.borrow_mut().push(card_of(&devices));
-        let directory = Directory::Table(Rc::clone(&cards));
+        table.cards.borrow_mut().push(card_of(&devices));
+        let directory = Directory::Table(Rc::clone(&table));
         contexts.push(Context::of(devices, directory, &Place { rank, size, job: 1 }));
     }
     Ok(contexts)
