@@ -68,6 +68,7 @@ fn tables() -> impl Strategy<Value = Table> {
             scan_chain_min: max[0],
             segment,
             window,
+            ..Table::default()
         },
     )
 }

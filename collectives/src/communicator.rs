@@ -10,10 +10,12 @@ use ironband::Context;
 use crate::engine::{Engine, FinishAll};
 use crate::error::Error;
 use crate::group::Group;
+use crate::hierarchy;
 use crate::operation::{Chooser, Operation};
 use crate::operator::Max;
 use crate::schedule::{Place, Schedule};
 use crate::table::Table;
+use crate::topology::Topology;
 
 /// What a schedule is kept by: what is done, and how long an element is.
 type Key = (Operation, u32);
@@ -60,6 +62,9 @@ pub struct Communicator<'c> {
     /// Of each kind of operation the one that was used last: most programs do few things again and again.
     last: RefCell<[Option<Known>; Operation::KINDS]>,
     reproducible: bool,
+    /// Where the ranks are, and where all processes of the job are.
+    topology: Rc<Topology>,
+    topology_of_job: Rc<Topology>,
     // Last: it drives what the others have begun.
     ends: Rc<FinishAll<'c>>,
 }
@@ -87,16 +92,17 @@ const NO_COLOR: u64 = u64::MAX;
 
 impl<'c> Communicator<'c> {
     /// All processes of the job, `MPI_COMM_WORLD`. They all have to call it, and the operations of each one that they make are apart from the
-    /// others'. Connections are made when they are first used.
+    /// others'. Connections are made when they are first used, and nobody waits for others here, but where [`Context::locations`] does.
     ///
     /// Its table is that of the file which the environment variable `IRONBAND_COLLECTIVES_TABLE` names, and the default one where it is not set.
     /// Together with the first operation processes make sure that all have the same: if not, that operation fails in all of them, with
     /// [`Error::TablesDiffer`].
     ///
     /// # Errors
-    /// [`Error::TableFile`].
+    /// [`Error::TableFile`]; [`Error::Transport`] when it cannot be found out where the processes are.
     pub fn world(context: &'c Context) -> Result<Self, Error> {
         let table = Rc::new(Table::from_environment()?);
+        let topology = hierarchy::topology_of_job(context)?;
         let engine = Engine::new(context);
         let members: Vec<u32> = (0..context.size()).collect();
         let id = crate::fate::Registry::of(context).next_world();
@@ -108,11 +114,15 @@ impl<'c> Communicator<'c> {
             schedules: RefCell::default(),
             last: RefCell::default(),
             reproducible: false,
+            topology: Rc::clone(&topology),
+            topology_of_job: topology,
             ends: Rc::new(FinishAll(engine)),
         })
     }
 
+    /// One of these processes of the job.
     pub(crate) fn like_this(&self, id: u32, rank: u32, members: Vec<u32>) -> Self {
+        let topology = Rc::new(self.topology_of_job.of(&members));
         let group = Group::new(self.group.engine(), id, rank, members.into());
         group.set_limit(self.group.limit());
         Self {
@@ -121,6 +131,8 @@ impl<'c> Communicator<'c> {
             schedules: RefCell::default(),
             last: RefCell::default(),
             reproducible: self.reproducible,
+            topology,
+            topology_of_job: Rc::clone(&self.topology_of_job),
             ends: Rc::clone(&self.ends),
         }
     }
@@ -133,8 +145,15 @@ impl<'c> Communicator<'c> {
             schedules: RefCell::default(),
             last: RefCell::default(),
             reproducible: self.reproducible,
+            topology: Rc::clone(&self.topology),
+            topology_of_job: Rc::clone(&self.topology_of_job),
             ends: Rc::clone(&self.ends),
         }
+    }
+
+    /// Where its ranks are.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The number of this process, below [`Communicator::size`].
@@ -223,7 +242,9 @@ impl<'c> Communicator<'c> {
             return Rc::clone(known);
         }
         let (operation, element_bytes) = key;
-        let new = Rc::new(self.chooser(element_bytes as usize).schedule(operation));
+        let chooser = self.chooser(element_bytes as usize);
+        let over_nodes = hierarchy::schedule(&chooser, &self.topology, operation);
+        let new = Rc::new(over_nodes.unwrap_or_else(|| chooser.schedule(operation)));
         let mut schedules = self.schedules.borrow_mut();
         if schedules.len() == SCHEDULES_MAX {
             schedules.clear();

@@ -62,6 +62,7 @@ mod engine;
 mod error;
 mod fate;
 mod group;
+mod hierarchy;
 mod in_place;
 mod memory;
 pub mod operation;

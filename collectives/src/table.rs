@@ -83,6 +83,12 @@ rows! {
     segment: u64 = 64 << 10, at_least 1;
     /// With how many ranks one has transfers at a time.
     window: u32 = 16, at_least 1;
+    /// Whether it counts which ranks share a node or a cache: [`crate::algorithms::hierarchy`]; 0 is no.
+    hierarchy: u32 = 1, at_least 0;
+    /// Up to so many bytes one rank speaks for each node.
+    leader_max: u64 = 8 << 10, at_least 0;
+    /// Beyond, so many, each for a stripe of the vector.
+    stripes: u32 = 4, at_least 1;
 }
 
 impl Table {
@@ -120,6 +126,7 @@ mod tests {
             (Table { reduce_radix: 1, ..Table::default() }, "reduce_radix of a table is 1: it must be 2"),
             (Table { segment: 0, ..Table::default() }, "segment of a table is 0: it must be 1"),
             (Table { window: 0, ..Table::default() }, "window of a table is 0: it must be 1"),
+            (Table { stripes: 0, ..Table::default() }, "stripes of a table is 0: it must be 1"),
         ] {
             let error = table.check().unwrap_err();
             assert!(error.to_string().starts_with(text), "{error}");

@@ -10,20 +10,23 @@ use std::collections::BTreeMap;
 pub struct Topology {
     /// Numbered in the order of their first ranks.
     nodes: Vec<u32>,
-    caches: Vec<Option<u32>>,
+    /// [`NO_CACHE`] of those bound to none.
+    caches: Vec<u32>,
     node_count: u32,
 }
 
+const NO_CACHE: u32 = u32::MAX;
+
 impl Topology {
-    /// From the node of each rank, and the third-level cache that it is bound to: `None` if it may run beside several. The numbers may be any;
-    /// those of caches count within a node.
+    /// From the node of each rank, and the third-level cache that it is bound to: `None` if it may run beside several. The numbers may be any
+    /// (of caches, below `u32::MAX`); those of caches count within a node.
     pub fn new(places: impl IntoIterator<Item = (u32, Option<u32>)>) -> Self {
         let mut numbers = BTreeMap::new();
         let (mut nodes, mut caches) = (Vec::new(), Vec::new());
         for (node, cache) in places {
             let next = numbers.len() as u32;
             nodes.push(*numbers.entry(node).or_insert(next));
-            caches.push(cache);
+            caches.push(cache.unwrap_or(NO_CACHE));
         }
         Self { nodes, caches, node_count: numbers.len() as u32 }
     }
@@ -31,7 +34,7 @@ impl Topology {
     /// That of a communicator whose ranks are these ranks of this one.
     #[must_use]
     pub fn of(&self, ranks: &[u32]) -> Self {
-        Self::new(ranks.iter().map(|rank| (self.node_of(*rank), self.caches[*rank as usize])))
+        Self::new(ranks.iter().map(|rank| (self.node_of(*rank), Some(self.caches[*rank as usize]))))
     }
 
     /// How many ranks there are.
@@ -67,7 +70,7 @@ impl Topology {
     /// their first ranks.
     pub fn caches_around(&self, rank: u32) -> Vec<Vec<u32>> {
         let node = self.node_of(rank);
-        let mut groups: Vec<(Option<u32>, Vec<u32>)> = Vec::new();
+        let mut groups: Vec<(u32, Vec<u32>)> = Vec::new();
         for other in (0..self.size()).filter(|other| self.node_of(*other) == node) {
             let cache = self.caches[other as usize];
             match groups.iter_mut().find(|(known, _)| *known == cache) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 
-use ironband::{Config, Context, simulated};
+use ironband::{Config, Context, Location, simulated, simulated_at};
 use ironband_collectives::operator::Sum;
 use ironband_collectives::{Communicator, Error, Table};
 use ironband_fabric::sim::{Faults, Options, World};
@@ -52,7 +52,24 @@ fn table(random: &mut Random) -> Table {
         scan_chain_min: any(4 << 10),
         segment: 64 + any(4 << 10),
         window: 1 + any(3).min(3) as u32,
+        hierarchy: 1,
+        leader_max: any(8 << 10),
+        stripes: 1 + any(3).min(3) as u32,
     }
+}
+
+/// Each on a node of its own; on nodes of consecutive ranks, or of any; on one, beside one of two caches.
+fn locations(random: &mut Random, size: u32) -> Vec<Location> {
+    let nodes = 1 + random.below(4);
+    let each = 1 + random.below(5) as u32;
+    let how = random.below(4);
+    let place = |rank: u32| match how {
+        0 => Location { node: rank, cache: None },
+        1 => Location { node: rank / each, cache: (rank % each > 1).then_some(3) },
+        2 => Location { node: random.below(nodes) as u32, cache: Some(random.below(2) as u32) },
+        _ => Location { node: 0, cache: Some(random.below(2) as u32) },
+    };
+    (0..size).map(place).collect()
 }
 
 /// Does as many deeds that follow from the seed.
@@ -66,7 +83,8 @@ fn play(seed: u64, size: u32, deeds: u32, victim: Option<u32>) -> Result<(), Str
 fn play_all(seed: u64, size: u32, deeds: &[Deed], victim: Option<u32>) -> Result<(), String> {
     let mut random = Random::new(seed ^ 0x5eed);
     let world = World::new(options(seed));
-    let contexts = simulated(&world, size, &Config::default()).map_err(|error| error.to_string())?;
+    let locations = locations(&mut random, size);
+    let contexts = simulated_at(&world, &locations, &Config::default()).map_err(|error| error.to_string())?;
     let table = table(&mut random);
     // Never dropped: each would wait for the ends of what it has begun, and one that is dead would wait for ever.
     let communicators: Vec<ManuallyDrop<Communicator<'_>>> = contexts
