@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use ironband_tests::{Ended, Job, Launcher, by_hand, free_port, wait_for_turn};
+use ironband_tests::{Ended, Job, Launcher, Outcome, by_hand, free_port, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_collectives_agent");
 const LIMIT: Duration = Duration::from_secs(120);
@@ -14,7 +14,10 @@ fn turn() -> impl Sized {
 
 fn passes(name: &'static str, ranks: u32, words: &[&str]) {
     let Some(launcher) = Launcher::find(name) else { return };
-    let outcome = launcher.start(ranks, &[&[AGENT], words].concat(), &[]).finish(LIMIT);
+    expect_well(ranks, launcher.start(ranks, &[&[AGENT], words].concat(), &[]).finish(LIMIT));
+}
+
+fn expect_well(ranks: u32, outcome: Outcome) {
     assert!(outcome.is_well_ended(), "{}", outcome.explain());
     for rank in 0..ranks {
         assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", outcome.explain());
@@ -28,6 +31,23 @@ fn every_size() {
     for ranks in (1..=17).chain(31..=33) {
         let count = if ranks < 9 { "200" } else { "40" };
         passes("ironband", ranks, &["do", &ranks.to_string(), count]);
+    }
+}
+
+/// The processes believe to be on several nodes: with consecutive ranks, with ranks that go round, and with different numbers of them.
+#[test]
+fn over_several_nodes() {
+    let _turn = turn();
+    for (ranks, nodes, each) in
+        [(2, 1, 2), (3, 2, 2), (4, 2, 1), (5, 2, 3), (8, 4, 2), (9, 3, 1), (12, 3, 4), (17, 2, 5)]
+    {
+        let count = if ranks < 9 { "150" } else { "60" };
+        let (pretended, nodes, each) = (format!("{nodes}x{each}"), nodes.to_string(), each.to_string());
+        let words = ["nodes", &nodes, &each, &ranks.to_string(), count];
+        if let Some(launcher) = Launcher::find("ironband") {
+            let command = [&["--pretend-nodes", &pretended, AGENT], &words[..]].concat();
+            expect_well(ranks, launcher.start(ranks, &command, &[]).finish(LIMIT));
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! One process of a job that does collective operations: what `tests/collectives.rs` starts under launchers.
 //!
 //! `do SEED COUNT`: so many operations that follow from the seed, called in all ways, on communicators of all and of some; every result is
-//! compared. `die SEED RANK`: the same without end, until one process kills itself; the others have to be told which, and go on without it.
+//! compared. `nodes NODES RANKS SEED COUNT`: as `do`, by processes that were told that they are on so many nodes with so many consecutive ranks each.
+//! `die SEED RANK`: the same without end, until one process kills itself; the others have to be told which, and go on without it.
 //! `panic SEED RANK`: in one process an operator panics. `late RANK`: one process does not come, and a limit passes.
 //! `handler`: in one process a handler of active messages panics while a scope waits for its operations, and again in a blocking call.
 //! `behind`: three processes, of which the root waits for a slow one and a wrong one.
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ironband::{Context, LIBRARY_TAG_BIT, Pattern};
 use ironband_collectives::operator::{Commutative, LocatedF64, MaxLoc, Sum};
+use ironband_collectives::schedule::Transfer;
 use ironband_collectives::{Communicator, Error};
 use ironband_tests::Random;
 use ironband_tests::deeds::{Deed, How};
@@ -26,6 +28,11 @@ fn main() -> ExitCode {
     }
     let outcome = match words[..] {
         ["do", seed, count] => all_ways(&context, number(seed), number(count) as u32),
+        ["nodes", nodes, ranks, seed, count] => {
+            let (nodes, ranks) = (number(nodes) as u32, number(ranks) as u32);
+            over_nodes(&context, |rank| rank / ranks % nodes)
+                .and_then(|()| all_ways(&context, number(seed), number(count) as u32))
+        }
         ["die", seed, rank] => one_dies(&context, number(seed), number(rank) as u32),
         ["panic", seed, rank] => one_panics(&context, number(seed), number(rank) as u32),
         ["handler"] => a_handler_panics(&context),
@@ -114,6 +121,40 @@ fn all_ways(context: &Context, seed: u64, count: u32) -> Result<(), String> {
     in_place(&world).map_err(text)?;
     all_with_all(&world).map_err(text)?;
     world.barrier().map_err(text)
+}
+
+/// The nodes are known, of a part of the processes, too, and each is sent a short vector once.
+fn over_nodes(context: &Context, node_of: impl Fn(u32) -> u32) -> Result<(), String> {
+    let text = |error: Error| error.to_string();
+    let world = Communicator::world(context).map_err(text)?;
+    // All but rank 0, backwards.
+    let color = (world.size() == 1 || world.rank() > 0).then_some(0);
+    let most = world.split(color, -(world.rank() as i32)).map_err(text)?;
+    for communicator in [Some(world), most].into_iter().flatten() {
+        let (size, topology) = (communicator.size(), communicator.topology());
+        let nodes: Vec<u32> = (0..size)
+            .map(|rank| communicator.rank_in_job(rank).map(&node_of))
+            .collect::<Result<_, _>>()
+            .map_err(text)?;
+        for (one, other) in (0..size).flat_map(|one| (0..size).map(move |other| (one, other))) {
+            let is_shared = topology.node_of(one) == topology.node_of(other);
+            if is_shared != (nodes[one as usize] == nodes[other as usize]) {
+                return Err(format!("{one} and {other} of {communicator:?} share a node: {is_shared}"));
+            }
+        }
+        let plan = communicator.plan_bcast::<u32>(size / 2, 10).map_err(text)?;
+        let transfers = plan.schedule().rounds().iter().flat_map(|round| &round.transfers);
+        let own = topology.node_of(communicator.rank());
+        let crosses = |transfer: &&Transfer| matches!(**transfer, Transfer::Send { to, .. } if topology.node_of(to) != own);
+        let mut crossings = [0];
+        communicator
+            .allreduce(&[transfers.filter(crosses).count() as u32], &mut crossings, Sum)
+            .map_err(text)?;
+        if crossings != [topology.node_count() - 1] {
+            return Err(format!("{crossings:?} messages between {} nodes", topology.node_count()));
+        }
+    }
+    Ok(())
 }
 
 /// What is sent is where something else arrives.

@@ -58,9 +58,40 @@ pub(crate) struct Arguments {
     /// Bind each process to a core.
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = BindTo::Auto)]
     bind_to: BindTo,
+    /// Tell the processes that they are on so many nodes, and not on one: to try out what they make of that. With xRANKS, each node has so many
+    /// consecutive ranks, and they begin again with the first; without, as many as come out even.
+    #[arg(long, value_name = "NODES[xRANKS]", value_parser = pretended)]
+    pretend_nodes: Option<Pretended>,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
+}
+
+/// Nodes that there are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pretended {
+    nodes: u32,
+    ranks_per_node: Option<u32>,
+}
+
+impl Pretended {
+    /// As launchers tell processes, of this number of ranks.
+    fn process_mapping(self, count: u32) -> String {
+        let Self { nodes, ranks_per_node } = self;
+        let ranks_per_node = ranks_per_node.unwrap_or_else(|| count.div_ceil(nodes));
+        format!("(vector,(0,{nodes},{ranks_per_node}))")
+    }
+}
+
+fn pretended(text: &str) -> Result<Pretended, String> {
+    let number = |text: &str| match text.parse() {
+        Ok(number @ 1..=4096) => Ok(number),
+        _ => Err(format!("{text:?} is not a number from 1 to 4096")),
+    };
+    match text.split_once('x') {
+        None => Ok(Pretended { nodes: number(text)?, ranks_per_node: None }),
+        Some((nodes, ranks)) => Ok(Pretended { nodes: number(nodes)?, ranks_per_node: Some(number(ranks)?) }),
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -84,8 +115,9 @@ pub(crate) fn with_np(mut words: Vec<OsString>) -> Vec<OsString> {
         if words[at] == "-np" {
             words[at] = "-n".into();
         }
-        let takes_a_value =
-            ["-n", "--n", "--np", "-x", "--env", "--bind-to"].iter().any(|name| words[at] == *name);
+        let takes_a_value = ["-n", "--n", "--np", "-x", "--env", "--bind-to", "--pretend-nodes"]
+            .iter()
+            .any(|name| words[at] == *name);
         at += if takes_a_value { 2 } else { 1 };
     }
     words
@@ -106,8 +138,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if bound_to.as_ref().is_some_and(Vec::is_empty) {
         bail!("no core is known to bind processes to; say --bind-to none");
     }
+    let nodes = arguments.pretend_nodes.unwrap_or(Pretended { nodes: 1, ranks_per_node: None });
     let job = ranks::Job {
         count,
+        process_mapping: nodes.process_mapping(count),
         command: &arguments.command,
         variables: &arguments.variables,
         tag_output: arguments.tag_output,
@@ -143,6 +177,21 @@ mod tests {
         assert_eq!(spelt("ironband run -x -np a -np"), "ironband run -x -np a -np", "a value is no option");
         for line in ["ironband run -- -np", "ironband info -np", "ironband", "ironband run"] {
             assert_eq!(spelt(line), line);
+        }
+    }
+
+    #[test]
+    fn pretended_nodes_are_told_as_real_ones() {
+        for (text, count, mapping) in [
+            ("1", 5, "(vector,(0,1,5))"),
+            ("2", 5, "(vector,(0,2,3))"),
+            ("3x1", 5, "(vector,(0,3,1))"),
+            ("8", 5, "(vector,(0,8,1))"),
+        ] {
+            assert_eq!(pretended(text).unwrap().process_mapping(count), mapping, "{text} for {count}");
+        }
+        for refused in ["", "0", "x2", "2x", "2x0", "two", "4097"] {
+            assert!(pretended(refused).is_err(), "{refused:?}");
         }
     }
 

@@ -35,6 +35,8 @@ const FOREIGN: [&str; 10] = [
 /// What is to be started.
 pub(super) struct Job<'a> {
     pub(super) count: u32,
+    /// Who is on which node, as the processes are told it.
+    pub(super) process_mapping: String,
     pub(super) command: &'a [OsString],
     pub(super) variables: &'a [(String, String)],
     pub(super) tag_output: bool,

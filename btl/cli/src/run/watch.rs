@@ -71,9 +71,9 @@ struct Watch {
 
 pub(super) fn run(job: &Job<'_>) -> anyhow::Result<ExitCode> {
     let signals = Signals::catch()?;
-    let mapping = format!("(vector,(0,1,{}))", job.count);
     let space = format!("ironband_{}", std::process::id());
-    let mut connections = Connections::new(job.count, Server::new(job.count, &space, Some(&mapping)));
+    let mut connections =
+        Connections::new(job.count, Server::new(job.count, &space, Some(&job.process_mapping)));
     let ranks = match Ranks::start(job, &mut connections) {
         Ok(ranks) => ranks,
         Err(error) => match error.downcast_ref::<NotStarted>() {
