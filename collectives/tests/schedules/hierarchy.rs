@@ -417,6 +417,19 @@ fn stripes_are_spread_over_a_node() {
     assert_eq!(speakers, [0, 2, 4, 6, 8, 10, 12, 14]);
 }
 
+/// Speaking for others is no reason to combine more than they do inside the node.
+#[test]
+fn work_inside_a_node_is_shared_evenly() {
+    let topology = Topology::new((0..32).map(|rank| (rank / 16, None)));
+    let in_node = 15 * 64 / 16;
+    for (schedule, rank) in striped_allreduce(&topology, 64, 4).iter().zip(0..) {
+        // Of a stripe, half of it is combined with that of the other node.
+        let across = if rank % 4 == 0 { 16 / 2 } else { 0 };
+        assert_eq!(schedule.cost().elements_combined, in_node + across, "rank {rank}");
+        assert!(schedule.cost().elements_sent <= 2 * (64 - 4) + 16 + 16 + 16, "rank {rank}");
+    }
+}
+
 /// The parts of a composition use the same scratch memory.
 #[test]
 fn scratch_memory_is_shared_by_parts() {

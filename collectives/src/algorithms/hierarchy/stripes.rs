@@ -1,8 +1,16 @@
 //! A vector is cut into stripes, and in each node another rank speaks for each of them: for long vectors, which one rank alone could not bring to
-//! the adapter as fast as it sends. Inside a node all ranks have to do with each of those directly.
+//! the adapter as fast as it sends.
 //!
-//! Those who speak for stripes are spread over the ranks of their node; where it has fewer ranks than there are stripes, some speak for
-//! several, one after the other. `across` algorithms are for the ranks that speak for a stripe, of all nodes.
+//! ```text
+//!   ranks of a node     0   1   2 │ 3   4 │ 5   6   7        three stripes
+//!   who speak           *         │ *     │ *
+//!   crews               └───────┘ │ └───┘ │ └───────┘
+//! ```
+//!
+//! Those who speak for stripes are spread over the ranks of their node, and the ranks up to the next of them are their crew: they share the
+//! work inside the node evenly, combining and copying, each for a block of the stripe. Inside a node all ranks have to do with all others
+//! directly. Where a node has fewer ranks than there are stripes, some speak for several, one after the other. `across` algorithms are for
+//! the ranks that speak for a stripe, of all nodes.
 //!
 //! All run in place, if the algorithms that they are made of do.
 
@@ -17,36 +25,60 @@ struct Stripes {
     node: Team,
     /// By place in the node, for what it speaks; for nothing, most of them.
     shares: Blocks,
-    /// The stripes that this rank speaks for, in order, with those who do so in all nodes; in the order of nodes.
+    /// By place in the node, its block of what its crew speaks for.
+    blocks: Blocks,
+    /// The own crew. Its first rank speaks for it.
+    crew: Team,
+    /// The stripes that this rank speaks for, in order, with those who do so in all nodes, in the order of nodes. They are of the output.
     own: Vec<(Span, Team)>,
+    /// With how many ranks one has transfers at a time.
+    window: u32,
+}
+
+/// In a node with so many ranks, who speaks for one of so many stripes.
+fn speaker(ranks: usize, stripe: u32, stripes: u32) -> usize {
+    (u64::from(stripe) * ranks as u64 / u64::from(stripes)) as usize
 }
 
 impl Stripes {
-    /// `space` is that of the vector.
-    fn new(place: Place, topology: &Topology, len: u64, stripes: u32, space: Space) -> Self {
+    fn new(place: Place, topology: &Topology, len: u64, (stripes, window): (u32, u32)) -> Self {
         assert_eq!(place.size, topology.size(), "a topology is that of the communicator");
         assert!(stripes > 0, "a vector in no stripes");
         let nodes = topology.members();
         let stripes = stripes.min(topology.most_members());
         let parts = Blocks::split(len, stripes);
-        let speaker = |node: &[u32], stripe: u32| {
-            // Below the number of ranks, which fits.
-            (u64::from(stripe) * node.len() as u64 / u64::from(stripes)) as usize
-        };
         let members = &nodes[topology.node_of(place.rank) as usize];
-        let mut counts = vec![0; members.len()];
+        let mut shares = vec![0; members.len()];
+        let mut speakers = Vec::new();
         for stripe in 0..stripes {
-            counts[speaker(members, stripe)] += parts.len_of(stripe);
+            let at = speaker(members.len(), stripe, stripes);
+            shares[at] += parts.len_of(stripe);
+            speakers.push(at);
         }
-        let own = (0..stripes).filter(|stripe| members[speaker(members, *stripe)] == place.rank);
-        let own = own.filter_map(|stripe| {
-            let team: Vec<u32> = nodes.iter().map(|node| node[speaker(node, stripe)]).collect();
-            let first = team[0];
-            Some((parts.of(stripe, space), Team::of(team, place.rank, first)?))
+        speakers.dedup();
+        let ends = speakers.iter().skip(1).copied().chain([members.len()]);
+        let crews: Vec<_> = speakers.iter().zip(ends).map(|(first, end)| *first..end).collect();
+        let blocks = crews.iter().flat_map(|crew| {
+            let blocks = Blocks::split(shares[crew.start], crew.len() as u32);
+            (0..crew.len() as u32).map(move |at| blocks.len_of(at))
         });
-        let own = own.collect();
-        let node = Team::of(members.clone(), place.rank, members[0]).expect("a rank is of its node");
-        Self { node, shares: Blocks::of_counts(&counts), own }
+        let blocks = Blocks::of_counts(&blocks.collect::<Vec<u64>>());
+        let crews = crews.into_iter().map(|crew| &members[crew]);
+        let crew = crews.filter_map(|crew| Team::of(crew.to_vec(), place.rank, crew[0])).next();
+        let own = (0..stripes).filter_map(|stripe| {
+            let team: Vec<u32> =
+                nodes.iter().map(|node| node[speaker(node.len(), stripe, stripes)]).collect();
+            let first = team[0];
+            Some((parts.of(stripe, Space::Output), Team::of(team, place.rank, first)?))
+        });
+        Self {
+            own: own.collect(),
+            node: Team::of(members.clone(), place.rank, members[0]).expect("a rank is of its node"),
+            shares: Blocks::of_counts(&shares),
+            blocks,
+            crew: crew.expect("a rank is of a crew"),
+            window,
+        }
     }
 
     /// What of a vector this rank speaks for.
@@ -55,21 +87,51 @@ impl Stripes {
         vector.part(share.start, share.len)
     }
 
-    /// Those who speak for stripes give them to all of the node, but to one that has them.
-    fn spread(&self, whole: &mut Composition, vector: Span, has_all: Option<u32>, window: u32) {
+    /// This rank's block of a vector. If it speaks for others, its block is the first of its share.
+    fn block(&self, vector: Span) -> Span {
+        let block = self.blocks.of(self.node.place.rank, vector.space);
+        vector.part(block.start, block.len)
+    }
+
+    /// The blocks of the own crew in its share, for the one who speaks for it.
+    fn blocks_of_crew(&self) -> Option<Blocks> {
+        let first = self.node.place.rank;
+        let lens = (first..first + self.crew.place.size).map(|rank| self.blocks.len_of(rank));
+        self.crew.is_top().then(|| Blocks::of_counts(&lens.collect::<Vec<u64>>()))
+    }
+
+    /// The vectors of all ranks of the node are combined, each block by its rank, and those who speak for a crew collect its blocks in their share.
+    /// `share` is of no elements for others.
+    fn combine(&self, whole: &mut Composition, vector: Span, block: Span, share: Span) {
+        let scatter = reduce_scatter::pairwise(self.node.place, &self.blocks, self.window);
+        whole.add(scatter, &self.node, vector, block);
+        let blocks = self.blocks_of_crew();
+        let gather = gather::direct(self.crew.place, 0, block.len, blocks.as_ref(), self.window);
+        whole.add(gather, &self.crew, block, share);
+    }
+
+    /// Those who speak for a crew give it the blocks of their share, and all ranks of the node give their block to all others, but to one that has
+    /// the vector.
+    fn spread(&self, whole: &mut Composition, vector: Span, has_all: Option<u32>) {
         let Place { rank, size } = self.node.place;
-        let lens = |moves: &dyn Fn(u32) -> bool, share: &dyn Fn(u32) -> u32| {
-            let (mut counts, mut starts) = (Vec::new(), Vec::new());
-            for peer in 0..size {
-                let span = self.shares.of(share(peer), vector.space);
-                counts.push(if peer != rank && moves(peer) { span.len } else { 0 });
-                starts.push(span.start);
+        let block = self.block(vector);
+        let blocks = self.blocks_of_crew();
+        let scatter = scatter::direct(self.crew.place, 0, block.len, blocks.as_ref(), self.window);
+        whole.add(scatter, &self.crew, self.share(vector), block);
+
+        let cut = |block_of: &dyn Fn(u32) -> u32, moves: &dyn Fn(u32) -> bool| {
+            let spans = (0..size).map(|peer| self.blocks.of(block_of(peer), vector.space));
+            let (starts, mut lens): (Vec<u64>, Vec<u64>) = spans.map(|span| (span.start, span.len)).unzip();
+            for (peer, len) in (0..).zip(&mut lens) {
+                if peer == rank || !moves(peer) {
+                    *len = 0;
+                }
             }
-            Blocks::at(&counts, &starts)
+            Blocks::at(&lens, &starts)
         };
-        let given = lens(&|to| Some(to) != has_all, &|_| rank);
-        let got = lens(&|_| Some(rank) != has_all, &|from| from);
-        whole.add(alltoall::direct(self.node.place, &given, &got, window), &self.node, vector, vector);
+        let given = cut(&|_| rank, &|to| Some(to) != has_all);
+        let got = cut(&|from| from, &|_| Some(rank) != has_all);
+        whole.add(alltoall::direct(self.node.place, &given, &got, self.window), &self.node, vector, vector);
     }
 
     /// The place of a rank in the node; `None` if it is not there.
@@ -81,8 +143,10 @@ impl Stripes {
 /// The root gives each stripe to the one of its node who speaks for it, stripes go to all nodes by broadcasts of their own, and then to all ranks of the
 /// nodes.
 ///
-/// Cost: that of `across` for n / stripes, and p_v n beta for each who speaks for a stripe; N - 1 times the vector between nodes, if `across` sends
-/// each stripe once to each node.
+/// `how` is the number of stripes, and with how many ranks of its node one has transfers at a time.
+///
+/// Cost: that of `across` for n / stripes, and at most n beta before and 2 n beta after it, for each rank; N - 1 times the vector between nodes, if
+/// `across` sends each stripe once to each node.
 ///
 /// # Panics
 /// When the topology is of another number of ranks, there are no stripes, or the window is 0.
@@ -91,35 +155,37 @@ pub fn bcast(
     topology: &Topology,
     root: u32,
     len: u64,
-    (stripes, window): (u32, u32),
+    how: (u32, u32),
     across: Rooted<'_>,
 ) -> Schedule {
     let vector = Span::output(0, len);
-    let stripes = Stripes::new(place, topology, len, stripes, Space::Output);
+    let stripes = Stripes::new(place, topology, len, how);
     let root_in_node = stripes.place_of(root);
     let mut whole = Composition::default();
     if let Some(from) = root_in_node {
         let share = stripes.share(vector);
         let shares = Some(&stripes.shares).filter(|_| place.rank == root);
-        let scatter = scatter::direct(stripes.node.place, from, share.len, shares, window);
+        let scatter = scatter::direct(stripes.node.place, from, share.len, shares, how.1);
         whole.add(scatter, &stripes.node, if place.rank == root { vector } else { NOTHING }, share);
     }
     for (stripe, team) in &stripes.own {
         let from = topology.node_of(root);
         whole.add(across(team.place, from, stripe.len), team, NOTHING, *stripe);
     }
-    stripes.spread(&mut whole, vector, root_in_node, window);
+    stripes.spread(&mut whole, vector, root_in_node);
     whole.finish()
 }
 
-/// Each rank of a node gives each stripe to the one who speaks for it, who combines them; stripes are reduced to the root's node by reductions of
-/// their own, and gathered by the root.
+/// Each rank of a node combines a block of all vectors of the node, those who speak for stripes collect them, stripes are reduced to the root's
+/// node by reductions of their own, and gathered by the root.
 ///
-/// Cost: that of `across` for n / stripes, n (beta + gamma) before and n beta after.
+/// `how` as for [`bcast`].
+///
+/// Cost: that of `across` for n / stripes, n (2 beta + gamma) before and n beta after.
 ///
 /// Order: kept if `across` keeps it, and nodes have consecutive ranks.
 ///
-/// Memory: n / stripes elements of scratch, and window + 2 times that for combining.
+/// Memory: n / stripes elements of scratch, and what the algorithms need.
 ///
 /// # Panics
 /// As [`bcast`].
@@ -128,39 +194,42 @@ pub fn reduce(
     topology: &Topology,
     root: u32,
     len: u64,
-    (stripes, window): (u32, u32),
+    how: (u32, u32),
     across: Rooted<'_>,
 ) -> Schedule {
     let is_root = place.rank == root;
     let output = Span::output(0, len);
-    // Stripes are parts of the output at the root, and else of memory that has the own share only.
-    let stripes = Stripes::new(place, topology, len, stripes, Space::Output);
-    let share = stripes.share(output);
+    let stripes = Stripes::new(place, topology, len, how);
     let mut whole = Composition::default();
-    let held = if is_root { share } else { whole.take_scratch(share.len) };
-    let scatter = reduce_scatter::pairwise(stripes.node.place, &stripes.shares, window);
-    whole.add(scatter, &stripes.node, Span::input(0, len), held);
+    // Of the output at the root, and else of memory that has the own part of it only.
+    let (mut block, mut share) = (stripes.block(output), stripes.share(output));
+    let share_start = share.start;
+    if !is_root {
+        let held = whole.take_scratch(share.len.max(block.len));
+        (block, share) = (held.part(0, block.len), held.part(0, share.len));
+    }
+    stripes.combine(&mut whole, Span::input(0, len), block, share);
     for (stripe, team) in &stripes.own {
-        let stripe = held.part(stripe.start - share.start, stripe.len);
+        let stripe = share.part(stripe.start - share_start, stripe.len);
         let to = topology.node_of(root);
         whole.add(across(team.place, to, stripe.len), team, stripe, stripe);
     }
     if let Some(to) = stripes.place_of(root) {
         let shares = Some(&stripes.shares).filter(|_| is_root);
-        let gather = gather::direct(stripes.node.place, to, share.len, shares, window);
-        whole.add(gather, &stripes.node, held, if is_root { output } else { NOTHING });
+        let gather = gather::direct(stripes.node.place, to, share.len, shares, how.1);
+        whole.add(gather, &stripes.node, share, if is_root { output } else { NOTHING });
     }
     whole.finish()
 }
 
-/// Each rank of a node gives each stripe to the one who speaks for it, who combines them; stripes have allreduces of their own, and go to all ranks of
-/// the nodes.
+/// Each rank of a node combines a block of all vectors of the node, those who speak for stripes collect them, stripes have allreduces of their own,
+/// and go to all ranks of the nodes.
 ///
-/// Cost: that of `across` for n / stripes, n (beta + gamma) before, and p_v n beta for each who speaks for a stripe.
+/// `how` as for [`bcast`].
+///
+/// Cost: that of `across` for n / stripes, n (2 beta + gamma) before and 2 n beta after.
 ///
 /// Order: kept if `across` keeps it, and nodes have consecutive ranks.
-///
-/// Memory: window + 2 times n / stripes elements of scratch.
 ///
 /// # Panics
 /// As [`bcast`].
@@ -168,17 +237,16 @@ pub fn allreduce(
     place: Place,
     topology: &Topology,
     len: u64,
-    (stripes, window): (u32, u32),
+    how: (u32, u32),
     across: Rootless<'_>,
 ) -> Schedule {
     let vector = Span::output(0, len);
-    let stripes = Stripes::new(place, topology, len, stripes, Space::Output);
+    let stripes = Stripes::new(place, topology, len, how);
     let mut whole = Composition::default();
-    let scatter = reduce_scatter::pairwise(stripes.node.place, &stripes.shares, window);
-    whole.add(scatter, &stripes.node, Span::input(0, len), stripes.share(vector));
+    stripes.combine(&mut whole, Span::input(0, len), stripes.block(vector), stripes.share(vector));
     for (stripe, team) in &stripes.own {
         whole.add(across(team.place, stripe.len), team, *stripe, *stripe);
     }
-    stripes.spread(&mut whole, vector, None, window);
+    stripes.spread(&mut whole, vector, None);
     whole.finish()
 }
