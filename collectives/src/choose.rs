@@ -1,6 +1,7 @@
 //! Which algorithm is taken, and why. The choice depends on what a [`Case`] has, which all processes know
 //! alike, and on the table, which they have alike; never on what has arrived, or on what one process has.
-//! Schedules are made of it elsewhere ([`crate::operation`]).
+//! Where ranks are is looked at before ([`crate::topology`]); schedules are made of it elsewhere
+//! ([`crate::operation`]).
 
 use std::fmt;
 
