@@ -25,7 +25,7 @@ pub use eager_slot::{
 pub use greeting::{
     ANSWER_BYTES, Answer, GREETING_BYTES, Greeting, LANDING_BYTES, Landing, REFUSAL_BYTES, Refusal,
 };
-pub use process_card::{addresses_of, encode_process_card};
+pub use process_card::{addresses_of, encode_process_card, encode_refusal_card, refusal_of};
 pub use record::{
     AheadOffer, AtomicCode, AtomicReply, AtomicRequest, INLINE_RECORD_BYTES, PullRequest, PushAck,
     PushHeader, RecordKind, ShareRequest, WireStatus,

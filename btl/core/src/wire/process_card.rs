@@ -8,10 +8,14 @@
 //! | 1 byte  | 1 byte  |      | 1 byte    | n      | 1 byte       | a       |
 //! +---------+---------+      +-----------+--------+--------------+---------+
 //! ```
-//! Only bytes, so neither order nor alignment matters. A reader skips the fabrics that it does not know.
+//! Only bytes, so neither order nor alignment matters. A reader skips the fabrics that it does not know. A process that can open no device
+//! publishes a card without devices, and behind it, to the end, why: UTF-8 text.
 
 /// Raised whenever an address of this version's fabrics would be misread by an older component.
 const VERSION: u8 = 1;
+
+/// The longest reason in a card, in bytes: some launchers carry long values in many parts.
+const REASON_BYTES_MAX: usize = 400;
 
 /// Writes the card of a process whose devices have these fabrics and addresses.
 ///
@@ -54,6 +58,21 @@ pub fn addresses_of<'a>(card: &'a [u8], fabric: &str) -> Result<Vec<&'a [u8]>, S
     Ok(found)
 }
 
+/// Writes the card of a process that has no device to offer. Of a long reason the first 400 bytes are kept.
+pub fn encode_refusal_card(reason: &str) -> Vec<u8> {
+    let end = (0..=REASON_BYTES_MAX.min(reason.len())).rfind(|end| reason.is_char_boundary(*end));
+    let text = &reason.as_bytes()[..end.unwrap_or(0)];
+    [&[VERSION, 0], text].concat()
+}
+
+/// Why a process has no device to offer, if its card says so.
+pub fn refusal_of(card: &[u8]) -> Option<String> {
+    match card {
+        [VERSION, 0, reason @ ..] if !reason.is_empty() => Some(String::from_utf8_lossy(reason).into_owned()),
+        _ => None,
+    }
+}
+
 fn take_field(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
     let cut_short = || "its address card is cut short".to_owned();
     let (len, rest) = bytes.split_first().ok_or_else(cut_short)?;
@@ -68,6 +87,27 @@ mod tests {
     fn golden_bytes() {
         let card = encode_process_card([("shm", &b"ab"[..])].into_iter());
         assert_eq!(card, [1, 1, 3, b's', b'h', b'm', 2, b'a', b'b']);
+    }
+
+    #[test]
+    fn golden_bytes_of_a_refusal() {
+        let card = encode_refusal_card("no");
+        assert_eq!(card, [1, 0, b'n', b'o']);
+        assert_eq!(refusal_of(&card).as_deref(), Some("no"));
+        assert_eq!(addresses_of(&card, "shm"), Ok(vec![]));
+    }
+
+    #[test]
+    fn only_a_refusal_is_read_as_one() {
+        let long = "ä".repeat(REASON_BYTES_MAX);
+        assert_eq!(refusal_of(&encode_refusal_card(&long)), Some("ä".repeat(REASON_BYTES_MAX / 2)));
+        // Between two bytes of one letter it is not cut.
+        let odd = format!("x{long}");
+        assert_eq!(refusal_of(&encode_refusal_card(&odd)).map(|text| text.len()), Some(REASON_BYTES_MAX - 1));
+        let card = encode_process_card([("shm", &b"ab"[..])].into_iter());
+        for other in [&card[..], &[], &[1], &[1, 0], &[9, 0, b'n']] {
+            assert_eq!(refusal_of(other), None, "{other:?}");
+        }
     }
 
     #[test]
