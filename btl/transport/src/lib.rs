@@ -39,9 +39,9 @@ mod registrations;
 
 #[cfg(not(loom))]
 pub use context::{
-    ACTIVE_IDS_OWN, AccessRequest, Buffer, BufferMut, Context, Endpoint, Error, Exposed, LIBRARY_TAG_BIT,
-    Location, MemoryKey, Pattern, RawBuffer, ReceiveRequest, RemoteMemory, Scope, ScopedReceive, ScopedSend,
-    SendRequest, simulated, simulated_at,
+    ACTIVE_IDS_OWN, AccessRequest, Bootstrap, Buffer, BufferMut, Context, Directory, Endpoint, Error,
+    Exposed, LIBRARY_TAG_BIT, Location, MemoryKey, Pattern, RawBuffer, ReceiveRequest, RemoteMemory, Scope,
+    ScopedReceive, ScopedSend, SendRequest, simulated, simulated_at,
 };
 pub use device::{Device, Handler, QueuePair, Threads};
 pub use ironband_core::config::{self, Config};

@@ -75,6 +75,9 @@ struct Pretended {
 }
 
 impl Pretended {
+    /// All on one, as they are.
+    const ONE: Self = Self { nodes: 1, ranks_per_node: None };
+
     /// As launchers tell processes, of this number of ranks.
     fn process_mapping(self, count: u32) -> String {
         let Self { nodes, ranks_per_node } = self;
@@ -138,7 +141,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if bound_to.as_ref().is_some_and(Vec::is_empty) {
         bail!("no core is known to bind processes to; say --bind-to none");
     }
-    let nodes = arguments.pretend_nodes.unwrap_or(Pretended { nodes: 1, ranks_per_node: None });
+    let nodes = arguments.pretend_nodes.unwrap_or(Pretended::ONE);
     let job = ranks::Job {
         count,
         process_mapping: nodes.process_mapping(count),
@@ -158,7 +161,8 @@ pub(crate) fn run_own(
 ) -> anyhow::Result<ExitCode> {
     let processors = machine::processors_of_cores();
     let bound_to = (processors.len() >= count as usize).then_some(processors);
-    watch::run(&ranks::Job { count, command, variables, tag_output: false, bound_to })
+    let process_mapping = Pretended::ONE.process_mapping(count);
+    watch::run(&ranks::Job { count, process_mapping, command, variables, tag_output: false, bound_to })
 }
 
 #[cfg(test)]

@@ -21,6 +21,20 @@ pub enum Error {
     /// A device could not be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// As [`Error::WireUp`], by a [`Bootstrap`](super::Bootstrap) that is no launcher.
+    #[error("the processes could not be brought together: {reason}")]
+    Bootstrap {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// Another process has come, and could not take its place: all others get this error.
+    #[error("rank {rank} could not open a context: {reason}")]
+    NotOpened {
+        /// The process.
+        rank: u32,
+        /// What it says itself.
+        reason: String,
+    },
     /// A process is needed that has not come, or has ended.
     #[error("rank {rank} is missing after {seconds} s: {reason}")]
     Missing {

@@ -6,13 +6,12 @@
 use hwlocality::Topology;
 use hwlocality::cpu::binding::CpuBindingFlags;
 use hwlocality::object::types::ObjectType;
-use ironband_pmi::Pmi;
 
-use super::open::Directory;
+use super::bootstrap::{Bootstrap, Directory};
 use super::{Context, Error};
 
 /// By which processes publish their caches.
-const CACHE_KEY: &str = "cache";
+pub(super) const CACHE_KEY: &str = "cache";
 /// Of those that are bound to none.
 const NO_CACHE: u32 = u32::MAX;
 /// Of so many processes of a node the caches are asked: each asks for each, so a launcher has as many questions as there are pairs.
@@ -44,35 +43,38 @@ impl Context {
     /// # Errors
     /// [`Error::WireUp`] when the launcher does not answer, [`Error::Unreachable`] when a process has not said where it runs.
     pub fn locations(&self) -> Result<Vec<Location>, Error> {
-        match &mut *self.directory.borrow_mut() {
-            Directory::Launcher(pmi) => ask(pmi),
-            Directory::Table(table) => Ok(table.locations.clone()),
-        }
+        let mut directory = self.directory.borrow_mut();
+        let directory = directory.as_deref_mut().expect("a context that can be called has not left its job");
+        ask(directory, self.rank(), self.size())
     }
 }
 
 /// Says by which cache this process runs, before the fence after which others may ask.
-pub(super) fn publish(pmi: &mut Pmi) -> Result<(), Error> {
-    let cache = if pmi.size() > 1 { own_cache() } else { None };
-    Ok(pmi.put(CACHE_KEY, &cache.unwrap_or(NO_CACHE).to_le_bytes())?)
+pub(super) fn publish(bootstrap: &mut impl Bootstrap) -> Result<(), Error> {
+    let cache = if bootstrap.size() > 1 { own_cache() } else { None };
+    bootstrap.put(CACHE_KEY, &encode(cache))
 }
 
-fn ask(pmi: &mut Pmi) -> Result<Vec<Location>, Error> {
-    let (rank, size) = (pmi.rank(), pmi.size());
-    let nodes = pmi.nodes()?;
-    let mut locations: Vec<Location> =
-        (0..size).map(|rank| Location { node: nodes.node_of(rank), cache: None }).collect();
-    let neighbours = nodes.neighbours_of(rank);
+/// What a process publishes of its cache.
+pub(super) fn encode(cache: Option<u32>) -> [u8; 4] {
+    cache.unwrap_or(NO_CACHE).to_le_bytes()
+}
+
+fn ask(directory: &mut dyn Directory, rank: u32, size: u32) -> Result<Vec<Location>, Error> {
+    let nodes = directory.nodes()?.unwrap_or_else(|| (0..size).collect());
+    let mut locations: Vec<Location> = nodes.into_iter().map(|node| Location { node, cache: None }).collect();
+    let own = locations[rank as usize].node;
+    let neighbours: Vec<usize> = (0..locations.len()).filter(|&other| locations[other].node == own).collect();
     if (2..=ASKED_MAX).contains(&neighbours.len()) {
-        for rank in neighbours {
-            locations[rank as usize].cache = cache_of(pmi, rank)?;
+        for other in neighbours {
+            locations[other].cache = cache_of(directory, other as u32)?;
         }
     }
     Ok(locations)
 }
 
-fn cache_of(pmi: &mut Pmi, rank: u32) -> Result<Option<u32>, Error> {
-    let said = pmi.get(rank, CACHE_KEY)?;
+fn cache_of(directory: &mut dyn Directory, rank: u32) -> Result<Option<u32>, Error> {
+    let said = directory.get(rank, CACHE_KEY)?;
     let Some(cache) = said.as_deref().and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)))
     else {
         let reason = format!(

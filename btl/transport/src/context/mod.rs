@@ -6,6 +6,7 @@
 
 mod access;
 mod body;
+mod bootstrap;
 mod buffer;
 mod devices;
 mod endpoint;
@@ -22,6 +23,7 @@ mod scope;
 mod state;
 
 pub use access::AccessRequest;
+pub use bootstrap::{Bootstrap, Directory};
 pub use buffer::{Buffer, BufferMut, RawBuffer};
 pub use endpoint::Endpoint;
 pub use error::Error;
@@ -46,7 +48,6 @@ use crate::device::Handler;
 use body::{Incoming, Outgoing};
 use devices::{AnyDevice, Registered};
 use incoming::{Awaited, AwaitingEars, Ears};
-use open::Directory;
 use roll_call::RollCall;
 use state::{Link, State};
 
@@ -119,7 +120,8 @@ pub struct Context {
     // Dropped in this order: what is registered before the devices that registered it.
     state: RefCell<State>,
     devices: Vec<AnyDevice>,
-    directory: RefCell<Directory>,
+    /// What all have published; nothing after the end.
+    directory: RefCell<Option<Box<dyn Directory>>>,
     handlers: RefCell<BTreeMap<u32, ActiveHandler>>,
     /// What libraries keep, by type.
     extensions: RefCell<BTreeMap<TypeId, Rc<dyn Any>>>,

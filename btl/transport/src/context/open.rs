@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ironband_core::config::{Config, FabricName};
 use ironband_core::partners;
 use ironband_core::wire::message::Hello;
-use ironband_core::wire::{addresses_of, encode_process_card};
+use ironband_core::wire::{addresses_of, encode_process_card, encode_refusal_card, refusal_of};
 use ironband_fabric::shm::Shm;
 use ironband_fabric::sim::{Sim, World};
 #[cfg(feature = "verbs")]
@@ -16,6 +16,7 @@ use ironband_fabric::verbs::Verbs;
 use ironband_fabric::{Fabric, Job, Reach};
 use ironband_pmi::Pmi;
 
+use super::bootstrap::{Bootstrap, Directory, Simulated, SimulatedJob};
 use super::devices::AnyDevice;
 use super::location::{self, Location};
 use super::roll_call::RollCall;
@@ -31,33 +32,6 @@ const JOB_KEY: &str = "job";
 const LINGER_LIMIT: Duration = Duration::from_secs(1);
 /// How long the end of requests that nobody waits for is waited for at the end.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
-
-/// Where the cards of others come from.
-pub(super) enum Directory {
-    /// The launcher.
-    Launcher(Box<Pmi>),
-    /// All processes are in this one.
-    Table(Rc<Simulated>),
-}
-
-/// What a launcher would know of processes that are all in this one.
-#[derive(Default)]
-pub(super) struct Simulated {
-    cards: RefCell<Vec<Vec<u8>>>,
-    pub(super) locations: Vec<Location>,
-}
-
-impl Directory {
-    fn card(&mut self, rank: u32) -> Result<Vec<u8>, Error> {
-        match self {
-            Self::Launcher(pmi) => pmi.get(rank, CARD_KEY)?.ok_or_else(|| Error::Unreachable {
-                rank,
-                reason: "it has published no card: it ended before, or is no Ironband program".to_owned(),
-            }),
-            Self::Table(table) => Ok(table.cards.borrow()[rank as usize].clone()),
-        }
-    }
-}
 
 /// Everything but the devices is decided.
 struct Place {
@@ -83,33 +57,65 @@ impl Context {
     /// # Errors
     /// As [`Context::open`].
     pub fn open_with(config: &Config) -> Result<Self, Error> {
-        let mut pmi = Pmi::init()?;
-        let local_ranks = u32::try_from(pmi.neighbours()?.len()).unwrap_or(u32::MAX);
-        let devices = open_devices(config, &Job { local_ranks, rank: pmi.rank() })?;
-        pmi.put(CARD_KEY, &card_of(&devices))?;
-        location::publish(&mut pmi)?;
-        if pmi.rank() == 0 {
-            pmi.put(JOB_KEY, &job_number().to_le_bytes())?;
-        }
-        pmi.fence()?;
-        let job = match pmi.get(0, JOB_KEY)?.map(TryInto::try_into) {
-            Some(Ok(bytes)) => u64::from_le_bytes(bytes),
-            _ => {
-                return Err(Error::Missing {
-                    rank: 0,
-                    seconds: pmi.fence_limit().as_secs(),
-                    reason: "it has not published the number of the job".to_owned(),
-                });
-            }
+        Self::open_over(Pmi::init()?, config)
+    }
+
+    /// As [`Context::open_with`], of processes that find each other in another way than by their launcher. All of them call it. A process may open several
+    /// contexts, of the same processes or of others; each makes progress in its own calls only.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] where no device can be opened, and [`Error::NotOpened`] at all others then; [`Error::Missing`] when a process ends
+    /// meanwhile; those of the bootstrap.
+    pub fn open_over(bootstrap: impl Bootstrap, config: &Config) -> Result<Self, Error> {
+        Self::take_place(bootstrap, Ok(config.clone()))
+    }
+
+    /// A process that fails between two steps that all take together, here or before it knew its parameters, still takes the second one, and publishes
+    /// why it has failed: the others would wait for it.
+    pub(super) fn take_place(
+        mut bootstrap: impl Bootstrap,
+        config: Result<Config, Error>,
+    ) -> Result<Self, Error> {
+        let (rank, size) = (bootstrap.rank(), bootstrap.size());
+        let local_ranks = bootstrap.local_ranks()?;
+        let opened = config.and_then(|config| open_devices(&config, &Job { local_ranks, rank }));
+        let card = match &opened {
+            Ok(devices) => card_of(devices),
+            Err(error) => encode_refusal_card(&error.to_string()),
         };
-        let limit = pmi.fence_limit();
-        let place = Place { rank: pmi.rank(), size: pmi.size(), job };
-        let context = Self::of(devices, Directory::Launcher(Box::new(pmi)), &place);
-        context.call_the_roll(Some(limit))?;
+        bootstrap.put(CARD_KEY, &card)?;
+        location::publish(&mut bootstrap)?;
+        if rank == 0 {
+            bootstrap.put(JOB_KEY, &job_number().to_le_bytes())?;
+        }
+        let mut directory = bootstrap.fence()?;
+        let devices = opened?;
+        let limit = directory.limit();
+        let Some(Ok(job)) = directory.get(0, JOB_KEY)?.map(TryInto::try_into) else {
+            return Err(Error::Missing {
+                rank: 0,
+                seconds: limit.as_secs(),
+                reason: "it has not published the number of the job".to_owned(),
+            });
+        };
+        let place = Place { rank, size, job: u64::from_le_bytes(job) };
+        let context = Self::of(devices, directory, &place, false);
+        context.call_the_roll(Some(limit)).map_err(|error| context.if_it_says_why(error))?;
         Ok(context)
     }
 
-    fn of(devices: Vec<AnyDevice>, directory: Directory, place: &Place) -> Self {
+    /// Who is missing may have published the reason itself.
+    fn if_it_says_why(&self, error: Error) -> Error {
+        match error {
+            Error::Missing { rank, .. } => match self.card(rank) {
+                Err(why @ Error::NotOpened { .. }) => why,
+                _ => error,
+            },
+            _ => error,
+        }
+    }
+
+    fn of(devices: Vec<AnyDevice>, directory: Box<dyn Directory>, place: &Place, is_simulated: bool) -> Self {
         let &Place { rank, size, job } = place;
         let hello = Hello { rank, window_bytes: WINDOW_BYTES, job };
         let context = Self {
@@ -118,8 +124,8 @@ impl Context {
             handlers: RefCell::new(BTreeMap::new()),
             extensions: RefCell::new(BTreeMap::new()),
             roll_call: RefCell::new(RollCall::default()),
-            is_simulated: matches!(directory, Directory::Table(_)),
-            directory: RefCell::new(directory),
+            is_simulated,
+            directory: RefCell::new(Some(directory)),
             is_handling: Cell::new(false),
             turn: Cell::new(0),
             nudged: Cell::new(Instant::now()),
@@ -132,6 +138,20 @@ impl Context {
         context
     }
 
+    /// What a process has published.
+    fn card(&self, rank: u32) -> Result<Vec<u8>, Error> {
+        let unreachable = |reason: &str| Error::Unreachable { rank, reason: reason.to_owned() };
+        let mut directory = self.directory.borrow_mut();
+        let directory = directory.as_mut().ok_or_else(|| unreachable("this process has left the job"))?;
+        let card = directory.get(rank, CARD_KEY)?.ok_or_else(|| {
+            unreachable("it has published no card: it ended before, or is no Ironband program")
+        })?;
+        match refusal_of(&card) {
+            Some(reason) => Err(Error::NotOpened { rank, reason }),
+            None => Ok(card),
+        }
+    }
+
     /// Waits for all other processes to call this, too, and leaves the job. What was sent before arrives. A process that drops its context
     /// without this leaves early, as one that returns an error from `main`: the others are told that it is lost.
     ///
@@ -142,9 +162,7 @@ impl Context {
     }
 
     fn leave(&self) -> Result<(), Error> {
-        let nobody = Directory::Table(Rc::default());
-        // Left before, or simulated.
-        if matches!(&*self.directory.borrow(), Directory::Table(_)) {
+        if self.is_simulated || self.directory.borrow().is_none() {
             return Ok(());
         }
         // However long the others compute: a process that lives is waited for. One that is missing was found missing before.
@@ -152,35 +170,33 @@ impl Context {
         if self.roll_call.borrow().has_failed() {
             // The others have to hear who is missing, or they would believe that it is this one.
             self.leave_early();
-        } else if let Directory::Launcher(pmi) = self.directory.replace(nobody) {
-            pmi.finalize()?;
+        } else if let Some(directory) = self.directory.take() {
+            directory.leave()?;
         }
         all_came
     }
 
     /// Says farewell to all others, and leaves the launcher without a word, so that it notices. Does nothing after [`Context::close`].
     fn leave_early(&self) {
-        let Directory::Launcher(pmi) = self.directory.replace(Directory::Table(Rc::default())) else {
+        let Some(directory) = self.directory.take() else { return };
+        // A launcher may wait for the others when it is told.
+        directory.leave_early();
+        if self.size == 1 {
             return;
-        };
-        let is_alone = pmi.size() == 1;
-        if !is_alone {
-            // A launcher may wait for the others in there.
-            std::mem::forget(pmi);
-            let why = "it has ended without closing its context".to_owned();
-            self.tell_who_is_missing(LINGER_LIMIT);
-            for rank in 0..self.size {
-                let mut guard = self.state.borrow_mut();
-                let state = &mut *guard;
-                if let Some(link) =
-                    state.link(rank).filter(|_| rank != self.rank && !state.protocol.is_lost(rank))
-                {
-                    self.part(state, link, why.clone());
-                    state.lose(rank, "this process is ending".to_owned());
-                }
-            }
-            self.let_others_hear();
         }
+        let why = "it has ended without closing its context".to_owned();
+        self.tell_who_is_missing(LINGER_LIMIT);
+        for rank in 0..self.size {
+            let mut guard = self.state.borrow_mut();
+            let state = &mut *guard;
+            if let Some(link) =
+                state.link(rank).filter(|_| rank != self.rank && !state.protocol.is_lost(rank))
+            {
+                self.part(state, link, why.clone());
+                state.lose(rank, "this process is ending".to_owned());
+            }
+        }
+        self.let_others_hear();
     }
 
     /// Stays until others have heard what was said last, for a moment.
@@ -213,20 +229,16 @@ impl Context {
 
     /// Ends all processes of the job, says why on standard error, and ends this one with this exit status.
     pub fn abort(self, code: i32, message: &str) -> ! {
-        let nobody = Directory::Table(Rc::default());
-        match self.directory.replace(nobody) {
-            Directory::Launcher(pmi) => pmi.abort(code, message),
-            Directory::Table(_) => {
-                eprintln!("ironband: rank {} aborts: {message}", self.rank);
-                std::process::exit(code)
-            }
+        match self.directory.take() {
+            Some(directory) => directory.abort(code, message),
+            None => unreachable!("it is taken when a context is closed or dropped only"),
         }
     }
 
     /// Makes the connection to a peer, or finds the one that it has made.
     #[cold]
     pub(super) fn connect(&self, rank: u32) -> Result<Link, Error> {
-        let card = self.directory.borrow_mut().card(rank)?;
+        let card = self.card(rank)?;
         let (device, address) =
             self.way_to(rank, &card).map_err(|reason| Error::Unreachable { rank, reason })?;
         let qp = self.devices[device]
@@ -291,7 +303,7 @@ impl Context {
         let Some(first) = self.devices.iter().position(|device| device.fabric() == fabric) else {
             return Ok(0);
         };
-        let card = self.directory.borrow_mut().card(rank)?;
+        let card = self.card(rank)?;
         let theirs = addresses_of(&card, fabric).map_err(|reason| Error::Unreachable { rank, reason })?;
         let pairs = self.pairs(first, &theirs, &mut Vec::new());
         let port = pairs.into_iter().find(|(own, _)| *own == link.device).map_or(0, |(_, peer)| peer);
@@ -378,7 +390,7 @@ pub fn simulated(world: &World, size: u32, config: &Config) -> Result<Vec<Contex
 /// As [`simulated`].
 pub fn simulated_at(world: &World, locations: &[Location], config: &Config) -> Result<Vec<Context>, Error> {
     let size = locations.len() as u32;
-    let table = Rc::new(Simulated { locations: locations.to_vec(), ..Simulated::default() });
+    let table = Rc::new(SimulatedJob { locations: locations.to_vec(), cards: RefCell::default() });
     let mut contexts = Vec::new();
     for rank in 0..size {
         // As if alone: nobody has to be offered the processor.
@@ -386,8 +398,8 @@ pub fn simulated_at(world: &World, locations: &[Location], config: &Config) -> R
         let device = Device::<Sim>::of(world.open(config, &job), config, &job, Threads::Single)?;
         let devices = vec![AnyDevice::Sim(device)];
         table.cards.borrow_mut().push(card_of(&devices));
-        let directory = Directory::Table(Rc::clone(&table));
-        contexts.push(Context::of(devices, directory, &Place { rank, size, job: 1 }));
+        let directory = Box::new(Simulated { rank, table: Rc::clone(&table) });
+        contexts.push(Context::of(devices, directory, &Place { rank, size, job: 1 }, true));
     }
     Ok(contexts)
 }
