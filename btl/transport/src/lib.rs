@@ -37,6 +37,8 @@ mod patience;
 pub mod rcache;
 mod registrations;
 
+#[cfg(all(feature = "mpi", not(loom)))]
+pub use context::Mpi;
 #[cfg(not(loom))]
 pub use context::{
     ACTIVE_IDS_OWN, AccessRequest, Bootstrap, Buffer, BufferMut, Context, Directory, Endpoint, Error,

@@ -15,6 +15,8 @@ mod incoming;
 mod library;
 mod location;
 mod memory;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod open;
 mod posting;
 mod request;
@@ -29,6 +31,8 @@ pub use endpoint::Endpoint;
 pub use error::Error;
 pub use location::Location;
 pub use memory::{Exposed, MemoryKey, RemoteMemory};
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use open::{simulated, simulated_at};
 pub use request::{ReceiveRequest, SendRequest};
 pub use scope::{Scope, ScopedReceive, ScopedSend};
