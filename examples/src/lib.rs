@@ -1,7 +1,7 @@
 //! Small programs in Rust, to copy from.
 //!
 //! Those whose names begin with `mpi_` use the `mpi` crate (rsmpi) and nothing of Ironband: which transport carries their messages is
-//! chosen when they are run, as for any other MPI program. The others use Ironband's own API, [`ironband::Context`], and no MPI: they
+//! chosen when they are run, as for any other MPI program; only `mpi_with_ironband` uses both. The others use Ironband's own API, [`ironband::Context`], and no MPI: they
 //! run under `ironband run`, under `mpirun` and other launchers, and most of them alone.
 //!
 //! | program | processes | shows |
@@ -18,6 +18,7 @@
 //! | `fft_transpose` | a power of two | a transposition by `alltoall`, of a type that the program has made |
 //! | `mpi_ring` | 2 or more | blocking send and receive, sizes from the command line, a result that every rank can check |
 //! | `mpi_halo_exchange` | 1 or more | a Cartesian grid of ranks, non-blocking exchange of edges, gathering blocks of unlike sizes |
+//! | `mpi_with_ironband` | 1 or more | contexts of rsmpi communicators (cargo feature `mpi`), several at a time; Ironband's operations in an MPI program |
 //!
 //! Each checks its own result, and fails if it is wrong. Build and run them:
 //!
@@ -26,6 +27,7 @@
 //! target/release/ironband run -n 4 target/release/halo_exchange --steps 500 --picture heat.png
 //! mpirun -np 3 --mca btl ironband,self target/release/mpi_ring --bytes 100000 --laps 20
 //! mpirun -np 4 --oversubscribe --mca btl ironband,self target/release/mpi_halo_exchange
+//! mpirun -np 6 --oversubscribe target/release/mpi_with_ironband
 //! ```
 //!
 //! [`together`] has two collectives made of messages, and [`plate`] what the two halo exchanges compute.
