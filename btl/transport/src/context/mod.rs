@@ -465,6 +465,8 @@ impl Context {
         // Of a message that was announced before.
         if state.protocol.has_transfer() {
             self.start_transfers(state);
+            // One that has ended at once leaves nothing to wait for: its sender is told now, or when this process happens to call again.
+            self.say_news(state);
         }
         Ok(receive)
     }
