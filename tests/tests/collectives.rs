@@ -6,15 +6,23 @@ use std::time::Duration;
 use ironband_tests::{Ended, Job, Launcher, Outcome, by_hand, free_port, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_collectives_agent");
+/// An MPI program, over contexts of MPI communicators.
+const AGAINST_MPI: &str = env!("CARGO_BIN_EXE_against_mpi");
 const LIMIT: Duration = Duration::from_secs(120);
+/// For MPI, which is slow where there are more processes than processors.
+const LIMIT_OF_MPI: Duration = Duration::from_secs(600);
 
 fn turn() -> impl Sized {
     wait_for_turn(env!("CARGO_TARGET_TMPDIR").as_ref()).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 fn passes(name: &'static str, ranks: u32, words: &[&str]) {
+    ends_well(name, ranks, &[&[AGENT], words].concat(), LIMIT);
+}
+
+fn ends_well(name: &'static str, ranks: u32, words: &[&str], limit: Duration) {
     let Some(launcher) = Launcher::find(name) else { return };
-    expect_well(ranks, launcher.start(ranks, &[&[AGENT], words].concat(), &[]).finish(LIMIT));
+    expect_well(ranks, launcher.start(ranks, words, &[]).finish(limit));
 }
 
 fn expect_well(ranks: u32, outcome: Outcome) {
@@ -59,6 +67,40 @@ fn under_other_launchers() {
     for name in ["openmpi4", "mpich5", "slurm-pmi2"] {
         passes(name, 4, &["do", "77", "100"]);
     }
+}
+
+/// In an MPI program, over contexts of its communicators: each operation, and MPI's own with the same inputs.
+#[test]
+fn results_are_those_of_mpi() {
+    let _turn = turn();
+    for ranks in [1, 2, 3, 4, 5, 7, 8] {
+        ends_well("openmpi4", ranks, &[AGAINST_MPI, "do", &ranks.to_string(), "200"], LIMIT_OF_MPI);
+    }
+}
+
+/// Who can open no device tells the others, and MPI goes on.
+#[test]
+fn one_of_a_communicator_opens_no_device() {
+    let _turn = turn();
+    for (ranks, victim) in [(1, "0"), (2, "0"), (3, "1"), (5, "4")] {
+        ends_well("openmpi4", ranks, &[AGAINST_MPI, "refused", victim], LIMIT);
+    }
+}
+
+/// The others, who wait for it, are ended.
+#[test]
+fn one_of_a_communicator_aborts() {
+    let _turn = turn();
+    let Some(launcher) = Launcher::find("openmpi4") else { return };
+    let outcome = launcher.start(3, &[AGAINST_MPI, "aborts", "1"], &[]).finish(LIMIT);
+    let Ended::By(status) = outcome.ended else { unreachable!("finish looks at it") };
+    assert!(!status.success(), "{}", outcome.explain());
+    assert!(
+        outcome.stderr.contains("rank 1 of 3 aborts the job: as the test wants it"),
+        "{}",
+        outcome.explain()
+    );
+    assert!(outcome.processes_left.is_empty(), "{}", outcome.explain());
 }
 
 #[test]

@@ -12,7 +12,8 @@ use ironband_collectives::operator::{
 pub struct Matrix([u32; 4]);
 
 impl Matrix {
-    fn times(&self, right: &Self) -> Self {
+    /// Their product, this one on the left.
+    pub fn times(&self, right: &Self) -> Self {
         let ([a, b, c, d], [e, f, g, h]) = (self.0, right.0);
         let sum = |x: u32, y: u32, z: u32, w: u32| x.wrapping_mul(y).wrapping_add(z.wrapping_mul(w));
         Self([sum(a, e, b, g), sum(a, f, b, h), sum(c, e, d, g), sum(c, f, d, h)])
