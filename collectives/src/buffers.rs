@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytemuck::Pod;
 
-use crate::agreement;
+use crate::alike;
 use crate::communicator::Communicator;
 use crate::engine::Task;
 use crate::error::Error;
@@ -38,8 +38,8 @@ pub(crate) fn run<T: Pod>(
 fn ready<'a, 'c>(communicator: &'a Communicator<'c>) -> Result<&'a Group<'c>, Error> {
     let group = &*communicator.group;
     group.check()?;
-    if group.agreements().is_due() {
-        agreement::begin(communicator)?;
+    if group.comparisons().is_due() {
+        alike::begin(communicator)?;
     }
     Ok(group)
 }

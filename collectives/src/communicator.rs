@@ -107,7 +107,7 @@ impl<'c> Communicator<'c> {
         let members: Vec<u32> = (0..context.size()).collect();
         let id = crate::fate::Registry::of(context).next_world();
         let group = Group::new(&engine, id, context.rank(), members.into());
-        group.agreements().want();
+        group.comparisons().want();
         Ok(Self {
             group,
             table,
@@ -189,7 +189,7 @@ impl<'c> Communicator<'c> {
     pub fn set_table(&mut self, table: Table) -> Result<(), Error> {
         table.check()?;
         self.table = Rc::new(table);
-        self.group.agreements().want();
+        self.group.comparisons().want();
         self.schedules.take();
         self.last.take();
         Ok(())
@@ -200,7 +200,7 @@ impl<'c> Communicator<'c> {
     /// as with [`Communicator::set_table`].
     pub fn set_reproducible(&mut self, reproducible: bool) {
         self.reproducible = reproducible;
-        self.group.agreements().want();
+        self.group.comparisons().want();
         self.schedules.take();
         self.last.take();
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ironband::{Context, Endpoint};
 
-use crate::agreement::Agreements;
+use crate::alike::Comparisons;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::fate::{Fate, Registry, tag_of};
@@ -31,7 +31,7 @@ pub(crate) struct Group<'c> {
     members: Rc<[u32]>,
     sequence: Cell<u64>,
     limit: Cell<Option<Duration>>,
-    agreements: Agreements,
+    comparisons: Comparisons,
     #[expect(
         clippy::vec_box,
         reason = "a kit goes to a run and back with each operation: a pointer, not ten words"
@@ -53,7 +53,7 @@ impl<'c> Group<'c> {
             members,
             sequence: Cell::new(0),
             limit: Cell::new(None),
-            agreements: Agreements::default(),
+            comparisons: Comparisons::default(),
             kits: RefCell::default(),
         })
     }
@@ -92,8 +92,8 @@ impl<'c> Group<'c> {
         self.context.endpoint(self.member(rank)).map_err(|error| self.explain(error, rank))
     }
 
-    pub(crate) const fn agreements(&self) -> &Agreements {
-        &self.agreements
+    pub(crate) const fn comparisons(&self) -> &Comparisons {
+        &self.comparisons
     }
 
     /// The tag of the operation that is begun next.

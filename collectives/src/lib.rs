@@ -52,8 +52,8 @@
 //! world.allreduce_in_place(&mut [1.5], BitAnd).unwrap();
 //! ```
 
-mod agreement;
 pub mod algorithms;
+mod alike;
 mod buffers;
 pub mod choose;
 mod communicator;

@@ -124,7 +124,7 @@ impl<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedule> + Clone> Run<
             self.has_begun = false;
         }
         // With tables that differ what was done may be wrong.
-        self.group.agreements().have_ended(self.tag)
+        self.group.comparisons().have_ended(self.tag)
     }
 
     /// Begins the transfers of a round.

@@ -42,7 +42,7 @@ impl Operator<Extremes> for Spread {
 }
 
 /// One under way.
-struct Agreement {
+struct Comparison {
     /// Of its operation.
     tag: u64,
     both: Rc<RefCell<(Vec<Extremes>, Vec<Extremes>)>>,
@@ -50,14 +50,14 @@ struct Agreement {
 
 /// Those of a group.
 #[derive(Default)]
-pub(crate) struct Agreements {
+pub(crate) struct Comparisons {
     is_due: Cell<bool>,
     /// Looked at by each operation that has come to its end.
     are_under_way: Cell<bool>,
-    under_way: RefCell<Vec<Agreement>>,
+    under_way: RefCell<Vec<Comparison>>,
 }
 
-impl Agreements {
+impl Comparisons {
     /// The next operation is to have one beside it.
     pub(crate) fn want(&self) {
         self.is_due.set(true);
@@ -71,7 +71,7 @@ impl Agreements {
     /// Whether the operation with this tag, all of which was done, has ended.
     ///
     /// # Errors
-    /// [`Error::TablesDiffer`] for the agreement itself.
+    /// [`Error::TablesDiffer`] for the comparison itself.
     #[inline]
     pub(crate) fn have_ended(&self, tag: u64) -> Result<bool, Error> {
         if self.are_under_way.get() { self.end(tag) } else { Ok(true) }
@@ -80,8 +80,8 @@ impl Agreements {
     #[cold]
     fn end(&self, tag: u64) -> Result<bool, Error> {
         let mut under_way = self.under_way.borrow_mut();
-        let Some(at) = under_way.iter().position(|agreement| agreement.tag == tag) else {
-            // Another operation, which waits for the agreement.
+        let Some(at) = under_way.iter().position(|comparison| comparison.tag == tag) else {
+            // Another operation, which waits for the comparison.
             return Ok(false);
         };
         let all = under_way[at].both.borrow().1[0];
@@ -99,16 +99,16 @@ impl Agreements {
 /// Begins one, before the next operation.
 pub(crate) fn begin(communicator: &Communicator<'_>) -> Result<(), Error> {
     let group = &communicator.group;
-    let agreements = group.agreements();
-    agreements.is_due.set(false);
+    let comparisons = group.comparisons();
+    comparisons.is_due.set(false);
     if group.size() == 1 {
         return Ok(());
     }
     let (print, rank) = (communicator.fingerprint(), group.rank());
     let own = Extremes { lowest: print, highest: print, lowest_rank: rank, highest_rank: rank };
     let mut owned = Owned::new(vec![own], vec![own]);
-    agreements.under_way.borrow_mut().push(Agreement { tag: group.upcoming_tag(), both: owned.shared() });
-    agreements.are_under_way.set(true);
+    comparisons.under_way.borrow_mut().push(Comparison { tag: group.upcoming_tag(), both: owned.shared() });
+    comparisons.are_under_way.set(true);
     // It goes on without this value; whatever it fails with ends the communicator.
     owned.start(
         communicator,
@@ -136,20 +136,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_ends_before_the_agreement_has() {
-        let agreements = Agreements::default();
-        assert_eq!(agreements.have_ended(7), Ok(true));
+    fn nothing_ends_before_the_comparison_has() {
+        let comparisons = Comparisons::default();
+        assert_eq!(comparisons.have_ended(7), Ok(true));
         let begin = |tag, end| {
             let both = Rc::new(RefCell::new((Vec::new(), vec![end])));
-            agreements.under_way.borrow_mut().push(Agreement { tag, both });
-            agreements.are_under_way.set(true);
+            comparisons.under_way.borrow_mut().push(Comparison { tag, both });
+            comparisons.are_under_way.set(true);
         };
         begin(1, of(4, 0));
         begin(3, Extremes { lowest: 4, highest: 5, lowest_rank: 6, highest_rank: 2 });
-        assert_eq!(agreements.have_ended(2), Ok(false));
-        assert_eq!(agreements.have_ended(1), Ok(true));
-        assert_eq!(agreements.have_ended(2), Ok(false));
-        assert_eq!(agreements.have_ended(3), Err(Error::TablesDiffer { rank: 2, other: 6 }));
-        assert_eq!(agreements.have_ended(2), Ok(false), "the communicator has failed");
+        assert_eq!(comparisons.have_ended(2), Ok(false));
+        assert_eq!(comparisons.have_ended(1), Ok(true));
+        assert_eq!(comparisons.have_ended(2), Ok(false));
+        assert_eq!(comparisons.have_ended(3), Err(Error::TablesDiffer { rank: 2, other: 6 }));
+        assert_eq!(comparisons.have_ended(2), Ok(false), "the communicator has failed");
     }
 }
