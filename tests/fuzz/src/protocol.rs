@@ -11,7 +11,7 @@ use ironband_core::protocol::{
     Violation,
 };
 use ironband_core::wire::message::{
-    Announce, Ended, HEADER_BYTES_MAX, Hello, Kind, Memory, Outcome, Piece, Ready,
+    Announce, Ended, HEADER_BYTES_MAX, Hello, Kind, Memory, Outcome, Piece, Ready, Withdraw,
 };
 
 use crate::input::Input;
@@ -477,6 +477,9 @@ impl World {
         let counter = if choice & 0x80 == 0 { 0 } else { u32::from(input.byte()) * 256 };
         let outcome = [Outcome::Done, Outcome::Truncated, Outcome::Failed][usize::from(number) % 3];
         match choice >> 3 & 7 {
+            0 if choice & 0x40 != 0 => {
+                self.say(hostile, Kind::Withdraw, &Withdraw { sender: request, counter }.encode(), 16);
+            }
             0 => {
                 let tag = u64::from(number);
                 let announce = Announce { tag, len_bytes, memory, sender: request, counter };

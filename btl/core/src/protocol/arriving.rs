@@ -9,7 +9,7 @@ use super::receiving::fits;
 use super::requests::Handle;
 use super::violation::Violation;
 use crate::wire::message::{
-    ACTIVE_HEADER_BYTES, Announce, EAGER_HEADER_BYTES, Ended, Hello, Kind, Outcome, Piece, Ready,
+    ACTIVE_HEADER_BYTES, Announce, EAGER_HEADER_BYTES, Ended, Hello, Kind, Outcome, Piece, Ready, Withdraw,
 };
 
 impl<S, R, K> Protocol<S, R, K> {
@@ -149,6 +149,11 @@ impl<S, R, K> Protocol<S, R, K> {
                 self.paid(from, ready.counter)?;
                 self.ready(from, ready)?;
             }
+            Kind::Withdraw => {
+                let withdraw = Withdraw::decode(header(start).ok_or_else(wrong_length)?);
+                self.paid(from, withdraw.counter)?;
+                self.withdrawn(from, withdraw.sender);
+            }
             Kind::Piece => {
                 let piece = Piece::decode(header(start).ok_or_else(wrong_length)?);
                 return self.piece(from, piece, len_bytes - kind.header_bytes());
@@ -200,6 +205,21 @@ impl<S, R, K> Protocol<S, R, K> {
             self.matching.keep(envelope, Kept::Announced(announce));
         }
         Ok(())
+    }
+
+    /// The sender wants a message back that it has announced. If a receive has found it, or it was refused, the answer is on its way already, or will be.
+    fn withdrawn(&mut self, from: u32, sender: u64) {
+        let is_meant = |envelope: &Envelope, kept: &Kept<K>| {
+            envelope.source == from && matches!(kept, Kept::Announced(announce) if announce.sender == sender)
+        };
+        let found = self.matching.messages().find(|(_, envelope, kept)| is_meant(envelope, kept));
+        let Some((handle, ..)) = found else { return };
+        self.matching.take(handle);
+        if let Some(peer) = self.peers.get_mut(from) {
+            peer.announced -= 1;
+            let sender = Handle::from_wire(sender);
+            peer.say(Word::Read { sender, outcome: Outcome::Truncated }, &mut self.talkers);
+        }
     }
 
     /// The send that a peer speaks of, if it is one that the peer was told of.

@@ -11,6 +11,10 @@
 //!   written        ◄───────────── ready ─────────────
 //!             writes, then ──── written ────────────►
 //!
+//!   taken     send ──────────── announce ───────────► kept: nobody has asked for it
+//!   back      withdraw ──────── withdraw ───────────► forgotten; if it was matched meanwhile, it goes on as above
+//!                  ◄────────────── read ─────────────
+//!
 //!   in        send ──────────── announce ───────────► matched, or reading it was not possible
 //!   pieces         ◄───────────── ready ─────────────
 //!                  ────── piece, piece, piece ──────►
@@ -188,6 +192,8 @@ pub(super) struct Send<S> {
     pub(super) tag: u64,
     pub(super) len_bytes: u64,
     pub(super) memory: Option<Memory>,
+    /// Its program wants the buffer back.
+    pub(super) is_withdrawn: bool,
     pub(super) stage: SendStage,
     pub(super) body: S,
 }

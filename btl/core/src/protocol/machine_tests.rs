@@ -1,7 +1,7 @@
 //! Several processes in one test, with a network of queues between them: everything that may happen between them happens in an
 //! order that a seed decides.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
@@ -11,7 +11,9 @@ use super::matching::Pattern;
 use super::peer::{INITIAL_WINDOW_BYTES, PeerLimits};
 use super::requests::Handle;
 use super::violation::Violation;
-use crate::wire::message::{Announce, Ended, HEADER_BYTES_MAX, Hello, Kind, Memory, Outcome, Piece, Ready};
+use crate::wire::message::{
+    Announce, Ended, HEADER_BYTES_MAX, Hello, Kind, Memory, Outcome, Piece, Ready, Withdraw,
+};
 
 const JOB: u64 = 0x1234;
 const EAGER_BYTES: u32 = 40;
@@ -63,6 +65,8 @@ struct Nature {
     busy: usize,
     /// Receives may be too short.
     truncates: bool,
+    /// Messages are wanted back.
+    withdraws: bool,
     loses: bool,
 }
 
@@ -74,6 +78,8 @@ struct World {
     sent: Vec<(u32, u32, u64, usize)>,
     /// By message: the order in which the receive that got it was posted.
     got: BTreeMap<u64, u64>,
+    /// Messages that their senders wanted back.
+    withdrawn: BTreeSet<u64>,
     /// Sends and receives that have ended in error.
     failed: usize,
 }
@@ -103,6 +109,7 @@ impl World {
             processes: (0..count).map(process).collect(),
             sent: Vec::new(),
             got: BTreeMap::new(),
+            withdrawn: BTreeSet::new(),
             failed: 0,
         }
     }
@@ -148,6 +155,15 @@ impl World {
         let process = &mut self.processes[from];
         let handle = process.protocol.send(to as u32, tag, len_bytes as u64, memory, body);
         process.sends.push((handle, to as u32, tag, number));
+    }
+
+    fn withdraw(&mut self, at: usize) {
+        let which = self.random.below(self.processes[at].sends.len().max(1));
+        let process = &mut self.processes[at];
+        if let Some((handle, _, _, number)) = process.sends.get(which) {
+            process.protocol.withdraw(*handle);
+            self.withdrawn.insert(*number);
+        }
     }
 
     fn receive(&mut self, at: usize, pattern: Pattern) {
@@ -280,6 +296,11 @@ impl World {
                     return true;
                 }
                 let alive = !self.processes[peer as usize].is_dead;
+                let is_there = |(.., number): &(Handle, u32, u64, u64)| *number == memory.address;
+                let is_lost = self.processes[peer as usize].protocol.is_lost(at as u32);
+                let may_be_read =
+                    !alive || is_lost || self.processes[peer as usize].sends.iter().any(is_there);
+                assert!(may_be_read, "its sender has the buffer back");
                 let bytes = data(memory.address, len_bytes as usize);
                 let protocol = &mut self.processes[at].protocol;
                 assert_eq!(memory.key, 77);
@@ -377,8 +398,9 @@ fn run(seed: u64, nature: Nature, turns: usize) {
         if Some(at) == victim {
             continue;
         }
-        match world.random.below(6) {
+        match world.random.below(7) {
             0 => world.send(at),
+            6 if nature.withdraws => world.withdraw(at),
             1 => {
                 let pattern = world.some_pattern();
                 world.receive(at, pattern);
@@ -409,7 +431,8 @@ fn run(seed: u64, nature: Nature, turns: usize) {
         assert_eq!((counts.sends, counts.receives, counts.kept), (0, 0, 0), "process {at}");
     }
     if victim.is_none() {
-        assert_eq!(world.got.len(), world.sent.len(), "each message is received once");
+        let is_gone = |number: u64| world.got.contains_key(&number) || world.withdrawn.contains(&number);
+        assert!((0..world.sent.len() as u64).all(is_gone), "each message is received once");
         assert_eq!(world.failed, 0);
     }
     world.check_order();
@@ -418,9 +441,10 @@ fn run(seed: u64, nature: Nature, turns: usize) {
 proptest! {
     #[test]
     fn everything_arrives_once_and_in_order(
-        seed: u64, processes in 1_usize..5, writes: bool, registers: bool, busy in 0_usize..60, truncates: bool, loses: bool,
+        seed: u64, processes in 1_usize..5, writes: bool, registers: bool, busy in 0_usize..60, truncates: bool,
+        withdraws: bool, loses: bool,
     ) {
-        let nature = Nature { processes, writes, registers, busy, truncates, loses };
+        let nature = Nature { processes, writes, registers, busy, truncates, withdraws, loses };
         run(seed, nature, 400);
     }
 }
@@ -573,6 +597,89 @@ fn refused_messages_are_not_kept_and_end_at_their_senders() {
     // One for which a receive waits arrives all the same.
     protocol.receive(Pattern::exact(1, 5), 10, ());
     assert!(matches!(come(&mut protocol, 5, None), Arrival::Deliver { .. }));
+}
+
+/// Whoever does not wait for anything more may be looked after by nobody.
+#[test]
+fn all_without_whom_something_does_not_end_are_awaited() {
+    let mut protocol = greeted();
+    let awaited = |protocol: &Protocol<Vec<u8>, (), Vec<u8>>| protocol.awaited_peers().collect::<Vec<_>>();
+    while protocol.next_post(1).is_some() {
+        protocol.posted(1);
+    }
+    assert_eq!(awaited(&protocol), []);
+    let (posted, _) = protocol.receive(Pattern::exact(1, 7), 10, ());
+    protocol.receive(Pattern::any_source(8), 1000, ());
+    assert_eq!(awaited(&protocol), [1], "the source that a receive names");
+    protocol.cancel(posted);
+    assert_eq!(awaited(&protocol), []);
+    let memory = Some(Memory { address: 1, key: 2 });
+    let announce = Announce { tag: 8, len_bytes: 1000, memory, sender: 3, counter: 0 }.encode();
+    protocol.arrived(1, Kind::Announce.immediate(1), &announce, 48).unwrap();
+    let Some(Transfer::Read { receive, .. }) = protocol.next_transfer() else { panic!("it is read") };
+    assert_eq!(awaited(&protocol), [1], "a receive that has found its message, of any source");
+    protocol.read_ended(receive, true);
+    assert_eq!(awaited(&protocol), []);
+    let send = protocol.send(1, 3, 1000, None, vec![0; 1000]);
+    assert_eq!(awaited(&protocol), [1], "a send that waits");
+    while protocol.next_post(1).is_some() {
+        protocol.posted(1);
+    }
+    assert_eq!(awaited(&protocol), [1], "a send that was announced");
+    protocol.peer_lost(1);
+    assert_eq!((awaited(&protocol), protocol.send_outcome(send).is_some()), (vec![], true));
+}
+
+/// What its sender wants back is forgotten if nobody has asked for it, and only then.
+#[test]
+fn a_message_is_taken_back() {
+    let withdraw = |sender: u64| Withdraw { sender, counter: 0 }.encode();
+    let mut protocol = greeted();
+    while protocol.next_post(1).is_some() {
+        protocol.posted(1);
+    }
+    let mut number = 0;
+    let mut come = |protocol: &mut Protocol<Vec<u8>, (), Vec<u8>>, kind: Kind, bytes: &[u8]| {
+        number += 1;
+        assert_eq!(protocol.arrived(1, kind.immediate(number), bytes, bytes.len()), Ok(Arrival::Nothing));
+    };
+    let said = |protocol: &mut Protocol<Vec<u8>, (), Vec<u8>>| {
+        let post = protocol.next_post(1)?;
+        protocol.posted(1);
+        let (kind, _) = Kind::of_immediate(post.immediate)?;
+        Some((kind, u64::from_le_bytes(*post.header().first_chunk().unwrap())))
+    };
+    let memory = Some(Memory { address: 1, key: 2 });
+    for sender in [5, 6] {
+        let announce = Announce { tag: sender, len_bytes: 1000, memory, sender, counter: 0 }.encode();
+        come(&mut protocol, Kind::Announce, &announce);
+    }
+    let (receive, _) = protocol.receive(Pattern::exact(1, 6), 1000, ());
+    come(&mut protocol, Kind::Withdraw, &withdraw(5));
+    assert_eq!((protocol.counts().kept, said(&mut protocol)), (0, Some((Kind::Read, 5))));
+    // It is being read, and the answer says so when it has been.
+    come(&mut protocol, Kind::Withdraw, &withdraw(6));
+    assert_eq!((protocol.receive_outcome(receive), said(&mut protocol)), (None, None));
+    protocol.read_ended(receive, true);
+    assert_eq!(said(&mut protocol), Some((Kind::Read, 6)));
+    // Such a message has not been there, or has gone.
+    come(&mut protocol, Kind::Withdraw, &withdraw(5));
+    assert_eq!(said(&mut protocol), None);
+
+    // The sender's side: one of which nobody knows ends at once, one that was announced when the peer answers, and it is asked once.
+    let hidden = protocol.send(1, 3, 1000, None, vec![0; 1000]);
+    protocol.withdraw(hidden);
+    assert_eq!((protocol.send_outcome(hidden), said(&mut protocol)), (Some(Ok(())), None));
+    let announced = protocol.send(1, 3, 1000, None, vec![0; 1000]);
+    assert_eq!(said(&mut protocol).map(|(kind, _)| kind), Some(Kind::Announce));
+    protocol.withdraw(announced);
+    protocol.withdraw(announced);
+    assert_eq!(protocol.send_outcome(announced), None, "it may be read still");
+    assert_eq!(said(&mut protocol), Some((Kind::Withdraw, announced.to_wire())));
+    assert_eq!(said(&mut protocol), None);
+    let ended = Ended { request: announced.to_wire(), outcome: Outcome::Truncated, counter: 0 }.encode();
+    come(&mut protocol, Kind::Read, &ended);
+    assert_eq!(protocol.send_outcome(announced), Some(Ok(())));
 }
 
 #[test]

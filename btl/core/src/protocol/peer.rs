@@ -49,6 +49,8 @@ pub(super) enum Word {
     },
     /// The next piece of a message.
     Piece(Handle),
+    /// A message that was announced is not to be received any more, if it can be helped.
+    Withdraw(Handle),
     Credit,
 }
 

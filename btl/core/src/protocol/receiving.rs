@@ -1,6 +1,8 @@
 //! The receiver's side: receives that are posted, and how announced messages come to them.
 
-use super::machine::{Found, Kept, Protocol, Receive, ReceiveStage, Received, RequestError, Transfer};
+use super::machine::{
+    Found, Kept, Protocol, Receive, ReceiveStage, Received, RequestError, SendStage, Transfer,
+};
 use super::matching::{Envelope, Match, Pattern};
 use super::peer::Word;
 use super::requests::Handle;
@@ -162,9 +164,16 @@ impl<S, R, K> Protocol<S, R, K> {
         (!matches!(receive.stage, ReceiveStage::Posted(_))).then_some(receive.message.source)
     }
 
-    /// The sources that receives name for which no message has come.
-    pub fn awaited_sources(&self) -> impl Iterator<Item = u32> {
-        self.matching.receives().filter_map(|(_, pattern, _)| pattern.source)
+    /// Those without whom some request does not end: the sources that receives name, and the peers of messages that are under way in either
+    /// direction. Some more than once.
+    pub fn awaited_peers(&self) -> impl Iterator<Item = u32> {
+        let named = self.matching.receives().filter_map(|(_, pattern, _)| pattern.source);
+        let receiving = self
+            .receives
+            .iter()
+            .filter(|receive| !matches!(receive.stage, ReceiveStage::Posted(_) | ReceiveStage::Done(_)));
+        let sending = self.sends.iter().filter(|send| !matches!(send.stage, SendStage::Done(_)));
+        named.chain(receiving.map(|receive| receive.message.source)).chain(sending.map(|send| send.peer))
     }
 
     /// What was kept with a receive.

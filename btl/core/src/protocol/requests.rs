@@ -113,6 +113,11 @@ impl<T> Requests<T> {
     }
 
     /// All requests.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.places.iter().filter_map(|place| place.value.as_ref())
+    }
+
+    /// All requests, with their handles.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut T)> {
         self.places.iter_mut().enumerate().filter_map(|(index, place)| {
             let handle = Handle::new(index as u32, place.generation);

@@ -3,7 +3,9 @@
 use super::machine::{Post, Protocol, ReceiveStage, RequestError, Send, SendStage};
 use super::peer::{Peer, Word};
 use super::requests::Handle;
-use crate::wire::message::{Announce, Ended, HEADER_BYTES_MAX, Kind, Memory, Outcome, Piece, Ready};
+use crate::wire::message::{
+    Announce, Ended, HEADER_BYTES_MAX, Kind, Memory, Outcome, Piece, Ready, Withdraw,
+};
 
 /// A message that may be sent at once.
 #[derive(Debug)]
@@ -71,12 +73,32 @@ impl<S, R, K> Protocol<S, R, K> {
         } else {
             SendStage::Waits
         };
-        let handle = self.sends.insert(Send { peer, tag, len_bytes, memory, stage, body });
+        let handle =
+            self.sends.insert(Send { peer, tag, len_bytes, memory, is_withdrawn: false, stage, body });
         if stage == SendStage::Waits {
             let peer = self.peers.get_mut(peer).expect("a peer is connected before it is sent to");
             peer.say(Word::Send(handle), &mut self.talkers);
         }
         handle
+    }
+
+    /// A message is not to be sent any more, if it can be helped; either way its send ends as if it had been sent. One that nobody was told of ends at
+    /// once. One that was announced ends when the peer says so: it may be reading already, and until it has heard of this it may begin.
+    pub fn withdraw(&mut self, handle: Handle) {
+        let Some(send) = self.sends.get_mut(handle) else { return };
+        let Some(peer) = self.peers.get_mut(send.peer) else { return };
+        if std::mem::replace(&mut send.is_withdrawn, true) {
+            return;
+        }
+        match send.stage {
+            SendStage::Waits => {
+                // The peer stays among the talkers, who find that there is nothing to say.
+                peer.outbox.retain(|word| *word != Word::Send(handle));
+                send.stage = SendStage::Done(Ok(()));
+            }
+            SendStage::Announced => peer.say(Word::Withdraw(handle), &mut self.talkers),
+            SendStage::Writing { .. } | SendStage::InPieces { .. } | SendStage::Done(_) => {}
+        }
     }
 
     /// Whether a send has ended: then its buffer may be used again.
@@ -141,6 +163,9 @@ impl<S, R, K> Protocol<S, R, K> {
                 header[..4].copy_from_slice(&counter.to_le_bytes());
                 set(Kind::Credit, &header);
             }
+            Word::Withdraw(handle) => {
+                set(Kind::Withdraw, &Withdraw { sender: handle.to_wire(), counter }.encode());
+            }
             Word::Send(handle) => {
                 let send = self.sends.get(handle).expect("a send in the outbox is not forgotten");
                 match eager_bytes(peer, send.len_bytes) {
@@ -177,7 +202,7 @@ impl<S, R, K> Protocol<S, R, K> {
         match word {
             Word::Hello(_) => {}
             // All these bring the counter.
-            Word::Read { .. } | Word::Written { .. } => {
+            Word::Read { .. } | Word::Written { .. } | Word::Withdraw(_) => {
                 peer.receives.pay();
             }
             Word::Ready { receiver, memory, .. } => {

@@ -46,6 +46,10 @@
 //!              +---+-----------------------------------+
 //!              | 0 | why, as text, to be shown only    |
 //!              +---+-----------------------------------+
+//! 11 withdraw  0        8         12  16
+//!              +--------+---------+---+
+//!              | sender | counter | 0 |
+//!              +--------+---------+---+
 //! ```
 //!
 //! `sender` and `receiver` are handles of requests, to be given back as they are. `counter` is the receiver's of the peer's window
@@ -85,6 +89,8 @@ pub enum Kind {
     Active = 9,
     /// The sender has given the receiver up, and ends the connection. It is not numbered: it may come at any time.
     Farewell = 10,
+    /// [`Withdraw`].
+    Withdraw = 11,
 }
 
 /// Length of the header of an eager message.
@@ -99,7 +105,7 @@ pub const FAREWELL_TEXT_BYTES_MAX: usize = 200;
 pub const CREDIT_HEADER_BYTES: usize = 8;
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Hello,
         Self::Eager,
         Self::Announce,
@@ -110,6 +116,7 @@ impl Kind {
         Self::Credit,
         Self::Active,
         Self::Farewell,
+        Self::Withdraw,
     ];
 
     /// The immediate data of a message of this kind with this number, of which 28 bits count.
@@ -129,7 +136,7 @@ impl Kind {
     pub const fn header_bytes(self) -> usize {
         match self {
             Self::Hello | Self::Announce | Self::Ready => 48,
-            Self::Read | Self::Written | Self::Piece => 16,
+            Self::Read | Self::Written | Self::Piece | Self::Withdraw => 16,
             Self::Eager | Self::Credit | Self::Active | Self::Farewell => 8,
         }
     }
@@ -228,6 +235,16 @@ pub struct Piece {
     pub receiver: u64,
     /// Where in the message it belongs.
     pub offset: u64,
+}
+
+/// The sender of a message that was announced wants its buffer back. A receiver that has not begun with the message forgets it and answers with
+/// [`Outcome::Truncated`]; one that has goes on, and its answer is the one that the sender waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdraw {
+    /// The sender's request, from [`Announce`].
+    pub sender: u64,
+    /// See the head of this file.
+    pub counter: u32,
 }
 
 impl Hello {
@@ -335,6 +352,19 @@ impl Ended {
     }
 }
 
+impl Withdraw {
+    /// The bytes on the wire.
+    pub fn encode(self) -> [u8; 16] {
+        Writer::new().u64(self.sender).u32(self.counter).u32(0).finish()
+    }
+
+    /// As [`Announce::decode`].
+    pub fn decode(bytes: &[u8; 16]) -> Self {
+        let mut reader = Reader::new(bytes);
+        Self { sender: reader.u64(), counter: reader.u32() }
+    }
+}
+
 impl Piece {
     /// The bytes on the wire.
     pub fn encode(self) -> [u8; 16] {
@@ -363,7 +393,7 @@ mod tests {
             assert_eq!(Kind::of_immediate(kind.immediate(7)), Some((kind, 7)));
             assert!(kind.header_bytes() <= HEADER_BYTES_MAX);
         }
-        for none in [0, 11, 15, 0xffff_fff0, 0xffff_ffff] {
+        for none in [0, 12, 15, 0xffff_fff0, 0xffff_ffff] {
             assert_eq!(Kind::of_immediate(none), None, "{none:x}");
         }
     }
@@ -391,6 +421,8 @@ mod tests {
 
         let ended = Ended { request: 9, outcome: Outcome::Truncated, counter: 7 }.encode();
         assert_eq!(ended, [9, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0]);
+        let withdraw = Withdraw { sender: 9, counter: 7 }.encode();
+        assert_eq!(withdraw, [9, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
         let piece = Piece { receiver: 8, offset: 256 }.encode();
         assert_eq!(piece, [8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     }
@@ -421,6 +453,8 @@ mod tests {
             prop_assert_eq!(Ready::decode(&ready.encode()), ready);
             let piece = Piece { receiver: a, offset: b };
             prop_assert_eq!(Piece::decode(&piece.encode()), piece);
+            let withdraw = Withdraw { sender: a, counter: e };
+            prop_assert_eq!(Withdraw::decode(&withdraw.encode()), withdraw);
             for outcome in [Outcome::Done, Outcome::Truncated, Outcome::Failed] {
                 let ended = Ended { request: a, outcome, counter: e };
                 prop_assert_eq!(Ended::decode(&ended.encode()), Some(ended));
