@@ -233,6 +233,7 @@ impl Context {
         if let Some(link) = state.link(rank) {
             self.devices[link.device].disconnect(link.qp);
         }
+        state.given_up_by.insert(rank);
         state.lose(rank, format!("it has given this process up: {why}"));
     }
 

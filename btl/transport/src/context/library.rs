@@ -103,6 +103,12 @@ impl Context {
         Ok(())
     }
 
+    /// Whether a process has said that it goes on without this one, by [`Context::part_with`] or because it took this one for broken: it is lost, and
+    /// yet it lived then.
+    pub fn is_given_up_by(&self, rank: u32) -> bool {
+        self.state.borrow().given_up_by.contains(&rank)
+    }
+
     /// One step of waiting for something that messages bring: makes progress, and says whether there was nothing to do. Given that this was so the
     /// last time, it first looks where the next message will arrive, which takes less time than a call of [`Context::progress`].
     ///

@@ -210,8 +210,8 @@ impl Context {
         count
     }
 
-    /// Now and then says something to those from whom messages are awaited: an idle connection would not show that the other
-    /// process has ended.
+    /// Now and then says something to those without whom a request does not end: an idle connection would not show that the other process has
+    /// ended.
     #[inline]
     fn look_after_awaited(&self) {
         let turn = self.turn.get().wrapping_add(1);
@@ -230,7 +230,7 @@ impl Context {
         self.nudged.set(Instant::now());
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let awaited: BTreeSet<u32> = state.protocol.awaited_sources().collect();
+        let awaited: BTreeSet<u32> = state.protocol.awaited_peers().collect();
         for rank in awaited.into_iter().chain(self.awaited_in_roll_call.get()) {
             state.protocol.nudge(rank);
         }

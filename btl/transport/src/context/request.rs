@@ -143,6 +143,27 @@ impl<'c, B: Buffer> SendRequest<'c, B> {
         self.handle.is_none_or(has_ended)
     }
 
+    /// The message is not wanted any more: unless its receiver has begun with it, it is never received. The request ends soon, as if it had been
+    /// sent: at once if the receiver does not know of it, otherwise when that process has made progress, because until then it may read the buffer.
+    ///
+    /// ```
+    /// # use ironband::{Context, Pattern};
+    /// # let context = Context::open()?;
+    /// let own = context.endpoint(context.rank())?;
+    /// let request = own.start_send(7, vec![0_u8; 1_000_000])?;
+    /// request.withdraw();
+    /// request.wait()?;
+    /// assert!(context.probe(Pattern::anything()).is_none());
+    /// # Ok::<(), ironband::Error>(())
+    /// ```
+    pub fn withdraw(&self) {
+        let Some(send) = self.handle else { return };
+        let mut guard = self.context.state.borrow_mut();
+        let state = &mut *guard;
+        state.protocol.withdraw(send);
+        self.context.say_news(state);
+    }
+
     /// Waits until the buffer may be used again, and gives it back.
     ///
     /// # Errors

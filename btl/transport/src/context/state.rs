@@ -1,7 +1,7 @@
 //! What a context knows: the protocol, which queue pair leads to which rank, and what waits.
 
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ironband_core::protocol::{Handle, PeerLimits, Protocol, Requests, Transfer};
 use ironband_core::rank_table::RankTable;
@@ -86,6 +86,8 @@ pub(super) struct State {
     pub(super) orphan_accesses: Vec<Handle>,
     /// Why peers are lost.
     pub(super) losses: BTreeMap<u32, String>,
+    /// Those of them that live: they have said that they go on without this process.
+    pub(super) given_up_by: BTreeSet<u32>,
 }
 
 impl State {
@@ -110,6 +112,7 @@ impl State {
             ports: BTreeMap::new(),
             orphan_accesses: Vec::new(),
             losses: BTreeMap::new(),
+            given_up_by: BTreeSet::new(),
         }
     }
 
