@@ -3,13 +3,16 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ironband::Context;
 
 use crate::error::Error;
 use crate::memory::Combine;
 use crate::run::{Caller, KeptRun};
+
+/// How long a process that is done with its communicators waits for operations that have failed to end.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The operations under way of a communicator and all that were made of it.
 pub(crate) struct Engine<'c> {
@@ -93,11 +96,30 @@ impl<'c> Engine<'c> {
         }
     }
 
-    /// Waits for the ends of all operations, whatever they are.
+    /// Waits for the ends of all operations, whatever they are. Those that have failed and do not end, because a process that lives may still use their
+    /// buffers and does not answer, are left to it: what they have is never freed.
     pub(crate) fn finish_all(&self) {
+        // Whoever drives them, and has dropped the last communicator meanwhile, goes on.
+        if self.is_tending.get() {
+            return;
+        }
+        let mut since = None;
         while self.count.get() > 0 {
             self.context.progress();
             self.tend();
+            if !self.tasks.borrow().iter().all(|task| task.has_failed()) {
+                since = None;
+            } else if since.get_or_insert_with(Instant::now).elapsed() > LEAVE_LIMIT {
+                return self.leave_all();
+            }
+        }
+    }
+
+    #[cold]
+    fn leave_all(&self) {
+        for task in &*self.tasks.borrow() {
+            tracing::warn!(waits_for = ?task.waits_for(), "the buffers of an operation that has failed are leaked");
+            std::mem::forget(Rc::clone(task));
         }
     }
 }
@@ -171,6 +193,11 @@ impl Task<'_> {
 
     fn end<'c>(mut run: KeptRun<'c>, error: Error) -> Stage<'c> {
         if run.abandon() { Stage::Ended(Err(error)) } else { Stage::Ending(run, error) }
+    }
+
+    /// Whether it has failed, and its requests have not ended yet.
+    fn has_failed(&self) -> bool {
+        matches!(self.stage.try_borrow().as_deref(), Ok(Stage::Ending(..)))
     }
 
     /// For whom it waits; nobody if it has ended.

@@ -28,6 +28,12 @@ pub enum Error {
         /// Where.
         rank: u32,
     },
+    /// A process has called [`Communicator::revoke`](crate::Communicator::revoke).
+    #[error("rank {rank} of the communicator has revoked it")]
+    Revoked {
+        /// Which.
+        rank: u32,
+    },
     /// An operation took longer than [`Communicator::set_limit`](crate::Communicator::set_limit) allows.
     #[error("rank {rank} of the communicator has waited for {} s for {}", limit.as_secs_f64(), Ranks(waits_for))]
     LimitPassed {

@@ -70,6 +70,10 @@ impl<'c> Group<'c> {
         &self.registry
     }
 
+    pub(crate) const fn fate(&self) -> &Rc<Fate> {
+        &self.fate
+    }
+
     pub(crate) const fn id(&self) -> u32 {
         self.id
     }
@@ -166,6 +170,7 @@ impl<'c> Group<'c> {
         };
         while !run.abandon() {
             self.context.progress();
+            self.engine.tend();
         }
         Err(error)
     }

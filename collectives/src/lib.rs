@@ -52,6 +52,7 @@
 //! world.allreduce_in_place(&mut [1.5], BitAnd).unwrap();
 //! ```
 
+mod agreement;
 pub mod algorithms;
 mod alike;
 mod buffers;
@@ -89,5 +90,6 @@ pub use plan::{Combining, Plan};
 pub use request::{Persistent, Request};
 pub use root::Root;
 pub use scope::{Scope, ScopedRequest};
+pub use shrink::Shrinking;
 pub use table::{Row, Table};
 pub use tuning::{Model, TABLE_VARIABLE, Tuning};

@@ -12,9 +12,9 @@ use crate::group::Group;
 use crate::memory::{Combine, Line, Memory};
 use crate::schedule::{Schedule, Span, Transfer};
 
-/// How long the ends of requests of an operation that has failed are waited for. After that those whom they are with are given up:
-/// memory must not be used by a device that its owner takes back.
-const ABANDON_LIMIT: Duration = Duration::from_secs(3);
+/// How long the ends of requests of an operation that has failed are waited for at least, if its communicator has a limit. After that and the limit those whom
+/// they are with are given up: memory must not be used by a device that its owner takes back.
+const ABANDON_LIMIT_MIN: Duration = Duration::from_secs(3);
 
 /// Longer messages are announced, more often than not, and a receive that is posted finds them sooner.
 const SOON_BYTES_MAX: u64 = 4096;
@@ -262,14 +262,18 @@ impl<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedule> + Clone> Run<
         }
         while !self.abandon() {
             self.group.context().progress();
+            self.group.engine().tend();
         }
     }
 
-    /// Ends the requests of an operation that has failed; true when none is left, and the memory is its owner's again.
+    /// Ends the requests of an operation that has failed; true when none is left, and the memory is its owner's again. Receives that no message has found are
+    /// taken back, and so are messages that their receivers have not begun with, as soon as these say so. The others end by what their peers do, who learn of
+    /// the failure, or with their peers' ends. Only a limit gives up a peer that lives and does nothing: it is lost to the whole process then.
     pub(crate) fn abandon(&mut self) -> bool {
         if self.kit.is_quiet() {
             return true;
         }
+        let is_first = self.abandoned.is_none();
         let since = *self.abandoned.get_or_insert_with(Instant::now);
         let mut left = Vec::new();
         for Receiving { from, expected_bytes, request } in self.kit.receives.drain(..) {
@@ -286,12 +290,16 @@ impl<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedule> + Clone> Run<
             if request.has_ended() {
                 drop(request.wait());
             } else {
+                if is_first {
+                    request.withdraw();
+                }
                 left.push(Sending { to, request });
             }
         }
         self.kit.sends = left;
         let is_over = self.kit.is_quiet();
-        if !is_over && since.elapsed() > ABANDON_LIMIT {
+        let limit = self.group.limit().map(|limit| limit.max(ABANDON_LIMIT_MIN));
+        if !is_over && limit.is_some_and(|limit| since.elapsed() > limit) {
             for rank in self.waits_for() {
                 let reason = "it does not answer, and an operation with it has failed";
                 // A member of the group is a rank of the job.

@@ -1,135 +1,204 @@
-//! A communicator of those that live: `MPIX_Comm_shrink` of the proposal for fault tolerance in MPI.
+//! A communicator of those that live: `MPIX_Comm_revoke`, `MPIX_Comm_shrink` and `MPIX_Comm_ishrink` of the proposal for fault tolerance in MPI (Bland,
+//! Bouteiller, Herault, Bosilca and Dongarra, "Post-failure recovery of MPI communication capability", IJHPCA 2013).
 //!
-//! The first rank that is not known to have ended leads. The others report to it whom they have lost; it takes those out, tells the rest who is left,
-//! and all go on in a new communicator. Who loses the leader turns to the next one.
-//!
-//! Known to be missing: if the leader ends between its answers, those who have none wait for those who have one, and so does one that lives and that others take
-//! for lost because a connection has broken; nothing else goes on while this waits, and the communicator's limit does not count here.
+//! How processes agree is in `agreement.rs`. Its words are active messages, which need nobody to wait for them. That a process has ended is learned from a receive
+//! that no message is for: whoever has one is told when its source is lost.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::time::Instant;
 
 use ironband::{Pattern, ReceiveRequest};
 
+use crate::agreement::{End, Word};
 use crate::communicator::Communicator;
 use crate::error::Error;
 use crate::fate::{ID_SHRINK, tag_of};
 
-/// A number, and ranks: what is said.
-fn encode(number: u32, ranks: impl IntoIterator<Item = u32>) -> Vec<u8> {
-    std::iter::once(number).chain(ranks).flat_map(u32::to_le_bytes).collect()
-}
+/// How often a waiting process looks at the clock.
+const TURNS_PER_LOOK: u32 = 512;
 
-/// What was said; nothing, if it is not even a number.
-fn decode(bytes: &[u8]) -> Option<(u32, Vec<u32>)> {
-    let mut words =
-        bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
-    Some((words.next()?, words.collect()))
-}
+/// A receive that ends when its source is lost, and not before.
+type Watch<'c> = ReceiveRequest<'c, Vec<u8>>;
 
-impl Communicator<'_> {
+impl<'c> Communicator<'c> {
+    /// Ends the communicator for all of its processes: what they do with it, and are doing, fails with [`Error::Revoked`], unless it has failed before.
+    /// `MPIX_Comm_revoke`. A process that has to leave what it does, because another communicator has failed, revokes those whose processes would wait for it.
+    ///
+    /// ```
+    /// # use ironband::Context;
+    /// # use ironband_collectives::{Communicator, Error};
+    /// # let context = Context::open()?;
+    /// let world = Communicator::world(&context)?;
+    /// let copy = world.duplicate()?;
+    /// copy.revoke();
+    /// assert_eq!(copy.barrier(), Err(Error::Revoked { rank: copy.rank() }));
+    /// assert_eq!(world.barrier(), Ok(()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn revoke(&self) {
+        self.group.fail(Error::Revoked { rank: self.rank() });
+    }
+
     /// A communicator of the processes of this one that live, in the order of their ranks. All of them have to call it; usually because this one
-    /// has failed.
+    /// has failed. `MPIX_Comm_shrink`. All get the same processes, whoever ends meanwhile; one that ends behind that fails the new communicator. Operations
+    /// of other communicators go on. It must not be called in a handler of active messages.
     ///
     /// # Errors
-    /// [`Error::PeerFailed`] with the own rank when others have lost this process, and go on without it.
+    /// [`Error::PeerFailed`] with the own rank when others have lost this process, and go on without it. [`Error::LimitPassed`] when processes that live have not
+    /// called it within the communicator's limit: it can be called again, and goes on where it was. [`Error::TooMany`].
+    ///
+    /// # Panics
+    /// As [`Communicator::start_shrink`].
     pub fn shrink(&self) -> Result<Self, Error> {
-        let mut lost = BTreeSet::new();
-        if let Err(Error::PeerFailed { rank, .. }) = self.group.check() {
-            lost.insert(rank);
+        self.start_shrink().wait()
+    }
+
+    /// Begins [`Communicator::shrink`]. `MPIX_Comm_ishrink`.
+    ///
+    /// ```
+    /// # use ironband::Context;
+    /// # use ironband_collectives::Communicator;
+    /// # let context = Context::open()?;
+    /// let world = Communicator::world(&context)?;
+    /// let shrinking = world.start_shrink();
+    /// while !shrinking.is_done() {
+    ///     // Something else is done here.
+    /// }
+    /// assert_eq!(shrinking.wait()?.size(), world.size());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// When this communicator or another one of the same context is being shrunk.
+    pub fn start_shrink(&self) -> Shrinking<'c> {
+        let group = &self.group;
+        group.registry().begin_agreement(group.fate());
+        let watch = |rank: u32| {
+            let pattern = Pattern::exact(group.member(rank), tag_of(ID_SHRINK, group.id().into()));
+            (rank, group.context().start_receive(pattern, Vec::new()).ok())
+        };
+        let others = (0..self.size()).filter(|rank| *rank != self.rank());
+        let shrinking = Shrinking {
+            communicator: self.same(),
+            watches: RefCell::new(others.map(watch).collect()),
+            since: Instant::now(),
+        };
+        shrinking.step();
+        shrinking
+    }
+}
+
+/// [`Communicator::shrink`] under way. One that is dropped goes no further before it is begun again, and the others wait for it.
+#[must_use = "wait for it: the others do"]
+pub struct Shrinking<'c> {
+    communicator: Communicator<'c>,
+    watches: RefCell<Vec<(u32, Option<Watch<'c>>)>>,
+    since: Instant,
+}
+
+impl std::fmt::Debug for Shrinking<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Shrinking({:?}, waits for {:?})", self.communicator, self.waits_for())
+    }
+}
+
+impl Drop for Shrinking<'_> {
+    fn drop(&mut self) {
+        self.communicator.group.fate().rest_agreement();
+    }
+}
+
+impl<'c> Shrinking<'c> {
+    /// Whether the answer is there. Makes progress.
+    pub fn is_done(&self) -> bool {
+        let group = &self.communicator.group;
+        group.context().progress();
+        group.engine().tend();
+        self.step()
+    }
+
+    /// Waits for the answer, and makes the communicator.
+    ///
+    /// # Errors
+    /// As [`Communicator::shrink`].
+    pub fn wait(self) -> Result<Communicator<'c>, Error> {
+        let group = &self.communicator.group;
+        let (mut is_idle, mut turns) = (false, 0_u32);
+        while !self.step() {
+            is_idle = group.context().wait_step(is_idle);
+            group.engine().tend();
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_PER_LOOK) {
+                self.check_limit()?;
+            }
         }
-        loop {
-            let leader = (0..self.size()).find(|rank| !lost.contains(rank) || *rank == self.rank());
-            let leader = leader.unwrap_or_else(|| self.rank());
-            let said = if leader == self.rank() {
-                Some(self.lead(&mut lost))
-            } else {
-                self.follow(leader, &mut lost)
-            };
-            let Some((id, ranks)) = said else { continue };
-            let Some(rank) = ranks.iter().position(|rank| *rank == self.rank()) else {
+        let end = group.fate().agreement().borrow().as_ref().and_then(|agreement| agreement.end().cloned());
+        group.registry().end_agreement(group.fate());
+        match end {
+            Some(End::Together { survivors, id }) => self.communicator.with_survivors(&survivors, id),
+            _ => {
                 let reason = "others have lost this process, and go on without it".to_owned();
-                return Err(Error::PeerFailed { rank: self.rank(), reason });
-            };
-            self.group.registry().check_id(id)?;
-            let members = ranks.iter().map(|rank| self.group.member(*rank)).collect();
-            return Ok(self.like_this(id, rank as u32, members));
+                Err(Error::PeerFailed { rank: group.rank(), reason })
+            }
         }
     }
 
-    fn tag(&self) -> u64 {
-        tag_of(ID_SHRINK, self.group.id().into())
+    fn check_limit(&self) -> Result<(), Error> {
+        let group = &self.communicator.group;
+        match group.limit() {
+            Some(limit) if self.since.elapsed() > limit => {
+                Err(Error::LimitPassed { rank: group.rank(), limit, waits_for: self.waits_for() })
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// As long as anything that is said.
-    fn buffer(&self) -> Vec<u8> {
-        vec![0; 4 * (1 + self.size() as usize)]
+    fn waits_for(&self) -> Vec<u32> {
+        let agreement = self.communicator.group.fate().agreement().borrow();
+        agreement.as_ref().map_or_else(Vec::new, |agreement| agreement.awaited().collect())
     }
 
-    fn listen(&self, rank: u32) -> Option<ReceiveRequest<'_, Vec<u8>>> {
-        let pattern = Pattern::exact(self.group.member(rank), self.tag());
-        self.group.context().start_receive(pattern, self.buffer()).ok()
-    }
-
-    fn hear(request: ReceiveRequest<'_, Vec<u8>>) -> Option<(u32, Vec<u32>)> {
-        let (bytes, received) = request.wait().ok()?;
-        decode(&bytes[..received.len_bytes as usize])
-    }
-
-    /// Hears all whom it has not lost, and says who is left.
-    fn lead(&self, lost: &mut BTreeSet<u32>) -> (u32, Vec<u32>) {
-        let others: Vec<u32> = (0..self.size()).filter(|rank| *rank != self.rank()).collect();
-        let listening: Vec<_> = (others.iter())
-            .filter(|rank| !lost.contains(rank))
-            .map(|rank| (*rank, self.listen(*rank)))
-            .collect();
-        let mut id = self.group.registry().next_id();
-        let mut heard = Vec::new();
-        for (rank, request) in listening {
-            match request.and_then(Self::hear) {
-                Some((next_id, lost_there)) => {
-                    heard.push(rank);
-                    id = id.max(next_id);
-                    lost.extend(lost_there);
-                }
-                None => {
-                    lost.insert(rank);
+    /// Hears what has come, and says what is to be said; true when the answer is there.
+    fn step(&self) -> bool {
+        let group = &self.communicator.group;
+        let mut agreement = group.fate().agreement().borrow_mut();
+        let Some(agreement) = &mut *agreement else { unreachable!("it has begun, and `wait` ends it") };
+        // What a lost process has said before it was lost counts.
+        for (source, word) in group.registry().take_words(group.fate()) {
+            let from = (0..group.size()).find(|rank| group.member(*rank) == source);
+            match (from, Word::decode(&word, group.size())) {
+                (Some(from), Some(word)) => agreement.hear(from, word),
+                _ => tracing::warn!(source, "a word of an agreement makes no sense"),
+            }
+        }
+        self.watches.borrow_mut().retain(|(rank, watch)| {
+            let is_there = watch.as_ref().is_some_and(|watch| !watch.has_ended());
+            if !is_there {
+                agreement.lose(*rank, group.context().is_given_up_by(group.member(*rank)));
+            }
+            is_there
+        });
+        while let Some((to, word)) = agreement.next_word() {
+            let word = word.encode(group.size());
+            for rank in to {
+                let said =
+                    group.registry().say_word(group.context(), group.fate(), group.member(rank), &word);
+                // Who is lost shows that in its watch.
+                if let Err(error) = said {
+                    tracing::debug!(rank, %error, "a word of an agreement was not said");
                 }
             }
         }
-        let is_left = |rank: &u32| *rank == self.rank() || (heard.contains(rank) && !lost.contains(rank));
-        let left: Vec<u32> = (0..self.size()).filter(is_left).collect();
-        for rank in heard {
-            // Who has ended meanwhile need not know.
-            let _ = self.say(rank, encode(id, left.iter().copied()));
-        }
-        (id, left)
-    }
-
-    /// Reports to the leader, and hears who is left; `None` if it is lost.
-    fn follow(&self, leader: u32, lost: &mut BTreeSet<u32>) -> Option<(u32, Vec<u32>)> {
-        let report = encode(self.group.registry().next_id(), lost.iter().copied());
-        let said = self.listen(leader).filter(|_| self.say(leader, report).is_ok()).and_then(Self::hear);
-        if said.is_none() {
-            lost.insert(leader);
-        }
-        said
-    }
-
-    fn say(&self, rank: u32, words: Vec<u8>) -> Result<(), Error> {
-        let request = self.group.endpoint(rank)?.start_send(self.tag(), words);
-        // It is sent all the same when the request is dropped.
-        request.map(drop).map_err(|error| self.group.explain(error, rank))
+        agreement.end().is_some()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_said_is_heard() {
-        assert_eq!(decode(&encode(7, [1, 2, 300])), Some((7, vec![1, 2, 300])));
-        assert_eq!(decode(&encode(7, [])), Some((7, vec![])));
-        assert_eq!(decode(&[1, 2]), None);
+impl Communicator<'_> {
+    fn with_survivors(&self, survivors: &[u32], id: u32) -> Result<Self, Error> {
+        self.group.registry().check_shrunk(id)?;
+        let own = survivors.iter().position(|rank| *rank == self.rank());
+        let own = own.unwrap_or_else(|| unreachable!("who goes on is among those who go on"));
+        let members = survivors.iter().map(|rank| self.group.member(*rank)).collect();
+        Ok(self.like_this(id, own as u32, members))
     }
 }

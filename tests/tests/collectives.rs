@@ -3,7 +3,8 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use ironband_tests::{Ended, Job, Launcher, Outcome, by_hand, free_port, wait_for_turn};
+use ironband_tests::deeds::Deed;
+use ironband_tests::{Ended, Job, Launcher, Outcome, Random, by_hand, free_port, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_collectives_agent");
 /// An MPI program, over contexts of MPI communicators.
@@ -140,21 +141,55 @@ fn one_is_killed() {
     let _turn = turn();
     for (seed, ranks, victim) in [(1, 2, 1), (2, 3, 0), (3, 4, 2), (4, 5, 4), (5, 8, 1), (6, 4, 0), (7, 4, 3)]
     {
-        let root = format!("127.0.0.1:{}", free_port());
-        let start = |rank| {
-            let own = |(name, value): (&str, String)| (name.to_owned(), value);
-            let variables: Vec<_> = by_hand(&root, rank, ranks).into_iter().map(own).collect();
-            let words = [AGENT.to_owned(), "die".to_owned(), seed.to_string(), victim.to_string()];
-            Job::start_command(&words, &variables, b"").unwrap_or_else(|error| panic!("{error:#}"))
-        };
-        let jobs: Vec<Job> = (0..ranks).map(start).collect();
-        for (rank, outcome) in (0..).zip(jobs.into_iter().map(|job| job.finish(LIMIT))) {
-            let Ended::By(status) = outcome.ended else { unreachable!("finish looks at it") };
-            let expected = if rank == victim { (None, Some(9)) } else { (Some(0), None) };
-            assert_eq!((status.code(), status.signal()), expected, "rank {rank}: {}", outcome.explain());
-            if rank != victim {
-                assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", outcome.explain());
+        all_but_one_go_on(ranks, victim, &["die", &seed.to_string(), &victim.to_string()]);
+    }
+}
+
+/// As above, for each operation, with short and with long messages, in the middle of its messages and in the middle of an operator. `IRONBAND_SEEDS`
+/// says how often.
+#[test]
+fn one_is_killed_in_each_operation() {
+    let _turn = turn();
+    let seeds = std::env::var("IRONBAND_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    for operation in 0..Deed::OPERATIONS {
+        for (seed, length) in (0..seeds).flat_map(|seed| [(2 * seed, "short"), (2 * seed + 1, "long")]) {
+            let mut random = Random::new(seed * 1000 + operation as u64);
+            let ranks = 2 + random.below(5) as u32;
+            let victim = random.below(ranks as usize) as u32;
+            let deed = Deed::of_operation(operation, false, &mut random, ranks, 0);
+            let places = if deed.on_matrices().is_some() { &["step", "operator"][..] } else { &["step"] };
+            for place in places {
+                let [operation, seed] = [operation as u64, seed].map(|number| number.to_string());
+                let words = ["die-in", &operation, length, place, &seed, &victim.to_string()];
+                all_but_one_go_on(ranks, victim, &words);
             }
         }
     }
+}
+
+/// One process kills itself, and all others end well. There is no launcher.
+fn all_but_one_go_on(ranks: u32, victim: u32, words: &[&str]) {
+    let root = format!("127.0.0.1:{}", free_port());
+    let start = |rank| {
+        let own = |(name, value): (&str, String)| (name.to_owned(), value);
+        let variables: Vec<_> = by_hand(&root, rank, ranks).into_iter().map(own).collect();
+        let words: Vec<String> = [AGENT].iter().chain(words).map(|word| (*word).to_owned()).collect();
+        Job::start_command(&words, &variables, b"").unwrap_or_else(|error| panic!("{error:#}"))
+    };
+    let jobs: Vec<Job> = (0..ranks).map(start).collect();
+    for (rank, outcome) in (0..).zip(jobs.into_iter().map(|job| job.finish(LIMIT))) {
+        let Ended::By(status) = outcome.ended else { unreachable!("finish looks at it") };
+        let expected = if rank == victim { (None, Some(9)) } else { (Some(0), None) };
+        let explain = || format!("{words:?}, rank {rank} of {ranks}: {}", outcome.explain());
+        assert_eq!((status.code(), status.signal()), expected, "{}", explain());
+        if rank != victim {
+            assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", explain());
+        }
+    }
+}
+
+#[test]
+fn the_last_communicator_goes_while_others_are_silent() {
+    let _turn = turn();
+    passes("ironband", 2, &["drop"]);
 }

@@ -3,6 +3,9 @@
 //! `do SEED COUNT`: so many operations that follow from the seed, called in all ways, on communicators of all and of some; every result is
 //! compared. `nodes NODES RANKS SEED COUNT`: as `do`, by processes that were told that they are on so many nodes with so many consecutive ranks each.
 //! `die SEED RANK`: the same without end, until one process kills itself; the others have to be told which, and go on without it.
+//! `die SEED RANK`: the same without end, until one process kills itself; the others have to be told which, and go on without it.
+//! `die-in OPERATION LENGTH WHERE SEED RANK`: one operation again and again, short or long, until one process kills itself in the middle of it: after some steps,
+//! or in an operator; the others shrink, and do all operations without it. `drop`: the last communicator goes while an operation is under way that never ends.
 //! `panic SEED RANK`: in one process an operator panics. `late RANK`: one process does not come, and a limit passes.
 //! `handler`: in one process a handler of active messages panics while a scope waits for its operations, and again in a blocking call.
 //! `behind`: three processes, of which the root waits for a slow one and a wrong one.
@@ -15,7 +18,7 @@ use ironband_collectives::operator::{Commutative, LocatedF64, MaxLoc, Sum};
 use ironband_collectives::schedule::Transfer;
 use ironband_collectives::{Communicator, Error};
 use ironband_tests::Random;
-use ironband_tests::deeds::{Deed, How};
+use ironband_tests::deeds::{Deed, How, die_in_product};
 use rustix::process::{Signal, getpid, kill_process};
 
 fn main() -> ExitCode {
@@ -34,6 +37,13 @@ fn main() -> ExitCode {
                 .and_then(|()| all_ways(&context, number(seed), number(count) as u32))
         }
         ["die", seed, rank] => one_dies(&context, number(seed), number(rank) as u32),
+        ["die-in", operation, length, place, seed, rank] => {
+            let operation = number(operation) as usize;
+            let random = Random::new(number(seed));
+            let how = (operation, length == "long", place == "operator");
+            dies_in(&context, how, &random, number(rank) as u32)
+        }
+        ["drop"] => drops(&context),
         ["panic", seed, rank] => one_panics(&context, number(seed), number(rank) as u32),
         ["handler"] => a_handler_panics(&context),
         ["behind"] => one_is_wrong_behind_a_slow_one(&context),
@@ -224,14 +234,114 @@ fn one_dies(context: &Context, seed: u64, victim: u32) -> Result<(), String> {
             return Err("nobody has noticed".to_owned());
         }
     }
-    let rest = world.shrink().map_err(|error| error.to_string())?;
-    if rest.size() + 1 != world.size() {
-        return Err(format!("{rest:?} is left of {world:?}"));
-    }
+    let rest = what_is_left(&world)?;
     do_all(&rest, seed, 20)?;
-    // Without its partner nobody can leave as usual.
+    leave(context)
+}
+
+fn what_is_left<'c>(world: &Communicator<'c>) -> Result<Communicator<'c>, String> {
+    let rest = world.shrink().map_err(|error| error.to_string())?;
+    if rest.size() + 1 == world.size() { Ok(rest) } else { Err(format!("{rest:?} is left of {world:?}")) }
+}
+
+/// Without its partner nobody can leave as usual.
+fn leave(context: &Context) -> ! {
     println!("{} of {}: ok", context.rank(), context.size());
     std::process::exit(0)
+}
+
+/// How often an operation is done before one is killed in it.
+const BEFORE: u32 = 3;
+
+fn dies_in(
+    context: &Context,
+    (operation, is_long, in_operator): (usize, bool, bool),
+    seed: &Random,
+    victim: u32,
+) -> Result<(), String> {
+    let mut random = seed.clone();
+    let world = Communicator::world(context).map_err(|error| error.to_string())?;
+    let (steps, product) = (random.below(100), 1 + random.below(60) as u32);
+    let mut start = Instant::now();
+    let mut number = 0;
+    loop {
+        let mut deed = Deed::of_operation(operation, is_long, &mut random, world.size(), number);
+        if in_operator {
+            deed = deed.on_matrices().ok_or("this operation has no operator")?;
+        }
+        if number <= BEFORE {
+            start = Instant::now();
+        }
+        if number == BEFORE && world.rank() == victim {
+            if in_operator {
+                die_in_product(product);
+            } else {
+                die_after(&deed, &world, steps);
+            }
+        }
+        match deed.run(&world, WAYS[number as usize % WAYS.len()])? {
+            None => {}
+            Some(Error::PeerFailed { rank, reason }) if rank == victim => {
+                println!("{}: after {} ms: {reason}", world.rank(), start.elapsed().as_millis());
+                break;
+            }
+            Some(other) => return Err(format!("{other} in {deed:?}, and rank {victim} is dead")),
+        }
+        if start.elapsed() > LIMIT {
+            return Err(format!("nobody has noticed in {deed:?}"));
+        }
+        number += 1;
+    }
+    if start.elapsed() > LIMIT {
+        return Err(format!("that took {:?}", start.elapsed()));
+    }
+    let rest = what_is_left(&world)?;
+    // Some have noticed earlier than others.
+    random = seed.clone();
+    for number in 0..2 * Deed::OPERATIONS as u32 {
+        let (operation, is_long) = (number as usize / 2, number % 2 == 1);
+        let deed = Deed::of_operation(operation, is_long, &mut random, rest.size(), number);
+        if let Some(error) = deed.run(&rest, WAYS[(number + rest.rank()) as usize % WAYS.len()])? {
+            return Err(format!("{error} in {deed:?}, after the shrink"));
+        }
+    }
+    leave(context)
+}
+
+/// In the middle of it: it was begun, and goes no further.
+fn die_after(deed: &Deed, world: &Communicator<'_>, steps: usize) {
+    let mut under_way = deed.start(world, How::Owned);
+    for _ in 0..steps {
+        if matches!(under_way.look(deed, world.rank()), Err(_) | Ok(Some(_))) || under_way.is_over() {
+            break;
+        }
+    }
+    let _ = kill_process(getpid(), Signal::KILL);
+}
+
+/// Nobody else does its operation, so it cannot end: it has failed, and the last communicator goes with it, and what a living process may still use is leaked.
+fn drops(context: &Context) -> Result<(), String> {
+    let text = |error: Error| error.to_string();
+    let world = Communicator::world(context).map_err(text)?;
+    world.barrier().map_err(text)?;
+    if world.rank() == 0 {
+        // It is announced, and nobody answers before that process does something.
+        let plan = world.root(0).and_then(|_| world.plan_scatter::<u8>(0, 100_000)).map_err(text)?;
+        let scattered =
+            plan.start(vec![1; 100_000 * world.size() as usize], vec![0; 100_000]).map_err(text)?;
+        drop((scattered, plan));
+        world.revoke();
+        let start = Instant::now();
+        drop(world);
+        let took = start.elapsed();
+        println!("the last communicator went within {} ms", took.as_millis());
+        return if took < LIMIT { Ok(()) } else { Err("that took long".to_owned()) };
+    }
+    std::thread::sleep(Duration::from_secs(6));
+    match world.barrier() {
+        Err(Error::Revoked { rank: 0 }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
 }
 
 fn one_panics(context: &Context, seed: u64, victim: u32) -> Result<(), String> {
@@ -358,7 +468,16 @@ fn one_is_late(context: &Context, victim: u32) -> Result<(), String> {
             if rank != victim && limit == Duration::from_millis(500) => {}
         other => return Err(format!("{other:?}")),
     }
-    let rest = world.shrink().map_err(|error| error.to_string())?;
+    // The limit counts here, too, and the one that is late makes others wait; what they have agreed on so far is not lost.
+    let rest = loop {
+        match world.shrink() {
+            Err(Error::LimitPassed { rank, .. }) if rank == world.rank() => {}
+            other => break other.map_err(|error| error.to_string())?,
+        }
+    };
+    if rest.size() != world.size() {
+        return Err(format!("{rest:?} is left of {world:?}"));
+    }
     rest.set_limit(None);
     do_all(&rest, 3, 10)
 }

@@ -10,7 +10,7 @@ use ironband_collectives::{Communicator, Error};
 use crate::Random;
 
 pub use calls::{How, Under};
-pub use element::{Element, Kind, Matrix};
+pub use element::{Element, Kind, Matrix, die_in_product};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
@@ -100,6 +100,35 @@ impl Deed {
             .zip(pairs)
             .map(|(number, (what, kind))| Self { what, kind, ..Self::of(random, size, number) })
             .collect()
+    }
+
+    /// How many operations there are.
+    pub const OPERATIONS: usize = ALL.len();
+
+    /// One of `size` ranks: the operation with this number below [`Deed::OPERATIONS`], on few elements or so many that no message goes at once.
+    pub fn of_operation(
+        operation: usize,
+        is_long: bool,
+        random: &mut Random,
+        size: u32,
+        number: u32,
+    ) -> Self {
+        let lens = if is_long { [5000, 20_000] } else { [1, 37] };
+        Self { what: ALL[operation], len: lens[random.below(2)], ..Self::of(random, size, number) }
+    }
+
+    /// The same on matrices, if the operation combines something.
+    pub fn on_matrices(self) -> Option<Self> {
+        let combines = matches!(
+            self.what,
+            What::Reduce
+                | What::Allreduce
+                | What::ReduceScatterBlock
+                | What::ReduceScatter
+                | What::Scan
+                | What::Exscan
+        );
+        combines.then_some(Self { kind: Kind::Matrices, ..self })
     }
 
     /// Begins it at one rank, or does it until its end.
