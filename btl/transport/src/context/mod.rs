@@ -540,17 +540,31 @@ impl Context {
 
     fn send_active(&self, rank: u32, id: u32, data: &[u8]) -> Result<(), Error> {
         self.check_active_id(id)?;
-        while !self.try_active(rank, id, data)? {
+        while self.has_postponed(rank) || !self.try_active(rank, id, data)? {
             self.progress();
         }
         Ok(())
     }
 
     fn post_active(&self, rank: u32, id: u32, data: &[u8]) -> Result<(), Error> {
-        if !self.try_active(rank, id, data)? {
-            self.state.borrow_mut().postponed.push((rank, id, data.to_vec()));
+        // Behind those that wait already: they arrive in order.
+        if self.has_postponed(rank) {
+            self.check_active_len(self.link(rank)?, rank, data)?;
+        } else if self.try_active(rank, id, data)? {
+            return Ok(());
         }
+        self.state.borrow_mut().postponed.push((rank, id, data.to_vec()));
         Ok(())
+    }
+
+    fn has_postponed(&self, rank: u32) -> bool {
+        self.state.borrow().postponed.iter().any(|(to, ..)| *to == rank)
+    }
+
+    fn check_active_len(&self, link: Link, rank: u32, data: &[u8]) -> Result<(), Error> {
+        let limit_bytes = state::active_bytes_max(&self.devices[link.device]);
+        let len_bytes = data.len();
+        if len_bytes <= limit_bytes { Ok(()) } else { Err(Error::TooLong { rank, len_bytes, limit_bytes }) }
     }
 
     fn check_active_id(&self, id: u32) -> Result<(), Error> {
@@ -561,10 +575,7 @@ impl Context {
     fn try_active(&self, rank: u32, id: u32, data: &[u8]) -> Result<bool, Error> {
         let link = self.link(rank)?;
         let device = &self.devices[link.device];
-        let limit_bytes = state::active_bytes_max(device);
-        if data.len() > limit_bytes {
-            return Err(Error::TooLong { rank, len_bytes: data.len(), limit_bytes });
-        }
+        self.check_active_len(link, rank, data)?;
         let mut header = [0; ACTIVE_HEADER_BYTES];
         header[..4].copy_from_slice(&id.to_le_bytes());
         let mut state = self.state.borrow_mut();

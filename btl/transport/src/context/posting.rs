@@ -1,5 +1,7 @@
 //! What goes to the devices: messages that wait, and transfers.
 
+use std::collections::BTreeSet;
+
 use ironband_core::protocol::{Handle, Post, Transfer};
 use ironband_core::wire::message::{FAREWELL_HEADER_BYTES, FAREWELL_TEXT_BYTES_MAX, Kind, Memory};
 use ironband_fabric::{Access, Posted, ReadHint, RemoteAddress, WorkId};
@@ -31,9 +33,12 @@ impl Context {
         let owners = std::mem::take(&mut state.to_drop);
         drop(state);
         drop(owners);
+        // One that has no room holds up those behind it.
+        let mut is_full = BTreeSet::new();
         for (rank, id, data) in postponed {
             // Who is lost does not get it.
-            if self.try_active(rank, id, &data) == Ok(false) {
+            if is_full.contains(&rank) || self.try_active(rank, id, &data) == Ok(false) {
+                is_full.insert(rank);
                 self.state.borrow_mut().postponed.push((rank, id, data));
             }
         }
