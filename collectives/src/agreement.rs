@@ -276,15 +276,15 @@ impl Agreement {
                 None => {}
                 Some(Word::Answer(view)) => return self.agree(view),
                 Some(Word::Dropped) => return self.leave(),
-                Some(Word::Out) => {
-                    self.lost.insert(from);
-                    self.inbox.remove(&from);
+                Some(Word::View(round, view)) if round == self.round => {
+                    self.are_alike &= view == self.view;
+                    self.next.merge(&view);
                     self.awaited.remove(&from);
                 }
-                Some(Word::View(round, view)) => {
-                    debug_assert_eq!(round, self.round, "words of one process come in order");
-                    self.are_alike &= round == self.round && view == self.view;
-                    self.next.merge(&view);
+                // Or it does not keep to the rounds, and is of no use.
+                Some(Word::Out | Word::View(..)) => {
+                    self.lost.insert(from);
+                    self.inbox.remove(&from);
                     self.awaited.remove(&from);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A collective operation failed. All but [`Error::Length`], [`Error::TooLong`], [`Error::Table`], [`Error::TableFile`], [`Error::TooMany`], [`Error::NotInPlace`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
+/// A collective operation failed. All but [`Error::Length`], [`Error::TooLong`], [`Error::Table`], [`Error::TableFile`], [`Error::Schedule`], [`Error::TooMany`], [`Error::NotInPlace`] and [`Error::NoSuchRank`] end the communicator: each of its processes gets such an error from what
 /// it does with the communicator then, and from then on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -69,6 +69,12 @@ pub enum Error {
         expected: u64,
         /// Why.
         rule: &'static str,
+    },
+    /// A schedule of the program's is of no use. Nothing was sent.
+    #[error("the schedule is none for this operation: {wrong}")]
+    Schedule {
+        /// What is wrong with it.
+        wrong: String,
     },
     /// A switch point of a table has a value that it cannot have.
     #[error("{name} of a table is {value}: it must be {least} at least")]

@@ -14,7 +14,7 @@ use crate::in_place::{InPlacePlan, OneVector};
 use crate::memory::{Combine, Nothing, Typed};
 use crate::operator::Operator;
 use crate::request::{Persistent, Request};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Step};
 
 /// With what an operation combines.
 pub trait Combining: Clone + 'static {
@@ -123,6 +123,38 @@ impl<'p, 'c, T: Pod, C: Combining> Plan<'p, 'c, T, C> {
     /// The schedule that was chosen.
     pub const fn schedule(&self) -> &Rc<Schedule> {
         &self.schedule
+    }
+
+    /// The same operation by another schedule, such as one of [`crate::algorithms`] that no table chooses. All processes have to take that of the same
+    /// algorithm.
+    ///
+    /// ```
+    /// # use ironband::Context;
+    /// # use ironband_collectives::{Communicator, algorithms::bcast, schedule::Place};
+    /// # let context = Context::open()?;
+    /// let world = Communicator::world(&context)?;
+    /// let place = Place { rank: world.rank(), size: world.size() };
+    /// let plan = world.plan_bcast(0, 1000)?.by(bcast::chain(place, 0, 1000, 100))?;
+    /// plan.run(&[], &mut [7; 1000])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Schedule`] when it is none for this process and these lengths, or combines in an operation that has no operator.
+    pub fn by(self, schedule: Schedule) -> Result<Self, Error> {
+        let sound = schedule.check(self.communicator.place(), self.input_len, self.output_len);
+        sound.map_err(|wrong| Error::Schedule { wrong })?;
+        let mut steps = schedule.rounds().iter().flat_map(|round| &round.steps);
+        if self.combining.operator().is_none() && steps.any(|step| matches!(step, Step::Combine { .. })) {
+            return Err(Error::Schedule {
+                wrong: "it combines, and the operation has no operator".to_owned(),
+            });
+        }
+        let one_vector = OneVector::Not(Error::NotInPlace {
+            operation: "an operation by a schedule of the program's",
+            rule: "it may need its input when it has begun with the output; give it two",
+        });
+        Ok(Self { schedule: Rc::new(schedule), one_vector, ..self })
     }
 
     /// Runs it until it has ended.

@@ -304,7 +304,7 @@ impl Schedule {
             Space::Scratch => self.scratch,
         };
         let check_span = |span: Span| {
-            if span.end() <= limit(span.space) {
+            if span.start.checked_add(span.len).is_some_and(|end| end <= limit(span.space)) {
                 Ok(())
             } else {
                 Err(format!("{span:?} is outside its memory of {} elements", limit(span.space)))

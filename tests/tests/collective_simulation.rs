@@ -6,7 +6,7 @@ use std::mem::ManuallyDrop;
 
 use ironband::{Config, Context, Location, simulated, simulated_at};
 use ironband_collectives::operator::Sum;
-use ironband_collectives::{Communicator, Error, Table};
+use ironband_collectives::{Communicator, Error, Shrinking, Table};
 use ironband_fabric::sim::{Faults, Options, World};
 use ironband_tests::Random;
 use ironband_tests::deeds::{Deed, How, Under};
@@ -72,29 +72,160 @@ fn locations(random: &mut Random, size: u32) -> Vec<Location> {
     (0..size).map(place).collect()
 }
 
-/// Does as many deeds that follow from the seed.
-fn play(seed: u64, size: u32, deeds: u32, victim: Option<u32>) -> Result<(), String> {
-    let mut random = Random::new(seed ^ 0xdeed);
-    let deeds: Vec<Deed> = (0..deeds).map(|number| Deed::of(&mut random, size, number)).collect();
-    play_all(seed, size, &deeds, victim)
+/// What is done in a run.
+#[derive(Debug, Clone, Copy)]
+enum What<'d> {
+    /// So many operations, any of them, by a table of chance.
+    Anything(u32),
+    /// These, by a table of chance.
+    These(&'d [Deed]),
+    /// One algorithm, so many times.
+    By(&'static Algorithm, u32),
 }
 
+/// An algorithm, and what has to be so for it to be taken.
+#[derive(Debug)]
+struct Algorithm {
+    name: &'static str,
+    /// The operations that are done by it.
+    operations: &'static [&'static str],
+    commutes: bool,
+    reproducible: bool,
+    by_chain: bool,
+    is_size: fn(u32) -> bool,
+    table: fn(&mut Table),
+}
+
+impl Algorithm {
+    const fn new(name: &'static str, operations: &'static [&'static str], table: fn(&mut Table)) -> Self {
+        let is_size = |size| size > 2;
+        Self { name, operations, commutes: true, reproducible: false, by_chain: false, is_size, table }
+    }
+
+    const fn in_order(self) -> Self {
+        Self { commutes: false, ..self }
+    }
+
+    const fn reproducible(self) -> Self {
+        Self { reproducible: true, ..self }
+    }
+
+    const fn by_chain(self) -> Self {
+        Self { by_chain: true, ..self }
+    }
+
+    const fn of_size(self, is_size: fn(u32) -> bool) -> Self {
+        Self { is_size, ..self }
+    }
+
+    fn deed(&self, random: &mut Random, size: u32, number: u32) -> Deed {
+        let operation = self.operations[random.below(self.operations.len())];
+        let deed = Deed::named(operation, self.commutes, random, size, number);
+        if self.by_chain { deed.by_chain(1 + random.below(100) as u64) } else { deed }
+    }
+}
+
+/// No length is above it.
+const ANY: u64 = u64::MAX;
+
+/// All of `ironband_collectives::algorithms`.
+static ALGORITHMS: [Algorithm; 28] = [
+    Algorithm::new("barrier::dissemination", &["Barrier"], |table| table.barrier_radix = 3),
+    Algorithm::new("bcast::knomial", &["Bcast"], |table| table.bcast_tree_max = ANY),
+    Algorithm::new("bcast::scatter_allgather", &["Bcast"], |table| {
+        (table.bcast_tree_max, table.bcast_pipeline_min) = (0, ANY);
+    }),
+    Algorithm::new("bcast::circulant", &["Bcast"], |table| {
+        (table.bcast_tree_max, table.bcast_pipeline_min, table.segment) = (0, 0, 64);
+    }),
+    Algorithm::new("bcast::chain", &["Bcast"], |_| {}).by_chain(),
+    Algorithm::new("reduce::knomial", &["Reduce"], |table| table.reduce_tree_max = ANY),
+    Algorithm::new("reduce::knomial in order", &["Reduce"], |table| table.reduce_tree_max = ANY).in_order(),
+    Algorithm::new("reduce::reduce_scatter_gather", &["Reduce"], |table| table.reduce_tree_max = 0)
+        .in_order(),
+    Algorithm::new("reduce::chain", &["Reduce"], |_| {}).in_order().by_chain(),
+    Algorithm::new("allreduce::recursive_doubling", &["Allreduce"], |table| table.allreduce_whole_max = ANY)
+        .in_order(),
+    Algorithm::new("allreduce::rabenseifner", &["Allreduce"], |table| {
+        (table.allreduce_whole_max, table.allreduce_ring_min) = (0, ANY);
+    })
+    .in_order(),
+    Algorithm::new("allreduce::ring", &["Allreduce"], |table| {
+        (table.allreduce_whole_max, table.allreduce_ring_min) = (0, 0);
+    }),
+    Algorithm::new("allreduce::reproducible", &["Allreduce"], |table| table.allreduce_whole_max = 100)
+        .reproducible(),
+    Algorithm::new("reduce_scatter::pairwise", &["ReduceScatter", "ReduceScatterBlock"], |table| {
+        (table.reduce_scatter_halving_max, table.window) = (0, 2);
+    })
+    .in_order(),
+    Algorithm::new("reduce_scatter::circulant", &["ReduceScatter", "ReduceScatterBlock"], |table| {
+        table.reduce_scatter_halving_max = ANY;
+    }),
+    Algorithm::new("reduce_scatter::recursive_halving", &["ReduceScatter", "ReduceScatterBlock"], |table| {
+        table.reduce_scatter_halving_max = ANY;
+    })
+    .in_order(),
+    Algorithm::new("gather::binomial", &["Gather"], |table| table.gather_tree_max = ANY),
+    Algorithm::new("gather::direct", &["Gather", "Gatherv"], |table| {
+        (table.gather_tree_max, table.window) = (0, 2);
+    }),
+    Algorithm::new("scatter::binomial", &["Scatter"], |table| table.gather_tree_max = ANY),
+    Algorithm::new("scatter::direct", &["Scatter", "Scatterv"], |table| {
+        (table.gather_tree_max, table.window) = (0, 2);
+    }),
+    Algorithm::new("allgather::recursive_doubling", &["Allgather"], |table| {
+        table.allgather_doubling_max = ANY
+    })
+    .of_size(|size| size.is_power_of_two()),
+    Algorithm::new("allgather::bruck", &["Allgather", "Allgatherv"], |table| {
+        table.allgather_doubling_max = ANY;
+    })
+    .of_size(|size| !size.is_power_of_two()),
+    Algorithm::new("allgather::ring", &["Allgather", "Allgatherv"], |table| table.allgather_doubling_max = 0),
+    Algorithm::new("alltoall::bruck", &["Alltoall"], |table| {
+        (table.alltoall_bruck_max, table.alltoall_bruck_ranks) = (ANY, 2);
+    }),
+    Algorithm::new("alltoall::direct", &["Alltoall", "Alltoallv"], |table| {
+        (table.alltoall_bruck_max, table.window) = (0, 2);
+    }),
+    Algorithm::new("scan::recursive_doubling", &["Scan", "Exscan"], |table| table.scan_chain_min = ANY)
+        .in_order(),
+    Algorithm::new("scan::chain", &["Scan", "Exscan"], |table| {
+        (table.scan_chain_min, table.segment) = (0, 64);
+    })
+    .in_order(),
+    Algorithm::new("neighbour::exchange", &["Neighbours"], |_| {}),
+];
+
+/// Never dropped: each would wait for the ends of what it has begun, and one that is dead would wait for ever.
+type Member<'c> = ManuallyDrop<Communicator<'c>>;
+
 /// Does deeds, up to three at a time, and checks what comes out.
-fn play_all(seed: u64, size: u32, deeds: &[Deed], victim: Option<u32>) -> Result<(), String> {
+fn play(seed: u64, size: u32, what: What<'_>, victim: Option<u32>) -> Result<(), String> {
     let mut random = Random::new(seed ^ 0x5eed);
     let world = World::new(options(seed));
     let locations = locations(&mut random, size);
     let contexts = simulated_at(&world, &locations, &Config::default()).map_err(|error| error.to_string())?;
-    let table = table(&mut random);
-    // Never dropped: each would wait for the ends of what it has begun, and one that is dead would wait for ever.
-    let communicators: Vec<ManuallyDrop<Communicator<'_>>> = contexts
-        .iter()
-        .map(|context| {
-            let mut communicator = Communicator::world(context).expect("a world needs nothing");
-            communicator.set_table(table.clone()).expect("a table that makes schedules");
-            ManuallyDrop::new(communicator)
-        })
-        .collect();
+    let mut table = table(&mut random);
+    if let What::By(algorithm, _) = what {
+        table.hierarchy = 0;
+        (algorithm.table)(&mut table);
+    }
+    let member = |context| {
+        let mut communicator = Communicator::world(context).expect("a world needs nothing");
+        communicator.set_table(table.clone()).expect("a table that makes schedules");
+        communicator.set_reproducible(matches!(what, What::By(algorithm, _) if algorithm.reproducible));
+        ManuallyDrop::new(communicator)
+    };
+    let communicators: Vec<Member<'_>> = contexts.iter().map(member).collect();
+    let deeds: Vec<Deed> = match what {
+        What::Anything(count) => (0..count).map(|number| Deed::of(&mut random, size, number)).collect(),
+        What::These(deeds) => deeds.to_vec(),
+        What::By(algorithm, count) => {
+            (0..count).map(|number| algorithm.deed(&mut random, size, number)).collect()
+        }
+    };
     let mut under_way: BTreeMap<usize, (Deed, Vec<Under<'_>>)> = BTreeMap::new();
     let mut failures: Vec<Option<Error>> = vec![None; size as usize];
     let kill_at = victim.map(|_| random.below(200) as u64);
@@ -138,7 +269,8 @@ fn play_all(seed: u64, size: u32, deeds: &[Deed], victim: Option<u32>) -> Result
     }
     let outcome = match victim {
         None if failures.iter().any(Option::is_some) => Err(format!("failed without a reason: {failures:?}")),
-        Some(victim) if is_dead => after_a_death(&contexts, &communicators, victim),
+        Some(victim) if is_dead => after_a_death(&contexts, &communicators, victim)
+            .and_then(|()| all_shrink(&world, &contexts, &communicators, victim, &mut random)),
         _ => Ok(()),
     };
     if let Some(violation) = world.violations().first() {
@@ -148,11 +280,7 @@ fn play_all(seed: u64, size: u32, deeds: &[Deed], victim: Option<u32>) -> Result
 }
 
 /// All who live learn of it, by what they do next at the latest.
-fn after_a_death(
-    contexts: &[Context],
-    communicators: &[ManuallyDrop<Communicator<'_>>],
-    victim: u32,
-) -> Result<(), String> {
+fn after_a_death(contexts: &[Context], communicators: &[Member<'_>], victim: u32) -> Result<(), String> {
     let living = || (0..contexts.len()).filter(|rank| *rank != victim as usize);
     let mut barriers: BTreeMap<usize, _> = living()
         .filter_map(|rank| {
@@ -181,6 +309,97 @@ fn after_a_death(
     Err(format!("{:?} do not learn that {victim} is dead", barriers.keys()))
 }
 
+/// Those who live agree on who does, and go on, though sometimes another one ends meanwhile.
+fn all_shrink<'c>(
+    world: &World,
+    contexts: &'c [Context],
+    communicators: &[Member<'c>],
+    victim: u32,
+    random: &mut Random,
+) -> Result<(), String> {
+    let size = contexts.len();
+    let second = (size > 2 && random.below(2) == 0)
+        .then(|| random.below(size))
+        .filter(|rank| *rank != victim as usize);
+    let kill_at = random.below(20 * size);
+    let mut living: Vec<usize> = (0..size).filter(|rank| *rank != victim as usize).collect();
+    let mut shrinking: BTreeMap<usize, ManuallyDrop<Shrinking<'c>>> = BTreeMap::new();
+    let mut rest: BTreeMap<usize, Member<'c>> = BTreeMap::new();
+    let mut turns = 0;
+    while rest.len() < living.len() {
+        turns += 1;
+        if turns > TURNS_MAX as usize {
+            return Err(format!("{shrinking:?} does not end, {victim} and {second:?} are dead"));
+        }
+        if second.is_some() && turns == kill_at + 1 {
+            let dead = second.unwrap_or(0);
+            world.kill(dead as u32);
+            living.retain(|rank| *rank != dead);
+            shrinking.remove(&dead);
+            rest.remove(&dead);
+            continue;
+        }
+        let rank = living[random.below(living.len())];
+        contexts[rank].progress();
+        if rest.contains_key(&rank) {
+            continue;
+        }
+        let one =
+            shrinking.entry(rank).or_insert_with(|| ManuallyDrop::new(communicators[rank].start_shrink()));
+        if one.is_done()
+            && let Some(one) = shrinking.remove(&rank)
+        {
+            let left =
+                ManuallyDrop::into_inner(one).wait().map_err(|error| format!("rank {rank}: {error}"))?;
+            rest.insert(rank, ManuallyDrop::new(left));
+        }
+    }
+    let members = |left: &Communicator<'_>| -> Vec<_> {
+        (0..left.size()).map(|rank| left.rank_in_job(rank).expect("it has this rank")).collect()
+    };
+    let all = rest.values().map(|left| members(left)).collect::<Vec<_>>();
+    let expected: Vec<u32> = living.iter().map(|rank| *rank as u32).collect();
+    let killed = second.filter(|rank| !living.contains(rank));
+    let is_right = |ranks: &Vec<u32>| {
+        // One that has ended meanwhile may have been heard before.
+        let without: Vec<u32> = ranks.iter().copied().filter(|rank| killed != Some(*rank as usize)).collect();
+        without == expected && *ranks == all[0]
+    };
+    if !all.iter().all(is_right) {
+        return Err(format!("{all:?} are left without {victim} and {killed:?}"));
+    }
+    if all[0].len() != living.len() {
+        return Ok(());
+    }
+    go_on(contexts, &living, &rest, random)
+}
+
+/// What is left works.
+fn go_on(
+    contexts: &[Context],
+    living: &[usize],
+    rest: &BTreeMap<usize, Member<'_>>,
+    random: &mut Random,
+) -> Result<(), String> {
+    for number in 0..2 {
+        let deed = Deed::of(random, living.len() as u32, number);
+        let mut under_way: Vec<_> = living.iter().map(|rank| deed.start(&rest[rank], How::Owned)).collect();
+        let mut turns = 0;
+        while !under_way.iter().all(Under::is_over) {
+            turns += 1;
+            if turns > TURNS_MAX {
+                return Err(format!("{deed:?} does not end after the shrink: {under_way:?}"));
+            }
+            let at = random.below(living.len());
+            contexts[living[at]].progress();
+            if let Some(error) = under_way[at].look(&deed, at as u32)? {
+                return Err(format!("{error} in {deed:?}, after the shrink"));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn sizes() -> impl Iterator<Item = u32> {
     (1..=17).chain(31..=33)
 }
@@ -195,7 +414,7 @@ fn operations_do_what_mpi_says() {
     for size in sizes() {
         for seed in 0..seeds() {
             let seed = seed * 1000 + u64::from(size);
-            if let Err(wrong) = play(seed, size, 14, None) {
+            if let Err(wrong) = play(seed, size, What::Anything(14), None) {
                 panic!("seed {seed} with {size} processes: {wrong}");
             }
         }
@@ -209,7 +428,7 @@ fn every_operation_works_on_every_type() {
     for (part, size) in sizes().enumerate() {
         let mut random = Random::new(size.into());
         let deeds = Deed::each(&mut random, size).into_iter().skip(part % parts).step_by(parts);
-        if let Err(wrong) = play_all(size.into(), size, &deeds.collect::<Vec<_>>(), None) {
+        if let Err(wrong) = play(size.into(), size, What::These(&deeds.collect::<Vec<_>>()), None) {
             panic!("{size} processes: {wrong}");
         }
     }
@@ -221,10 +440,34 @@ fn the_death_of_a_process_ends_what_it_takes_part_in() {
         for seed in 0..seeds() {
             let seed = seed * 1000 + u64::from(size);
             let victim = (seed % u64::from(size)) as u32;
-            if let Err(wrong) = play(seed, size, 10, Some(victim)) {
+            if let Err(wrong) = play(seed, size, What::Anything(10), Some(victim)) {
                 panic!("seed {seed} with {size} processes: {wrong}");
             }
         }
+    }
+}
+
+/// Each algorithm, of as many seeds as `IRONBAND_SEEDS` says; in every second run one process ends, and the others go on.
+#[test]
+fn every_algorithm() {
+    for algorithm in &ALGORITHMS {
+        let mut deaths = 0;
+        let sizes: Vec<u32> =
+            (2..=17).chain([31, 32, 33]).filter(|size| (algorithm.is_size)(*size)).collect();
+        for seed in 0..seeds() {
+            let mut random = Random::new(seed);
+            // Many of few, as a larger one costs more than it shows.
+            let size = sizes[random.below(sizes.len()).min(random.below(sizes.len()))];
+            let victim = (seed % 2 == 0).then(|| random.below(size as usize) as u32);
+            deaths += u64::from(victim.is_some());
+            if let Err(wrong) = play(seed, size, What::By(algorithm, 5), victim) {
+                panic!(
+                    "seed {seed} of {} with {size} processes, {victim:?} is to end: {wrong}",
+                    algorithm.name
+                );
+            }
+        }
+        println!("{}: {} runs, {deaths} of them with a death", algorithm.name, seeds());
     }
 }
 

@@ -280,6 +280,8 @@ fn dies_in(
             }
         }
         match deed.run(&world, WAYS[number as usize % WAYS.len()])? {
+            // There was nothing to combine for it.
+            None if number == BEFORE && world.rank() == victim => die_after(&deed, &world, steps),
             None => {}
             Some(Error::PeerFailed { rank, reason }) if rank == victim => {
                 println!("{}: after {} ms: {reason}", world.rank(), start.elapsed().as_millis());

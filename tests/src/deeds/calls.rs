@@ -1,7 +1,9 @@
 //! How a deed is called: in each of the ways in which a program can.
 
 use bytemuck::Pod;
+use ironband_collectives::algorithms::{bcast, reduce};
 use ironband_collectives::operator::{Operator, Sum};
+use ironband_collectives::schedule::{Place, Schedule};
 use ironband_collectives::{Combining, Communicator, Error, InPlacePlan, InPlaceRequest, Plan, Request};
 
 use super::element::{Element, Visitor};
@@ -115,6 +117,19 @@ impl<'c> Call<'_, '_, 'c> {
         }
     }
 
+    /// With the schedule of a chain in place of the one that was chosen, if the deed wants that.
+    fn by_chain<'p, T: Element, C: Combining>(
+        &self,
+        plan: Result<Plan<'p, 'c, T, C>, Error>,
+        chain: impl FnOnce(Place, u64) -> Schedule,
+    ) -> Result<Plan<'p, 'c, T, C>, Error> {
+        let place = Place { rank: self.communicator.rank(), size: self.deed.size };
+        match self.deed.chain {
+            None => plan,
+            Some(segment) => plan?.by(chain(place, segment)),
+        }
+    }
+
     /// By a plan.
     fn plan<T: Element, O: Operator<T>>(&self, operator: O) -> Result<Begun<'c, T>, Error> {
         let Self { deed, communicator, .. } = *self;
@@ -123,8 +138,13 @@ impl<'c> Call<'_, '_, 'c> {
         let of_root = Some(&counts[..]).filter(|_| rank == root);
         match deed.what {
             What::Barrier => unreachable!("it has no elements"),
-            What::Bcast => self.go(communicator.plan_bcast(root, len)),
-            What::Reduce => self.go(communicator.plan_reduce(root, len, operator)),
+            What::Bcast => self.go(self.by_chain(communicator.plan_bcast(root, len), |place, segment| {
+                bcast::chain(place, root, len, segment)
+            })),
+            What::Reduce => self
+                .go(self.by_chain(communicator.plan_reduce(root, len, operator), |place, segment| {
+                    reduce::chain(place, root, len, segment)
+                })),
             What::Allreduce => self.go(communicator.plan_allreduce(len, operator)),
             What::ReduceScatterBlock => self.go(communicator.plan_reduce_scatter_block(len, operator)),
             What::ReduceScatter => self.go(communicator.plan_reduce_scatter(&counts, operator)),

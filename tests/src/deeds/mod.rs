@@ -64,6 +64,8 @@ pub struct Deed {
     /// In one vector, where that is possible.
     in_place: bool,
     salt: u64,
+    /// By the algorithm that sends pieces of so many elements along a chain, which no table chooses.
+    chain: Option<u64>,
 }
 
 /// A number for each element of each rank.
@@ -90,6 +92,7 @@ impl Deed {
             size,
             in_place: random.below(2) == 0,
             salt: (random.below(1 << 30) << 8) as u64 | u64::from(number),
+            chain: None,
         }
     }
 
@@ -115,6 +118,23 @@ impl Deed {
     ) -> Self {
         let lens = if is_long { [5000, 20_000] } else { [1, 37] };
         Self { what: ALL[operation], len: lens[random.below(2)], ..Self::of(random, size, number) }
+    }
+
+    /// The operation of this name, on a few hundred elements, which commute or do not.
+    ///
+    /// # Panics
+    /// When there is no such operation.
+    pub fn named(name: &str, commutes: bool, random: &mut Random, size: u32, number: u32) -> Self {
+        let operation = ALL.iter().position(|what| format!("{what:?}") == name).expect("an operation");
+        let kinds = if commutes { [Kind::SumU8, Kind::SumF64] } else { [Kind::Matrices; 2] };
+        let lens = [1, 37, 300];
+        let (kind, len) = (kinds[random.below(2)], lens[random.below(3)]);
+        Self { kind, len, ..Self::of_operation(operation, false, random, size, number) }
+    }
+
+    /// The same by a chain: a broadcast or a reduction, by a plan.
+    pub fn by_chain(self, segment: u64) -> Self {
+        Self { chain: Some(segment), in_place: false, ..self }
     }
 
     /// The same on matrices, if the operation combines something.
