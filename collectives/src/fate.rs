@@ -213,7 +213,7 @@ impl Registry {
 
     /// Whether what is left of a communicator can have this number.
     pub(crate) fn check_shrunk(&self, id: u32) -> Result<(), Error> {
-        let is_free = id >= ID_SHRUNK_MIN && id < ID_MAX && !self.is_world(id);
+        let is_free = (ID_SHRUNK_MIN..ID_MAX).contains(&id) && !self.is_world(id);
         if is_free { Ok(()) } else { Err(Error::TooMany { limit: ID_MAX - ID_SHRUNK_MIN }) }
     }
 
