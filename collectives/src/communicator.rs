@@ -23,6 +23,14 @@ type Key = (Operation, u32);
 /// A schedule that was made, and what for.
 type Known = (Key, Rc<Schedule>);
 
+/// What a communicator has made.
+#[derive(Default)]
+struct Schedules {
+    all: RefCell<HashMap<Key, Rc<Schedule>>>,
+    /// Of each kind of operation the one that was used last: most programs do few things again and again.
+    last: RefCell<[Option<Known>; Operation::KINDS]>,
+}
+
 /// How many schedules a communicator keeps for the next time.
 const SCHEDULES_MAX: usize = 256;
 
@@ -58,9 +66,7 @@ const SCHEDULES_MAX: usize = 256;
 pub struct Communicator<'c> {
     pub(crate) group: Rc<Group<'c>>,
     pub(crate) table: Rc<Table>,
-    schedules: RefCell<HashMap<Key, Rc<Schedule>>>,
-    /// Of each kind of operation the one that was used last: most programs do few things again and again.
-    last: RefCell<[Option<Known>; Operation::KINDS]>,
+    schedules: Rc<Schedules>,
     reproducible: bool,
     /// Where the ranks are, and where all processes of the job are.
     topology: Rc<Topology>,
@@ -111,8 +117,7 @@ impl<'c> Communicator<'c> {
         Ok(Self {
             group,
             table,
-            schedules: RefCell::default(),
-            last: RefCell::default(),
+            schedules: Rc::default(),
             reproducible: false,
             topology: Rc::clone(&topology),
             topology_of_job: topology,
@@ -128,8 +133,7 @@ impl<'c> Communicator<'c> {
         Self {
             group,
             table: Rc::clone(&self.table),
-            schedules: RefCell::default(),
-            last: RefCell::default(),
+            schedules: Rc::default(),
             reproducible: self.reproducible,
             topology,
             topology_of_job: Rc::clone(&self.topology_of_job),
@@ -142,8 +146,7 @@ impl<'c> Communicator<'c> {
         Self {
             group: Rc::clone(&self.group),
             table: Rc::clone(&self.table),
-            schedules: RefCell::default(),
-            last: RefCell::default(),
+            schedules: Rc::clone(&self.schedules),
             reproducible: self.reproducible,
             topology: Rc::clone(&self.topology),
             topology_of_job: Rc::clone(&self.topology_of_job),
@@ -190,8 +193,7 @@ impl<'c> Communicator<'c> {
         table.check()?;
         self.table = Rc::new(table);
         self.group.comparisons().want();
-        self.schedules.take();
-        self.last.take();
+        self.schedules = Rc::default();
         Ok(())
     }
 
@@ -201,8 +203,7 @@ impl<'c> Communicator<'c> {
     pub fn set_reproducible(&mut self, reproducible: bool) {
         self.reproducible = reproducible;
         self.group.comparisons().want();
-        self.schedules.take();
-        self.last.take();
+        self.schedules = Rc::default();
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -227,25 +228,25 @@ impl<'c> Communicator<'c> {
     pub(crate) fn schedule(&self, operation: Operation, element_bytes: usize) -> Rc<Schedule> {
         let key = (operation, element_bytes as u32);
         let kind = operation.kind();
-        if let Some((last, schedule)) = &self.last.borrow()[kind]
+        if let Some((last, schedule)) = &self.schedules.last.borrow()[kind]
             && *last == key
         {
             return Rc::clone(schedule);
         }
         let schedule = self.kept_schedule(key);
-        self.last.borrow_mut()[kind] = Some((key, Rc::clone(&schedule)));
+        self.schedules.last.borrow_mut()[kind] = Some((key, Rc::clone(&schedule)));
         schedule
     }
 
     fn kept_schedule(&self, key: Key) -> Rc<Schedule> {
-        if let Some(known) = self.schedules.borrow().get(&key) {
+        if let Some(known) = self.schedules.all.borrow().get(&key) {
             return Rc::clone(known);
         }
         let (operation, element_bytes) = key;
         let chooser = self.chooser(element_bytes as usize);
         let over_nodes = hierarchy::schedule(&chooser, &self.topology, operation);
         let new = Rc::new(over_nodes.unwrap_or_else(|| chooser.schedule(operation)));
-        let mut schedules = self.schedules.borrow_mut();
+        let mut schedules = self.schedules.all.borrow_mut();
         if schedules.len() == SCHEDULES_MAX {
             schedules.clear();
         }

@@ -105,7 +105,7 @@ impl Shape {
             }
             _ => return Self::Flat(Why::NoAlgorithm),
         };
-        if !commutes && !(topology.keeps_order() && are_consecutive(&caches)) {
+        if !(commutes || topology.keeps_order() && are_consecutive(&caches)) {
             Self::Flat(Why::Order)
         } else if len * chooser.element_bytes <= table.leader_max {
             Self::Trees

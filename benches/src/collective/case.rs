@@ -298,9 +298,9 @@ mod tests {
             (Operation::Bcast, 2),
         ] {
             let right = by_definition(operation, 3, 5, root, 7);
-            for rank in 0..3 {
+            for (rank, right) in right.iter().enumerate() {
                 let case = case(operation, 5, rank, 3, root);
-                let mut output = right[rank].clone();
+                let mut output = right.clone();
                 assert_eq!(case.mismatch(7, &output), None, "{operation:?}");
                 for at in 0..output.len() {
                     output[at] ^= 0x10;

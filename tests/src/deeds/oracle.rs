@@ -178,7 +178,7 @@ impl Deed {
         let has_own_choice = !matches!(self.what, What::Alltoall | What::Alltoallv);
         self.in_place
             && !matches!(self.what, What::Barrier | What::Neighbours)
-            && !(has_own_choice && (self.salt + u64::from(rank)) % 3 == 0)
+            && !(has_own_choice && (self.salt + u64::from(rank)).is_multiple_of(3))
     }
 
     /// What is in the one vector before.

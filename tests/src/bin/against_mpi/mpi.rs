@@ -87,6 +87,9 @@ impl Datatype for Matrix {
 }
 
 /// `MPI_User_function`: the left operands and the right ones, which become the results.
+///
+/// # Safety
+/// Both are vectors of `*len` matrices.
 unsafe extern "C" fn times(
     left: *mut c_void,
     right: *mut c_void,
