@@ -261,6 +261,8 @@ fn dies_in(
 ) -> Result<(), String> {
     let mut random = seed.clone();
     let world = Communicator::world(context).map_err(|error| error.to_string())?;
+    // All have opened their contexts: one that ends before keeps others from that.
+    world.barrier().map_err(|error| error.to_string())?;
     let (steps, product) = (random.below(100), 1 + random.below(60) as u32);
     let mut start = Instant::now();
     let mut number = 0;
@@ -281,7 +283,7 @@ fn dies_in(
         }
         match deed.run(&world, WAYS[number as usize % WAYS.len()])? {
             // There was nothing to combine for it.
-            None if number == BEFORE && world.rank() == victim => die_after(&deed, &world, steps),
+            None if number == BEFORE && world.rank() == victim => die(),
             None => {}
             Some(Error::PeerFailed { rank, reason }) if rank == victim => {
                 println!("{}: after {} ms: {reason}", world.rank(), start.elapsed().as_millis());
@@ -318,6 +320,10 @@ fn die_after(deed: &Deed, world: &Communicator<'_>, steps: usize) {
             break;
         }
     }
+    die();
+}
+
+fn die() {
     let _ = kill_process(getpid(), Signal::KILL);
 }
 

@@ -42,10 +42,10 @@
 //!              +----+---+------------------+
 //!              | id | 0 | the data         |
 //!              +----+---+------------------+
-//! 10 farewell  0   8
-//!              +---+-----------------------------------+
-//!              | 0 | why, as text, to be shown only    |
-//!              +---+-----------------------------------+
+//! 10 farewell  0      1   8
+//!              +------+---+-----------------------------------+
+//!              | ends | 0 | why, as text, to be shown only    |
+//!              +------+---+-----------------------------------+
 //! 11 withdraw  0        8         12  16
 //!              +--------+---------+---+
 //!              | sender | counter | 0 |
@@ -97,7 +97,7 @@ pub enum Kind {
 pub const EAGER_HEADER_BYTES: usize = 8;
 /// Length of the header of an active message.
 pub const ACTIVE_HEADER_BYTES: usize = 8;
-/// Length of the header of a farewell, which is nothing.
+/// Length of the header of a farewell: 1 in the first byte says that the sender ends, 0 that it goes on without the receiver.
 pub const FAREWELL_HEADER_BYTES: usize = 8;
 /// The longest reason in a farewell.
 pub const FAREWELL_TEXT_BYTES_MAX: usize = 200;

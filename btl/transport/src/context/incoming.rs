@@ -233,7 +233,12 @@ impl Context {
         if let Some(link) = state.link(rank) {
             self.devices[link.device].disconnect(link.qp);
         }
-        state.given_up_by.insert(rank);
+        let mut header = [0; FAREWELL_HEADER_BYTES];
+        copy_start(payload, &mut header);
+        // Which ends: it lives no longer than its word.
+        if header[0] == 0 {
+            state.given_up_by.insert(rank);
+        }
         state.lose(rank, format!("it has given this process up: {why}"));
     }
 

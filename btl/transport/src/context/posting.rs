@@ -275,11 +275,12 @@ impl Context {
     }
 
     fn say_farewells(&self, state: &mut State) {
+        let mut header = [0; FAREWELL_HEADER_BYTES];
+        header[0] = u8::from(state.is_ending);
         state.farewells.retain(|(link, why)| {
             let device = &self.devices[link.device];
             let text = &why.as_bytes()[..why.len().min(FAREWELL_TEXT_BYTES_MAX)];
-            let said =
-                device.send_short(link.qp, Kind::Farewell.immediate(0), &[0; FAREWELL_HEADER_BYTES], text);
+            let said = device.send_short(link.qp, Kind::Farewell.immediate(0), &header, text);
             if said != Posted::Busy {
                 device.disconnect(link.qp);
             }

@@ -88,6 +88,8 @@ pub(super) struct State {
     pub(super) losses: BTreeMap<u32, String>,
     /// Those of them that live: they have said that they go on without this process.
     pub(super) given_up_by: BTreeSet<u32>,
+    /// This process ends: it gives nobody up.
+    pub(super) is_ending: bool,
 }
 
 impl State {
@@ -113,6 +115,7 @@ impl State {
             orphan_accesses: Vec::new(),
             losses: BTreeMap::new(),
             given_up_by: BTreeSet::new(),
+            is_ending: false,
         }
     }
 
