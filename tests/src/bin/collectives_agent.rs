@@ -261,8 +261,10 @@ fn dies_in(
 ) -> Result<(), String> {
     let mut random = seed.clone();
     let world = Communicator::world(context).map_err(|error| error.to_string())?;
-    // All have opened their contexts: one that ends before keeps others from that.
-    world.barrier().map_err(|error| error.to_string())?;
+    // All have opened their contexts, and know each other: one that ends before keeps others from that, above all rank 0, through which cards are exchanged
+    // where there is no launcher.
+    let to_all = vec![0_u8; world.size() as usize];
+    world.alltoall(&to_all, &mut to_all.clone()).map_err(|error| error.to_string())?;
     let (steps, product) = (random.below(100), 1 + random.below(60) as u32);
     let mut start = Instant::now();
     let mut number = 0;
