@@ -18,12 +18,21 @@ use crate::operator::Operator;
 
 /// The lowest and the highest fingerprint of some ranks, and whose they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, packed)]
 struct Extremes {
     lowest: u64,
     highest: u64,
     lowest_rank: u32,
     highest_rank: u32,
+    /// So that it is as long as hardly anything else: a process whose table was not set, and which compares nothing, takes it for a message of its
+    /// operation, and the length is wrong.
+    filler: [u8; 17],
+}
+
+impl Extremes {
+    const fn of(print: u64, rank: u32) -> Self {
+        Self { lowest: print, highest: print, lowest_rank: rank, highest_rank: rank, filler: [0; 17] }
+    }
 }
 
 /// Combines them; of equal ones the lower rank counts, so that all processes name the same.
@@ -37,7 +46,7 @@ impl Operator<Extremes> for Spread {
         let (lowest, lowest_rank) = (left.lowest, left.lowest_rank).min((right.lowest, right.lowest_rank));
         let higher = |one: &Extremes| (one.highest, u32::MAX - one.highest_rank);
         let (highest, below) = higher(left).max(higher(right));
-        Extremes { lowest, highest, lowest_rank, highest_rank: u32::MAX - below }
+        Extremes { lowest, highest, lowest_rank, highest_rank: u32::MAX - below, filler: [0; 17] }
     }
 }
 
@@ -52,6 +61,8 @@ struct Comparison {
 #[derive(Default)]
 pub(crate) struct Comparisons {
     is_due: Cell<bool>,
+    /// What the table that was set last is known by.
+    wanted: Cell<u64>,
     /// Looked at by each operation that has come to its end.
     are_under_way: Cell<bool>,
     under_way: RefCell<Vec<Comparison>>,
@@ -59,7 +70,8 @@ pub(crate) struct Comparisons {
 
 impl Comparisons {
     /// The next operation is to have one beside it.
-    pub(crate) fn want(&self) {
+    pub(crate) fn want(&self, print: u64) {
+        self.wanted.set(print);
         self.is_due.set(true);
     }
 
@@ -104,8 +116,9 @@ pub(crate) fn begin(communicator: &Communicator<'_>) -> Result<(), Error> {
     if group.size() == 1 {
         return Ok(());
     }
-    let (print, rank) = (communicator.fingerprint(), group.rank());
-    let own = Extremes { lowest: print, highest: print, lowest_rank: rank, highest_rank: rank };
+    // A persistent operation has the table with which it was made, and may be the first one behind another that was set.
+    let print = comparisons.wanted.get().rotate_left(1) ^ communicator.fingerprint();
+    let own = Extremes::of(print, group.rank());
     let mut owned = Owned::new(vec![own], vec![own]);
     comparisons.under_way.borrow_mut().push(Comparison { tag: group.upcoming_tag(), both: owned.shared() });
     comparisons.are_under_way.set(true);
@@ -122,7 +135,7 @@ mod tests {
     use super::*;
 
     fn of(print: u64, rank: u32) -> Extremes {
-        Extremes { lowest: print, highest: print, lowest_rank: rank, highest_rank: rank }
+        Extremes::of(print, rank)
     }
 
     #[test]
@@ -131,7 +144,8 @@ mod tests {
         let all: Vec<Extremes> = (0..).zip(prints).map(|(rank, print)| of(print, rank)).collect();
         let forwards = all.iter().copied().reduce(|left, right| Spread.apply(&left, &right)).unwrap();
         let backwards = all.into_iter().rev().reduce(|left, right| Spread.apply(&left, &right)).unwrap();
-        assert_eq!(forwards, Extremes { lowest: 1, highest: 9, lowest_rank: 3, highest_rank: 1 });
+        let expected = Extremes { lowest: 1, highest: 9, lowest_rank: 3, highest_rank: 1, filler: [0; 17] };
+        assert_eq!(forwards, expected);
         assert_eq!(forwards, backwards);
     }
 
@@ -145,7 +159,7 @@ mod tests {
             comparisons.are_under_way.set(true);
         };
         begin(1, of(4, 0));
-        begin(3, Extremes { lowest: 4, highest: 5, lowest_rank: 6, highest_rank: 2 });
+        begin(3, Extremes { lowest: 4, highest: 5, lowest_rank: 6, highest_rank: 2, filler: [0; 17] });
         assert_eq!(comparisons.have_ended(2), Ok(false));
         assert_eq!(comparisons.have_ended(1), Ok(true));
         assert_eq!(comparisons.have_ended(2), Ok(false));

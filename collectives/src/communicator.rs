@@ -53,6 +53,10 @@ const SCHEDULES_MAX: usize = 256;
 /// all of its processes do with it, and are doing, ends with that error; who had all that it needed before may have the result of that operation still. That processes call
 /// different things is noticed by the lengths only. [`Communicator::shrink`] makes a new one of those that live.
 ///
+/// *Dropped*, the last communicator of those made of one [`Communicator::world`] waits for all operations under way, as long as the others take; those that have failed
+/// have 3 s more, and then their buffers are leaked. A process that gives up calls [`Communicator::revoke`] of those that have some under way, or
+/// [`Context::abort`], before it returns.
+///
 /// A communicator stays with its context and its thread:
 ///
 /// ```compile_fail,E0505
@@ -102,7 +106,7 @@ impl<'c> Communicator<'c> {
     ///
     /// Its table is that of the file which the environment variable `IRONBAND_COLLECTIVES_TABLE` names, and the default one where it is not set.
     /// Together with the first operation processes make sure that all have the same: if not, that operation fails in all of them, with
-    /// [`Error::TablesDiffer`].
+    /// [`Error::TablesDiffer`], or with [`Error::Mismatch`] where that is noticed before.
     ///
     /// # Errors
     /// [`Error::TableFile`]; [`Error::Transport`] when it cannot be found out where the processes are.
@@ -113,8 +117,7 @@ impl<'c> Communicator<'c> {
         let members: Vec<u32> = (0..context.size()).collect();
         let id = crate::fate::Registry::of(context).next_world();
         let group = Group::new(&engine, id, context.rank(), members.into());
-        group.comparisons().want();
-        Ok(Self {
+        let world = Self {
             group,
             table,
             schedules: Rc::default(),
@@ -122,7 +125,9 @@ impl<'c> Communicator<'c> {
             topology: Rc::clone(&topology),
             topology_of_job: topology,
             ends: Rc::new(FinishAll(engine)),
-        })
+        };
+        world.group.comparisons().want(world.fingerprint());
+        Ok(world)
     }
 
     /// One of these processes of the job.
@@ -192,7 +197,7 @@ impl<'c> Communicator<'c> {
     pub fn set_table(&mut self, table: Table) -> Result<(), Error> {
         table.check()?;
         self.table = Rc::new(table);
-        self.group.comparisons().want();
+        self.group.comparisons().want(self.fingerprint());
         self.schedules = Rc::default();
         Ok(())
     }
@@ -202,7 +207,7 @@ impl<'c> Communicator<'c> {
     /// as with [`Communicator::set_table`].
     pub fn set_reproducible(&mut self, reproducible: bool) {
         self.reproducible = reproducible;
-        self.group.comparisons().want();
+        self.group.comparisons().want(self.fingerprint());
         self.schedules = Rc::default();
     }
 
@@ -314,7 +319,9 @@ impl<'c> Communicator<'c> {
     pub fn split_node(&self, key: i32) -> Result<Self, Error> {
         // Two containers of one host are one node: shared memory reaches across.
         let path = "/proc/sys/kernel/random/boot_id";
-        let id = std::fs::read_to_string(path).unwrap_or_default();
+        // Where it cannot be read the launcher is believed.
+        let id = std::fs::read_to_string(path)
+            .unwrap_or_else(|_| format!("node {}", self.topology.node_of(self.rank())));
         let mut own = [0_u8; 40];
         let len = id.trim().len().min(own.len());
         own[..len].copy_from_slice(&id.trim().as_bytes()[..len]);

@@ -292,13 +292,14 @@ impl Registry {
     /// # Panics
     /// When those of another one have begun, and have not ended, or when it is begun twice.
     pub(crate) fn begin_agreement(&self, fate: &Rc<Fate>) {
-        let other = self.shrinking.replace(Rc::downgrade(fate)).upgrade();
+        let other = self.shrinking.borrow().upgrade();
         let other = other.filter(|other| !Rc::ptr_eq(other, fate) && other.agreement.borrow().is_some());
         assert!(other.is_none(), "another communicator is being shrunk: that has to end first");
         assert!(
             !fate.is_shrinking.replace(true),
             "this communicator is being shrunk already: that has to end first"
         );
+        self.shrinking.replace(Rc::downgrade(fate));
         let new = || Agreement::new(fate.rank, fate.members.len() as u32, self.next_shrunk());
         fate.agreement.borrow_mut().get_or_insert_with(new);
     }

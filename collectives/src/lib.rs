@@ -19,8 +19,8 @@
 //! }
 //! ```
 //!
-//! *For those who come from MPI.* Every operation has the name that MPI gives it, with counts of any length, and a plan, which is what the
-//! other kinds of calls begin with:
+//! *For those who come from MPI.* Operations have the names that MPI gives them, lengths are 64-bit numbers of elements, and each has a plan, which is
+//! what the other kinds of calls begin with:
 //!
 //! | MPI | here | rsmpi |
 //! |---|---|---|
@@ -33,7 +33,15 @@
 //! | any of these with `MPI_IN_PLACE` | [`Plan::in_place`], then the same: [`InPlacePlan`] | |
 //! | `MPI_SUM` and others, `MPI_Op_create` | [`operator`] | `SystemOperation`, `UserOperation` |
 //! | `MPI_Comm_split`, `MPI_Comm_dup` | [`Communicator::split`], [`Communicator::duplicate`] | `split_by_color_with_key`, `duplicate` |
-//! | `MPIX_Comm_shrink` | [`Communicator::shrink`] | |
+//! | `MPI_Comm_split_type` | [`Communicator::split_node`] | `split_shared` |
+//! | `MPI_Neighbor_alltoallv` | [`Communicator::neighbour_exchange`] | |
+//! | `MPIX_Comm_revoke`, `MPIX_Comm_shrink` | [`Communicator::revoke`], [`Communicator::shrink`] | |
+//!
+//! *Under way* an operation goes on while this process waits for something of any communicator that comes of the same [`Communicator::world`], or asks
+//! [`Request::is_done`]; nothing goes on by itself. *A failure* ends the communicator for all of its processes ([`Communicator`], "Failure"): [`Error`] says what
+//! it was, [`Communicator::shrink`] makes one of those that live, [`Communicator::set_limit`] bounds the waiting. *Tables*: `ironband tune` writes one, the
+//! environment variable [`TABLE_VARIABLE`] names it, the same in all processes. *In an MPI program* `Context::from_mpi` (cargo feature `mpi`) makes
+//! the context of an rsmpi communicator, and [`Communicator::world`] then has its processes and ranks: example `mpi_with_ironband`.
 //!
 //! Elements are of any type that is nothing but bytes ([`bytemuck::Pod`]), so a `bool` is not among them:
 //!

@@ -52,15 +52,22 @@ impl Memory {
     }
 
     /// Lines for so many elements.
+    ///
+    /// # Panics
+    /// When they cannot be counted.
     pub(crate) fn scratch_lines(elements: u64, element_bytes: usize) -> usize {
-        (elements as usize * element_bytes).div_ceil(size_of::<Line>())
+        let bytes = (elements as usize).checked_mul(element_bytes);
+        bytes.expect("scratch memory can be counted").div_ceil(size_of::<Line>())
     }
 
     #[inline]
     fn place(&mut self, span: Span) -> (*mut u8, usize) {
         let (start, limit) = self.spaces[span.space as usize];
-        let (offset, len_bytes) =
-            (span.start as usize * self.element_bytes, span.len as usize * self.element_bytes);
+        // A schedule may be the program's, with any numbers.
+        let bytes = |elements: u64| (elements as usize).checked_mul(self.element_bytes);
+        let (Some(offset), Some(len_bytes)) = (bytes(span.start), bytes(span.len)) else {
+            Self::is_outside(span, limit)
+        };
         if offset.checked_add(len_bytes).is_none_or(|end| end > limit) {
             Self::is_outside(span, limit);
         }

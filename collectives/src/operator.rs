@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use bytemuck::{Pod, Zeroable};
 
-/// Combines two elements. It has to be associative, or nearly so, as the addition of floating point numbers is.
+/// Combines two elements. It has to be associative, or nearly so, as the addition of floating point numbers is. It must not wait for collective operations.
 ///
 /// ```
 /// use ironband_collectives::operator::{InOrder, Max, Operator, Sum};

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::in_place::{InPlacePlan, OneVector};
 use crate::memory::{Combine, Nothing, Typed};
 use crate::operator::Operator;
+use crate::planning::check_sum;
 use crate::request::{Persistent, Request};
 use crate::schedule::{Schedule, Step};
 
@@ -144,6 +145,11 @@ impl<'p, 'c, T: Pod, C: Combining> Plan<'p, 'c, T, C> {
     pub fn by(self, schedule: Schedule) -> Result<Self, Error> {
         let sound = schedule.check(self.communicator.place(), self.input_len, self.output_len);
         sound.map_err(|wrong| Error::Schedule { wrong })?;
+        if check_sum::<T>(Some(schedule.scratch)).is_err() {
+            return Err(Error::Schedule {
+                wrong: format!("no memory has {} elements of scratch", schedule.scratch),
+            });
+        }
         let mut steps = schedule.rounds().iter().flat_map(|round| &round.steps);
         if self.combining.operator().is_none() && steps.any(|step| matches!(step, Step::Combine { .. })) {
             return Err(Error::Schedule {

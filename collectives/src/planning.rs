@@ -17,7 +17,7 @@ use crate::schedule::{Blocks, Schedule, Space};
 const BYTES_MAX: u64 = 1 << 48;
 
 /// So many elements have to fit memory; `None` could not be counted.
-fn check_sum<T>(elements: Option<u64>) -> Result<u64, Error> {
+pub(crate) fn check_sum<T>(elements: Option<u64>) -> Result<u64, Error> {
     let elements = elements.unwrap_or(u64::MAX);
     let fits = elements.checked_mul(size_of::<T>().max(1) as u64).is_some_and(|bytes| bytes <= BYTES_MAX);
     if fits { Ok(elements) } else { Err(Error::TooLong { elements }) }

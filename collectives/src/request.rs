@@ -64,7 +64,11 @@ impl<'c, T: Pod> Request<'c, T> {
     ///
     /// # Errors
     /// Those that end the communicator. The buffers are dropped then.
+    ///
+    /// # Panics
+    /// When it was polled as a future until it was ready.
     pub fn wait(mut self) -> Result<(Vec<T>, Vec<T>), Error> {
+        assert!(!self.is_taken, "waited for after it was ready as a future");
         if let Some(task) = self.owned.task() {
             self.engine.wait_for(task)?;
         }

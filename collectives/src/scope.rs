@@ -27,17 +27,16 @@ pub struct Scope<'scope, 'env: 'scope, 'c: 'env> {
 
 /// All operations of a scope.
 struct EndAll<'c> {
-    engine: Rc<Engine<'c>>,
-    begun: RefCell<Vec<Rc<Task<'c>>>>,
+    /// With the engine that drives it: a plan may be of another communicator than the scope.
+    begun: RefCell<Vec<(Rc<Engine<'c>>, Rc<Task<'c>>)>>,
 }
 
 impl Drop for EndAll<'_> {
     /// Waits for the ends of all: behind this the buffers are the program's again, also if it panics, here or in a handler that is called
     /// while this waits.
     fn drop(&mut self) {
-        let Self { engine, begun } = self;
         let mut panic = None;
-        for task in begun.get_mut() {
+        for (engine, task) in self.begun.get_mut() {
             while task.outcome().is_none() {
                 // Who wants to know how it has ended has waited for it.
                 let waited = catch_unwind(AssertUnwindSafe(|| drop(engine.wait_for(task))));
@@ -88,11 +87,8 @@ impl<'c> Communicator<'c> {
         &'env self,
         work: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env, 'c>) -> R,
     ) -> R {
-        let scope = Scope {
-            ends: EndAll { engine: Rc::clone(self.group.engine()), begun: RefCell::default() },
-            scope: PhantomData,
-            env: PhantomData,
-        };
+        let scope =
+            Scope { ends: EndAll { begun: RefCell::default() }, scope: PhantomData, env: PhantomData };
         work(&scope)
     }
 }
@@ -185,10 +181,12 @@ impl<'c, T: Pod, C: Combining> InPlacePlan<'_, 'c, T, C> {
         vector: &'scope mut [T],
     ) -> Result<ScopedRequest<'scope, 'c, T>, Error> {
         self.check(vector.len())?;
-        let (input, output) = self.parts.of(vector);
+        let whole = NonNull::from(vector);
+        // SAFETY: it is borrowed for the scope. The pointers of the parts come from this borrow, and `whole` is used when the operation has ended.
+        let (input, output) = self.parts.of(unsafe { &mut *whole.as_ptr() });
         // SAFETY: as in `Plan::start_in`; nobody but the operation writes to the input.
         let run = unsafe { begin_kept::<T>(self.communicator, &self.schedule, input, output) }?;
-        Ok(scope.take(run, self.combining.kept(), NonNull::from(vector)))
+        Ok(scope.take(run, self.combining.kept(), whole))
     }
 }
 
@@ -200,16 +198,17 @@ impl<'scope, 'c> Scope<'scope, '_, 'c> {
         combine: Rc<dyn Combine>,
         output: NonNull<[T]>,
     ) -> ScopedRequest<'scope, 'c, T> {
-        let task = self.ends.engine.start(run, combine, Rc::new(()));
-        self.ends.begun.borrow_mut().push(Rc::clone(&task));
-        ScopedRequest { engine: &self.ends.engine, task, output, borrow: PhantomData }
+        let engine = Rc::clone(run.group().engine());
+        let task = engine.start(run, combine, Rc::new(()));
+        self.ends.begun.borrow_mut().push((Rc::clone(&engine), Rc::clone(&task)));
+        ScopedRequest { engine, task, output, borrow: PhantomData }
     }
 }
 
 /// An operation under way with borrowed buffers.
 #[must_use = "wait for it to get the result"]
 pub struct ScopedRequest<'scope, 'c, T> {
-    engine: &'scope Engine<'c>,
+    engine: Rc<Engine<'c>>,
     task: Rc<Task<'c>>,
     output: NonNull<[T]>,
     borrow: PhantomData<&'scope mut [T]>,

@@ -4,7 +4,7 @@
 //! How processes agree is in `agreement.rs`. Its words are active messages, which need nobody to wait for them. That a process has ended is learned from a receive
 //! that no message is for: whoever has one is told when its source is lost.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::time::Instant;
 
 use ironband::{Pattern, ReceiveRequest};
@@ -45,7 +45,8 @@ impl<'c> Communicator<'c> {
     ///
     /// # Errors
     /// [`Error::PeerFailed`] with the own rank when others have lost this process, and go on without it. [`Error::LimitPassed`] when processes that live have not
-    /// called it within the communicator's limit: it can be called again, and goes on where it was. [`Error::TooMany`].
+    /// called it within the communicator's limit: it can be called again, and goes on where it was. [`Error::TooMany`]. [`Error::Transport`] when so many
+    /// have ended while so many others were at it that no message carries who has lost whom; some hundred processes are needed for that.
     ///
     /// # Panics
     /// As [`Communicator::start_shrink`].
@@ -82,6 +83,7 @@ impl<'c> Communicator<'c> {
             communicator: self.same(),
             watches: RefCell::new(others.map(watch).collect()),
             since: Instant::now(),
+            failure: OnceCell::new(),
         };
         shrinking.step();
         shrinking
@@ -94,6 +96,8 @@ pub struct Shrinking<'c> {
     communicator: Communicator<'c>,
     watches: RefCell<Vec<(u32, Option<Watch<'c>>)>>,
     since: Instant,
+    /// A word that no message carries: too many have been lost by too many.
+    failure: OnceCell<Error>,
 }
 
 impl std::fmt::Debug for Shrinking<'_> {
@@ -131,6 +135,9 @@ impl<'c> Shrinking<'c> {
             if turns.is_multiple_of(TURNS_PER_LOOK) {
                 self.check_limit()?;
             }
+        }
+        if let Some(error) = self.failure.get() {
+            return Err(error.clone());
         }
         let end = group.fate().agreement().borrow().as_ref().and_then(|agreement| agreement.end().cloned());
         group.registry().end_agreement(group.fate());
@@ -183,13 +190,17 @@ impl<'c> Shrinking<'c> {
             for rank in to {
                 let said =
                     group.registry().say_word(group.context(), group.fate(), group.member(rank), &word);
-                // Who is lost shows that in its watch.
-                if let Err(error) = said {
-                    tracing::debug!(rank, %error, "a word of an agreement was not said");
+                match said {
+                    Ok(()) => {}
+                    Err(error @ ironband::Error::TooLong { .. }) => {
+                        self.failure.get_or_init(|| Error::Transport(error));
+                    }
+                    // Who is lost shows that in its watch.
+                    Err(error) => tracing::debug!(rank, %error, "a word of an agreement was not said"),
                 }
             }
         }
-        agreement.end().is_some()
+        agreement.end().is_some() || self.failure.get().is_some()
     }
 }
 
@@ -199,6 +210,9 @@ impl Communicator<'_> {
         let own = survivors.iter().position(|rank| *rank == self.rank());
         let own = own.unwrap_or_else(|| unreachable!("who goes on is among those who go on"));
         let members = survivors.iter().map(|rank| self.group.member(*rank)).collect();
-        Ok(self.like_this(id, own as u32, members))
+        let new = self.like_this(id, own as u32, members);
+        // The comparison of this one may not have ended, or may be why it has failed.
+        new.group.comparisons().want(new.fingerprint());
+        Ok(new)
     }
 }

@@ -2,9 +2,9 @@
 
 use ironband::{Context, Error, MemoryKey};
 
-/// Tags above these are the examples' own.
-const BARRIER: u64 = u64::MAX;
-const KEY: u64 = u64::MAX - 1;
+/// The highest tags that a program may use: the highest bit is for libraries.
+const BARRIER: u64 = u64::MAX >> 1;
+const KEY: u64 = BARRIER - 1;
 
 /// Waits until all processes have called this, as `MPI_Barrier`. In each round a process tells one that is twice as far as in the round
 /// before that it, and all from whom it has heard, are here; after log2 P rounds everybody has heard of everybody.

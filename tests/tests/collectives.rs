@@ -127,6 +127,12 @@ fn one_is_wrong_behind_a_slow_one() {
 }
 
 #[test]
+fn a_scope_of_another_world() {
+    let _turn = turn();
+    passes("ironband", 3, &["worlds"]);
+}
+
+#[test]
 fn a_limit_passes() {
     let _turn = turn();
     for (ranks, victim) in [(2, "1"), (3, "0"), (5, "4")] {

@@ -79,7 +79,7 @@ fn other(random: &mut Random) -> Table {
 
 #[test]
 fn different_tables_are_an_error_of_all_ranks_and_never_a_result() {
-    let mut by_agreement = 0;
+    let mut by_comparison = 0;
     for seed in 0..300 {
         let mut random = Random::new(seed);
         let size = 2 + random.below(8) as u32;
@@ -96,7 +96,7 @@ fn different_tables_are_an_error_of_all_ranks_and_never_a_result() {
             for (rank, outcome) in all.into_iter().enumerate() {
                 match outcome {
                     Err(Error::TablesDiffer { rank: one, other }) => {
-                        by_agreement += 1;
+                        by_comparison += 1;
                         assert!(one < other && other < size, "seed {seed}");
                         assert!(
                             [one, other].contains(&(odd as u32)),
@@ -110,7 +110,7 @@ fn different_tables_are_an_error_of_all_ranks_and_never_a_result() {
             }
         });
     }
-    assert!(by_agreement > 1000, "only {by_agreement} ranks were told so");
+    assert!(by_comparison > 1000, "only {by_comparison} ranks were told so");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn the_same_table_may_be_set_again_and_again() {
     }
 }
 
-/// While one operation is under way another table is set: its agreement is the next operation's.
+/// While one operation is under way another table is set: its comparison is the next operation's.
 #[test]
 fn a_table_may_be_set_while_an_operation_is_under_way() {
     for seed in 0..60 {
@@ -150,6 +150,36 @@ fn a_table_may_be_set_while_an_operation_is_under_way() {
             for request in first {
                 assert!(request.is_done() && request.wait().is_ok(), "seed {seed}");
             }
+        });
+    }
+}
+
+/// A persistent operation has the table that there was when it was made. Being the first one behind other tables, it notices that these differ.
+#[test]
+fn a_persistent_operation_before_tables_that_differ() {
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        with_world(seed, 2 + random.below(6) as u32, |contexts, communicators| {
+            let all = outcomes(contexts, communicators, (1, 20), &mut random).expect("it ends");
+            assert!(all.iter().all(Result::is_ok), "seed {seed}: {all:?}");
+            let mut persistent: Vec<_> = communicators
+                .iter()
+                .map(|one| {
+                    one.plan_allreduce(20, Sum).and_then(|plan| plan.with(vec![1_u64; 20], vec![0; 20]))
+                })
+                .map(|made| ManuallyDrop::new(made.expect("made")))
+                .collect();
+            let odd = random.below(contexts.len());
+            for (rank, communicator) in communicators.iter_mut().enumerate() {
+                let table = if rank == odd { other(&mut random) } else { Table::default() };
+                communicator.set_table(table).expect("a table");
+            }
+            for one in &mut persistent {
+                one.start().expect("begun");
+            }
+            let all = outcomes(contexts, communicators, (0, 60), &mut random)
+                .unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+            assert!(all.iter().all(Result::is_err), "seed {seed}: {all:?}");
         });
     }
 }

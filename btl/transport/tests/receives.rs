@@ -183,3 +183,44 @@ fn room_comes_back_to_who_is_received_at_once() {
     }
     assert!(at_once > 10_000, "{at_once} came at once");
 }
+
+/// A handler that is called while a receive waits sends two messages and takes the first one in: the receive was there before, and gets that.
+#[test]
+fn a_receive_comes_before_what_handlers_do() {
+    let context = Context::open().unwrap();
+    let own = context.endpoint(0).unwrap();
+    own.send_active(5, b"").unwrap();
+    // It waits for a handler.
+    context.progress();
+    context.on_active(5, |context, _, _| {
+        let own = context.endpoint(0).unwrap();
+        own.send(7, b"first").unwrap();
+        let _ = context.probe(Pattern::exact(0, 8));
+        own.send(7, b"then").unwrap();
+    });
+    for expected in [&b"first"[..], b"then"] {
+        let mut buffer = [0; 5];
+        let received = context.receive(Pattern::exact(0, 7), &mut buffer).unwrap();
+        assert_eq!(&buffer[..received.len_bytes as usize], expected);
+    }
+    context.close().unwrap();
+}
+
+/// What was taken from a request is not waited for.
+#[test]
+fn a_request_without_its_outcome_counts_as_ended() {
+    let context = Context::open().unwrap();
+    context.endpoint(0).unwrap().send(7, b"hello").unwrap();
+    let mut request = context.start_receive(Pattern::exact(0, 7), vec![0_u8; 5]).unwrap();
+    let received = loop {
+        if let Some(outcome) = request.take_outcome() {
+            break outcome.unwrap();
+        }
+        context.progress();
+    };
+    assert_eq!(received.len_bytes, 5);
+    assert!(request.has_ended() && request.is_done() && request.take_outcome().is_none());
+    let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| request.wait()));
+    assert!(waited.is_err(), "there is nothing to wait for");
+    context.close().unwrap();
+}

@@ -1,6 +1,7 @@
 //! What cannot be done in one vector, and with vectors of other lengths than were planned: refused before anything is sent.
 
 use ironband_collectives::operator::Sum;
+use ironband_collectives::schedule::{Schedule, Side, Span};
 use ironband_collectives::{Communicator, Error, Table};
 
 use super::planned::with_communicators;
@@ -58,5 +59,20 @@ fn vectors_of_other_lengths() {
         assert_eq!(text(plan.start(seven.to_vec())), NEEDED);
         assert_eq!(text(plan.with(seven.to_vec())), NEEDED);
         assert_eq!(text(one.scope(|scope| plan.start_in(scope, &mut seven).map(drop))), NEEDED);
+    });
+}
+
+/// Lengths that no memory has, in a schedule of the program's: in bytes they are small again, if they are counted in 64 bits.
+#[test]
+fn schedules_that_no_memory_has_room_for() {
+    let mut schedule = Schedule::new();
+    schedule.scratch = (1 << 62) + 16;
+    schedule.combine(Span::scratch(8, 1 << 61), Span::scratch(8 + (1 << 61), 1 << 61), Side::Right);
+    with_one_of_three(|one| {
+        let plan = one.plan_allreduce::<u64, _>(1, Sum).unwrap();
+        assert_eq!(
+            text(plan.by(schedule.clone())),
+            "the schedule is none for this operation: no memory has 4611686018427387920 elements of scratch"
+        );
     });
 }

@@ -8,6 +8,7 @@
 //! or in an operator; the others shrink, and do all operations without it. `drop`: the last communicator goes while an operation is under way that never ends.
 //! `panic SEED RANK`: in one process an operator panics. `late RANK`: one process does not come, and a limit passes.
 //! `handler`: in one process a handler of active messages panics while a scope waits for its operations, and again in a blocking call.
+//! `worlds`: a scope of one communicator has operations of another one that knows nothing of it.
 //! `behind`: three processes, of which the root waits for a slow one and a wrong one.
 
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ["panic", seed, rank] => one_panics(&context, number(seed), number(rank) as u32),
         ["handler"] => a_handler_panics(&context),
         ["behind"] => one_is_wrong_behind_a_slow_one(&context),
+        ["worlds"] => a_scope_of_another_world(&context),
         ["late", rank] => one_is_late(&context, number(rank) as u32),
         _ => panic!("{words:?}: see the head of this file"),
     };
@@ -490,4 +492,15 @@ fn one_is_late(context: &Context, victim: u32) -> Result<(), String> {
     }
     rest.set_limit(None);
     do_all(&rest, 3, 10)
+}
+
+/// Whoever waits drives the operation, whosever scope it was begun in.
+fn a_scope_of_another_world(context: &Context) -> Result<(), String> {
+    let error = |error: Error| error.to_string();
+    let (first, other) =
+        (Communicator::world(context).map_err(error)?, Communicator::world(context).map_err(error)?);
+    let plan = other.plan_allreduce(1000, Sum).map_err(error)?;
+    let (ones, mut sums) = (vec![1_u32; 1000], vec![0; 1000]);
+    first.scope(|scope| plan.start_in(scope, &ones, &mut sums)?.wait().map(|_| ())).map_err(error)?;
+    if sums == vec![other.size(); 1000] { Ok(()) } else { Err(format!("the sums are {:?}", &sums[..10])) }
 }

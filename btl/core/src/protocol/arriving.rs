@@ -212,6 +212,9 @@ impl<S, R, K> Protocol<S, R, K> {
         let is_meant = |envelope: &Envelope, kept: &Kept<K>| {
             envelope.source == from && matches!(kept, Kept::Announced(announce) if announce.sender == sender)
         };
+        if self.peers.get(from).is_none_or(|peer| peer.announced == 0) {
+            return;
+        }
         let found = self.matching.messages().find(|(_, envelope, kept)| is_meant(envelope, kept));
         let Some((handle, ..)) = found else { return };
         self.matching.take(handle);

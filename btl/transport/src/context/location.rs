@@ -41,11 +41,13 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// [`Error::WireUp`] when the launcher does not answer, [`Error::Unreachable`] when a process has not said where it runs.
+    /// [`Error::WireUp`] when the launcher does not answer, [`Error::Unreachable`] when a process has not said where it runs, or this one has left
+    /// the job; [`Error::Bootstrap`] when the nodes that a program's [`Directory`](crate::Directory) tells are not those of all processes.
     pub fn locations(&self) -> Result<Vec<Location>, Error> {
         let mut directory = self.directory.borrow_mut();
-        let directory = directory.as_deref_mut().expect("a context that can be called has not left its job");
-        ask(directory, self.rank(), self.size())
+        let has_left =
+            || Error::Unreachable { rank: self.rank(), reason: "this process has left the job".to_owned() };
+        ask(directory.as_deref_mut().ok_or_else(has_left)?, self.rank(), self.size())
     }
 }
 
@@ -62,6 +64,10 @@ pub(super) fn encode(cache: Option<u32>) -> [u8; 4] {
 
 fn ask(directory: &mut dyn Directory, rank: u32, size: u32) -> Result<Vec<Location>, Error> {
     let nodes = directory.nodes()?.unwrap_or_else(|| (0..size).collect());
+    if nodes.len() != size as usize {
+        let reason = format!("it tells the nodes of {} processes, and there are {size}", nodes.len());
+        return Err(Error::Bootstrap { reason });
+    }
     let mut locations: Vec<Location> = nodes.into_iter().map(|node| Location { node, cache: None }).collect();
     let own = locations[rank as usize].node;
     let neighbours: Vec<usize> = (0..locations.len()).filter(|&other| locations[other].node == own).collect();

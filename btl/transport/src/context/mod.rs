@@ -118,8 +118,8 @@ const NUDGE_INTERVAL: Duration = Duration::from_millis(500);
 /// }
 /// ```
 ///
-/// *Dropped without [`Context::close`]*, it waits for the other processes all the same, so that what was sent arrives. A program that has
-/// failed should call [`Context::abort`], or the others wait for it, and it for them.
+/// *Dropped without [`Context::close`]*, as when a program returns an error from `main`, it leaves early: the others are told that this process is lost,
+/// and do not wait for it. [`Context::abort`] ends them, too.
 pub struct Context {
     // Dropped in this order: what is registered before the devices that registered it.
     state: RefCell<State>,
@@ -190,11 +190,18 @@ impl Context {
     /// some devices need this process's processor to serve others.
     #[inline]
     pub fn progress(&self) -> usize {
-        self.progress_with(|ears| ears)
+        let count = self.take_in_all(|ears| ears);
+        if !self.state.borrow().is_quiet() {
+            self.go_on();
+            self.run_handlers();
+        }
+        self.look_after_awaited();
+        count
     }
 
+    /// Takes in what has come to the devices. Nothing of the program's is called.
     #[inline]
-    fn progress_with<'c, H: Handler>(&'c self, listening: impl Fn(Ears<'c>) -> H) -> usize {
+    fn take_in_all<'c, H: Handler>(&'c self, listening: impl Fn(Ears<'c>) -> H) -> usize {
         let mut count = 0;
         for (device, open) in self.devices.iter().enumerate() {
             count += open.progress(&listening(Ears { context: self, device }));
@@ -202,11 +209,6 @@ impl Context {
         if count > 0 && self.devices.len() > 1 {
             self.devices.iter().for_each(AnyDevice::reset_patience);
         }
-        if !self.state.borrow().is_quiet() {
-            self.go_on();
-            self.run_handlers();
-        }
-        self.look_after_awaited();
         count
     }
 
@@ -367,11 +369,13 @@ impl Context {
     }
 
     /// Waits a moment for a message, which goes to the buffer without a receive that is posted. That is not possible if receives are
-    /// posted or messages kept: these are older. Gives the buffer back when something else has come, or nothing.
+    /// posted or messages kept: these are older. Gives the buffer back when something else has come, or nothing. Nothing of the program's is called
+    /// meanwhile, or it might post a receive that would be taken for an older one; so where there is anything else to be done the receive is posted.
     #[inline]
     fn receive_soon(&self, pattern: Pattern, body: Incoming) -> Result<Result<Received, Error>, Incoming> {
         let Some(source) = pattern.source else { return Err(body) };
-        if !self.state.borrow().protocol.is_unasked() {
+        let may_wait = |state: &State| state.protocol.is_unasked() && state.is_quiet();
+        if !may_wait(&self.state.borrow()) {
             return Err(body);
         }
         let awaited = Awaited::new(source, pattern, body);
@@ -379,11 +383,13 @@ impl Context {
             if let [only] = &self.devices[..] {
                 only.watch();
             }
-            let count = self.progress_with(|ears| AwaitingEars { ears, awaited: &awaited });
+            let count = self.take_in_all(|ears| AwaitingEars { ears, awaited: &awaited });
             if let Some(outcome) = awaited.outcome() {
+                // The sender is told of its room; the rest is for the next call that makes progress.
+                self.say_news(&mut self.state.borrow_mut());
                 return Ok(outcome.map_err(|error| self.explain(error)));
             }
-            if count > 0 {
+            if count > 0 || !self.state.borrow().is_quiet() {
                 break;
             }
         }
@@ -465,9 +471,9 @@ impl Context {
         // Of a message that was announced before.
         if state.protocol.has_transfer() {
             self.start_transfers(state);
-            // One that has ended at once leaves nothing to wait for: its sender is told now, or when this process happens to call again.
-            self.say_news(state);
         }
+        // One that has ended at once leaves nothing to wait for: its sender is told now, or when this process happens to call again.
+        self.say_news(state);
         Ok(receive)
     }
 

@@ -185,8 +185,8 @@ impl Context {
             return;
         }
         let why = "it has ended without closing its context".to_owned();
-        self.tell_who_is_missing(LINGER_LIMIT);
         self.state.borrow_mut().is_ending = true;
+        self.tell_who_is_missing(LINGER_LIMIT);
         for rank in 0..self.size {
             let mut guard = self.state.borrow_mut();
             let state = &mut *guard;

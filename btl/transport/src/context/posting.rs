@@ -28,11 +28,11 @@ impl Context {
     pub(super) fn go_on(&self) {
         let mut state = self.state.borrow_mut();
         self.go_on_with(&mut state);
-        let postponed = std::mem::take(&mut state.postponed);
         // The program's types may call the context when they are dropped.
         let owners = std::mem::take(&mut state.to_drop);
         drop(state);
         drop(owners);
+        let postponed = std::mem::take(&mut self.state.borrow_mut().postponed);
         // One that has no room holds up those behind it.
         let mut is_full = BTreeSet::new();
         for (rank, id, data) in postponed {

@@ -260,19 +260,21 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
     /// As [`ReceiveRequest::is_done`], without progress: what the last call of something that makes progress has left.
     #[inline]
     pub fn has_ended(&self) -> bool {
-        self.context.state.borrow().protocol.receive_outcome(self.handle).is_some()
+        self.buffer.is_taken() || self.context.state.borrow().protocol.receive_outcome(self.handle).is_some()
     }
 
-    /// What was received, if the request has ended, without progress. After that it has no buffer any more: [`ReceiveRequest::wait`] panics. For
-    /// libraries that keep the buffer elsewhere ([`RawBuffer`](crate::RawBuffer)); the buffer of another type is dropped.
+    /// What was received, if the request has ended, without progress. After that it has no buffer any more, counts as ended, and
+    /// [`ReceiveRequest::wait`] panics. For libraries that keep the buffer elsewhere ([`RawBuffer`](crate::RawBuffer)); the buffer of another type is dropped.
     ///
     /// # Errors
     /// As [`Context::receive`].
     #[inline]
     pub fn take_outcome(&mut self) -> Option<Result<Received, Error>> {
         let (body, outcome) = self.context.state.borrow_mut().protocol.take_receive(self.handle)?;
+        // Its registration ends before the buffer does.
+        let outcome = self.context.end_receive(body, outcome);
         drop(self.buffer.take());
-        Some(self.context.end_receive(body, outcome))
+        Some(outcome)
     }
 
     /// Waits for the message, and gives the buffer back with what was received.
@@ -284,6 +286,7 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
     }
 
     fn take(&mut self) -> Result<(B, Received), Error> {
+        assert!(!self.buffer.is_taken(), "the outcome of this receive was taken before");
         let outcome = self.context.finish_receive(self.handle);
         let buffer = self.buffer.take();
         outcome.map(|received| (buffer, received))

@@ -251,3 +251,11 @@ pub(super) fn limits_of(device: &AnyDevice) -> PeerLimits {
 pub(super) fn active_bytes_max(device: &AnyDevice) -> usize {
     device.capabilities().limits.send_copy_bytes_max.saturating_sub(ACTIVE_HEADER_BYTES)
 }
+
+/// A context that is dropped has waited for what devices do with buffers that nobody else keeps, or a handler's panic has ended the waiting: then they are
+/// leaked.
+impl Drop for State {
+    fn drop(&mut self) {
+        self.forget_orphans();
+    }
+}
