@@ -27,3 +27,21 @@ fn a_receive_that_has_ended_when_it_begins() {
     assert_eq!(received.wait().unwrap().0, vec![7; LONG]);
     sent.wait().unwrap();
 }
+
+/// As above, of a receive that is too short: nothing is read, and the sender is told all the same.
+#[test]
+fn a_receive_that_is_too_short() {
+    let world = World::new(Options::new(1));
+    let contexts = simulated(&world, 2, &Config::default()).unwrap();
+    let (sender, receiver) = (&contexts[0], &contexts[1]);
+    let sent = sender.endpoint(1).unwrap().start_send(TAG, vec![7_u8; LONG]).unwrap();
+    for _ in 0..1000 {
+        sender.progress();
+        receiver.progress();
+    }
+    assert!(receiver.probe(Pattern::exact(0, TAG)).is_some() && !sent.has_ended());
+    let received = receiver.start_receive(Pattern::exact(0, TAG), vec![0_u8; 10]).unwrap();
+    assert!(received.has_ended(), "it is too short at once");
+    assert!((0..1000).any(|_| sent.is_done()), "the sender has not heard of it");
+    assert!(received.wait().is_err());
+}
