@@ -259,6 +259,17 @@ impl Registry {
         context.refuse(Pattern { source: None, tag, mask });
     }
 
+    /// Tells some ranks why the communicator has failed.
+    #[cold]
+    pub(crate) fn tell(&self, context: &Context, fate: &Fate, ranks: impl Iterator<Item = u32>) {
+        let Some(error) = fate.error() else { return };
+        let notice = encode(fate, error);
+        for rank in ranks {
+            let member = fate.members[rank as usize];
+            let _ = context.endpoint(member).and_then(|to| to.post_active(FAILURE_ID, &notice));
+        }
+    }
+
     fn hear(&self, context: &Context, notice: &[u8]) {
         let Some((name, error)) = decode(notice) else {
             tracing::warn!("a notice of a failure of {} bytes makes no sense", notice.len());

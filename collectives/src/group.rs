@@ -157,6 +157,12 @@ impl<'c> Group<'c> {
         Error::OperatorPanicked { rank: self.rank, message }
     }
 
+    /// Tells some ranks that the group has failed.
+    #[cold]
+    pub(crate) fn tell(&self, ranks: impl Iterator<Item = u32>) {
+        self.registry.tell(self.context, &self.fate, ranks);
+    }
+
     /// Waits for the end of an operation.
     #[inline]
     pub(crate) fn finish(

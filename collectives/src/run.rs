@@ -1,6 +1,7 @@
 //! Runs a schedule: begins the transfers of a round, waits for their ends, does its steps, and goes on to the next one. Never waits itself:
 //! [`Run::advance`] does what can be done now.
 
+use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -88,6 +89,7 @@ pub(crate) struct Run<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedu
     kit: Lent<'c>,
     /// Since when the ends of its requests are waited for in vain.
     abandoned: Option<Instant>,
+    has_told: bool,
 }
 
 /// One that goes on behind the call that has begun it.
@@ -98,7 +100,17 @@ impl<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedule> + Clone> Run<
     #[inline]
     pub(crate) fn new(group: G, schedule: S, memory: Memory, kit: Box<Kit<'c>>) -> Self {
         let (tag, kit) = (group.next_tag(), Lent(Some(kit)));
-        Self { group, schedule, tag, round: 0, has_begun: false, memory, kit, abandoned: None }
+        Self {
+            group,
+            schedule,
+            tag,
+            round: 0,
+            has_begun: false,
+            memory,
+            kit,
+            abandoned: None,
+            has_told: false,
+        }
     }
 
     pub(crate) const fn group(&self) -> &G {
@@ -253,6 +265,20 @@ impl<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedule> + Clone> Run<
         ranks
     }
 
+    /// The word of a failure goes from rank to rank, and ends at those that have done with the communicator. Who waits for this process hears it from this
+    /// one, too.
+    fn tell_those_who_wait(&mut self) {
+        if std::mem::replace(&mut self.has_told, true) {
+            return;
+        }
+        let left = &self.schedule.rounds()[self.round..];
+        let sends = left.iter().flat_map(|round| &round.transfers).filter_map(|transfer| match *transfer {
+            Transfer::Send { to, .. } => Some(to),
+            Transfer::Receive { .. } => None,
+        });
+        self.group.tell(sends.collect::<BTreeSet<u32>>().into_iter());
+    }
+
     #[cold]
     fn drop_in_the_middle(&mut self) {
         // The group has not failed: a handler of the program has panicked. The others wait for this process.
@@ -270,6 +296,7 @@ impl<'c, G: Deref<Target = Group<'c>>, S: Deref<Target = Schedule> + Clone> Run<
     /// taken back, and so are messages that their receivers have not begun with, as soon as these say so. The others end by what their peers do, who learn of
     /// the failure, or with their peers' ends. Only a limit gives up a peer that lives and does nothing: it is lost to the whole process then.
     pub(crate) fn abandon(&mut self) -> bool {
+        self.tell_those_who_wait();
         if self.kit.is_quiet() {
             return true;
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 
 use ironband::{Config, Context, Location, simulated, simulated_at};
-use ironband_collectives::operator::Sum;
+use ironband_collectives::operator::{InOrder, Sum};
 use ironband_collectives::{Communicator, Error, Shrinking, Table};
 use ironband_fabric::sim::{Faults, Options, World};
 use ironband_tests::Random;
@@ -469,6 +469,69 @@ fn every_algorithm() {
         }
         println!("{}: {} runs, {deaths} of them with a death", algorithm.name, seeds());
     }
+}
+
+/// A process ends before it has done its part of a reduction, and all that need nothing from it have done with the communicator: the root, which waits for one that
+/// waits for it, is no neighbour of that one, and learns of it all the same.
+#[test]
+fn who_waits_for_one_that_waits_learns_of_a_death() {
+    const SIZE: u32 = 16;
+    const ROOT: usize = 3;
+    for seed in 0..50 {
+        let mut random = Random::new(seed);
+        let world = World::new(options(seed));
+        let contexts = simulated(&world, SIZE, &Config::default()).expect("a simulated job");
+        let mut members: Vec<Option<Member<'_>>> = contexts
+            .iter()
+            .map(|context| Some(ManuallyDrop::new(Communicator::world(context).expect("no table is named"))))
+            .collect();
+        // The comparison of tables is behind them.
+        let mut under_way: Vec<_> = members
+            .iter()
+            .map(|one| one.as_ref().and_then(|one| one.plan_barrier().start(Vec::new(), Vec::new()).ok()))
+            .collect();
+        drive(&contexts, &mut random, |rank| under_way[rank].take_if(|request| request.is_done()).is_some());
+        world.kill(1);
+        let mut under_way: Vec<_> = (0..SIZE)
+            .map(|rank| {
+                let one = members[rank as usize].as_ref()?;
+                let plan = one.plan_reduce(ROOT as u32, 1, InOrder(|left: &u64, right: &u64| left + right));
+                let output = vec![0; if rank as usize == ROOT { 1 } else { 0 }];
+                if rank == 1 { None } else { plan.and_then(|plan| plan.start(vec![1], output)).ok() }
+            })
+            .collect();
+        let mut failures = Vec::new();
+        drive(&contexts, &mut random, |rank| {
+            if rank == 1 {
+                return true;
+            }
+            let Some(request) = under_way[rank].take_if(|request| request.is_done()) else {
+                return under_way[rank].is_none();
+            };
+            match request.wait() {
+                // It has done with the communicator.
+                Ok(_) => drop(members[rank].take().map(ManuallyDrop::into_inner)),
+                Err(error) => failures.push((rank, error)),
+            }
+            true
+        });
+        let root = failures.iter().find(|(rank, _)| *rank == ROOT);
+        assert!(matches!(root, Some((_, Error::PeerFailed { rank: 1, .. }))), "seed {seed}: {failures:?}");
+    }
+}
+
+/// Drives all until each has come to its end.
+fn drive(contexts: &[Context], random: &mut Random, mut has_ended: impl FnMut(usize) -> bool) {
+    let mut ended = vec![false; contexts.len()];
+    for _ in 0..TURNS_MAX {
+        let rank = random.below(contexts.len());
+        contexts[rank].progress();
+        ended[rank] = ended[rank] || has_ended(rank);
+        if ended.iter().all(|ended| *ended) {
+            return;
+        }
+    }
+    panic!("it does not end: {ended:?}");
 }
 
 // ---- every bit ----------------------------------------------------------------------------------------------------------
