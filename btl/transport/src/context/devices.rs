@@ -105,7 +105,9 @@ impl AnyDevice {
         job: &Job,
         wrap: impl FnOnce(Device<F>) -> Self,
     ) -> Result<Self, DeviceError> {
-        Device::<F>::open(name, config, job, Threads::Single).map(wrap)
+        let mut device = Device::<F>::open(name, config, job, Threads::Single)?;
+        device.yield_soon();
+        Ok(wrap(device))
     }
 
     pub(super) const fn fabric(&self) -> &'static str {
