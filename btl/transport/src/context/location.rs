@@ -42,7 +42,7 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::WireUp`] when the launcher does not answer, [`Error::Unreachable`] when a process has not said where it runs, or this one has left
-    /// the job; [`Error::Bootstrap`] when the nodes that a program's [`Directory`](crate::Directory) tells are not those of all processes.
+    /// the job; [`Error::Bootstrap`] when the nodes that a program's [`Directory`] tells are not those of all processes.
     pub fn locations(&self) -> Result<Vec<Location>, Error> {
         let mut directory = self.directory.borrow_mut();
         let has_left =
