@@ -22,7 +22,7 @@ use crate::error::Error;
 const FAILURE_ID: u32 = 0x8000_c011;
 /// The active message with a word of an agreement on who lives.
 const AGREEMENT_ID: u32 = 0x8000_c012;
-/// The longest text in it.
+/// The longest text in a notice of a failure.
 const TEXT_BYTES_MAX: usize = 200;
 
 /// How a tag is made: the bit of libraries, the communicator's number, the number of the operation.

@@ -58,10 +58,7 @@ impl<S, R, K> Protocol<S, R, K> {
         len_bytes: usize,
     ) -> Result<Arrival, Violation> {
         let Some(peer) = self.peers.get_mut(envelope.source) else { return Ok(Arrival::Nothing) };
-        peer.check(Kind::Eager, number)?;
-        let wrong_length = Violation::Length { kind: Kind::Eager, len_bytes };
-        let counted = u32::try_from(len_bytes).map_err(|_| wrong_length)?;
-        peer.receives.arrived(counted)?;
+        let counted = peer.take_eager(number, len_bytes)?;
         match self.matching.arrive(envelope) {
             Some(receive) => {
                 peer.consumed(counted, &mut self.talkers);
@@ -90,10 +87,7 @@ impl<S, R, K> Protocol<S, R, K> {
         capacity_bytes: u64,
     ) -> Result<Option<Result<Received, RequestError>>, Violation> {
         let Some(peer) = self.peers.get_mut(envelope.source) else { return Ok(None) };
-        peer.check(Kind::Eager, number)?;
-        let wrong_length = Violation::Length { kind: Kind::Eager, len_bytes };
-        let counted = u32::try_from(len_bytes).map_err(|_| wrong_length)?;
-        peer.receives.arrived(counted)?;
+        let counted = peer.take_eager(number, len_bytes)?;
         peer.consumed(counted, &mut self.talkers);
         let Envelope { source, tag } = envelope;
         Ok(Some(fits(Received { source, tag, len_bytes: len_bytes as u64 }, capacity_bytes)))

@@ -103,6 +103,16 @@ impl Peer {
         Ok(())
     }
 
+    /// Whether this peer may send an eager message of this number and length now; the length that counts in its window.
+    #[inline(always)]
+    pub(super) fn take_eager(&mut self, number: u32, len_bytes: usize) -> Result<u32, Violation> {
+        self.check(Kind::Eager, number)?;
+        let wrong_length = Violation::Length { kind: Kind::Eager, len_bytes };
+        let counted = u32::try_from(len_bytes).map_err(|_| wrong_length)?;
+        self.receives.arrived(counted)?;
+        Ok(counted)
+    }
+
     /// Puts a word into the outbox, and the peer among the talkers, so that somebody looks there.
     pub(super) fn say(&mut self, word: Word, talkers: &mut Vec<u32>) {
         self.outbox.push_back(word);

@@ -48,7 +48,8 @@ impl Context {
     }
 
     /// Receives a message into `buffer` as [`Context::receive`] does, if it comes within a moment, some microseconds. Otherwise nothing was
-    /// done, and [`Context::start_receive`] is for it. Always so if another receive is posted, or a message kept.
+    /// done, and [`Context::start_receive`] is for it. Always so if another receive is posted, a message kept,
+    /// or something else to be done, and with a pattern of any source.
     ///
     /// ```
     /// # use ironband::{Context, Pattern};
