@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion};
 use ironband::{Completion, Config, Job, Posted};
 use ironband_fabric::shm::Shm;
-use ironband_fabric::{Device as _, Fabric, QueuePairNumber};
+use ironband_fabric::{Device as _, Fabric, Message, QueuePairNumber};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The first two processors that this process may use.
@@ -66,7 +66,7 @@ fn send(device: &mut Device, qp: QueuePairNumber, bytes: &[u8]) {
 
 fn receive(device: &mut Device, into: &mut [u8]) {
     loop {
-        if let Some(Completion::Received { payload, token, .. }) = device.poll_cq(()) {
+        if let Some(Completion::Received(Message { payload, token, .. })) = device.poll_cq(()) {
             // SAFETY: the payload is mapped until it is released, and no longer than the buffer.
             unsafe { std::ptr::copy_nonoverlapping(payload.as_ptr(), into.as_mut_ptr(), payload.len()) };
             return device.release(token);

@@ -140,7 +140,7 @@ fn drain(world: &World, devices: &mut [SimDevice]) {
     while world.step() {
         while let Some(number) = world.next_to_poll() {
             while let Some(completion) = devices[number as usize].poll_cq(()) {
-                if let ironband::Completion::Received { token, .. } = completion {
+                if let ironband::Completion::Received(ironband::Message { token, .. }) = completion {
                     devices[number as usize].release(token);
                 }
             }

@@ -50,7 +50,7 @@ pub use capability::{AtomicScope, Capabilities, Limits};
 pub use error::{DeviceError, RegisterError, Unreachable};
 pub use payload::Payload;
 pub use work::{
-    Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Operation, Posted, QueuePairNumber,
+    Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Message, Operation, Posted, QueuePairNumber,
     ReadHint, ReceiveToken, RemoteAddress, SendFill, WorkId,
 };
 
@@ -277,6 +277,14 @@ pub trait Device: Sized {
     /// Takes the next completion, if there is one. A call that finds nothing costs a few instructions, however
     /// many peers are connected.
     fn poll_cq(&mut self, cq: Self::CompletionQueue) -> Option<Completion>;
+
+    /// As [`Device::poll_cq`], if the next completion is a message and at hand: most are, and need no look at anything else. `None` says
+    /// nothing.
+    #[inline]
+    fn poll_message(&mut self, cq: Self::CompletionQueue) -> Option<Message> {
+        let _ = cq;
+        None
+    }
 
     /// Says, in a few instructions, whether the next [`Device::poll_cq`] is likely to find something, right after one that did.
     /// For who waits for one message, a poll that looks everywhere and finds nothing is time lost. `false` may be wrong.

@@ -151,21 +151,26 @@ pub enum CompletionStatus {
     Flushed,
 }
 
+/// A message that has arrived.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "it holds a buffer"]
+pub struct Message {
+    /// From which queue pair.
+    pub qp: QueuePairNumber,
+    /// The sender's immediate data.
+    pub imm: u32,
+    /// What it carries.
+    pub payload: Payload,
+    /// Give this back when the payload is no longer needed.
+    pub token: ReceiveToken,
+}
+
 /// One entry of a completion queue.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a receive completion holds a buffer"]
 pub enum Completion {
     /// A message has arrived.
-    Received {
-        /// From which queue pair.
-        qp: QueuePairNumber,
-        /// The sender's immediate data.
-        imm: u32,
-        /// The message.
-        payload: Payload,
-        /// Give this back when the payload is no longer needed.
-        token: ReceiveToken,
-    },
+    Received(Message),
     /// A peer's RDMA write with immediate has arrived.
     WrittenWithImmediate {
         /// From which queue pair.

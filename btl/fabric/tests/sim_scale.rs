@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ironband_core::config::Config;
 use ironband_fabric::sim::{Faults, Options, SimDevice, World};
-use ironband_fabric::{Completion, Device, Job, Posted, QueuePairNumber};
+use ironband_fabric::{Completion, Device, Job, Message, Posted, QueuePairNumber};
 
 /// The system's allocator, counting what is allocated now.
 struct Counting;
@@ -82,7 +82,7 @@ fn run(world: &World, devices: &mut [SimDevice]) -> u32 {
             let device = &mut devices[number as usize];
             while let Some(completion) = device.poll_cq(()) {
                 found += 1;
-                if let Completion::Received { token, .. } = completion {
+                if let Completion::Received(Message { token, .. }) = completion {
                     device.release(token);
                 }
             }

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use ironband_core::config::{Config, SingleCopy};
 use ironband_fabric::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device as _, DeviceError,
-    Fabric, Job, Payload, Posted, QueuePairNumber, Reach, ReadHint, RegisterError, RemoteAddress,
+    Fabric, Job, Message, Payload, Posted, QueuePairNumber, Reach, ReadHint, RegisterError, RemoteAddress,
     Unreachable, WorkId,
 };
 
@@ -358,10 +358,10 @@ impl<F: Fabric> Device<F> {
             self.rest();
             return 0;
         };
-        let mut count = 0;
+        let mut count = self.take_messages(handler, 0);
         while let Some(completion) = self.poll(count) {
             self.dispatch(handler, completion);
-            count += 1;
+            count = self.take_messages(handler, count + 1);
         }
         self.registrations.tend(&self.state);
         if count > 0 {
@@ -393,6 +393,25 @@ impl<F: Fabric> Device<F> {
         self.patience.reset();
     }
 
+    /// Hands out the messages that are at hand; `count` are handed out, and so many then.
+    #[inline(always)]
+    fn take_messages(&self, handler: &impl Handler, mut count: usize) -> usize {
+        while count < COMPLETIONS_PER_PROGRESS
+            && let Some(message) = self.poll_message()
+        {
+            self.dispatch_message(handler, message);
+            count += 1;
+        }
+        count
+    }
+
+    #[inline(always)]
+    fn poll_message(&self) -> Option<Message> {
+        let mut guard = self.state.lock();
+        let State { device, cq, .. } = &mut *guard;
+        device.poll_message(*cq)
+    }
+
     /// The next completion of a call of `progress` that has handed out `count`.
     #[inline(always)]
     fn poll(&self, count: usize) -> Option<Completion> {
@@ -411,19 +430,23 @@ impl<F: Fabric> Device<F> {
     }
 
     #[inline(always)]
+    fn dispatch_message(&self, handler: &impl Handler, message: Message) {
+        handler.received(QueuePair(message.qp), message.imm, message.payload);
+        self.state.lock().device.release(message.token);
+    }
+
+    #[inline(always)]
     fn dispatch(&self, handler: &impl Handler, completion: Completion) {
-        if let Completion::Received { qp, imm, payload, token } = completion {
-            handler.received(QueuePair(qp), imm, payload);
-            self.state.lock().device.release(token);
-            return;
+        match completion {
+            Completion::Received(message) => self.dispatch_message(handler, message),
+            other => self.dispatch_rare(handler, other),
         }
-        self.dispatch_rare(handler, completion);
     }
 
     #[inline(never)]
     fn dispatch_rare(&self, handler: &impl Handler, completion: Completion) {
         match completion {
-            Completion::Received { .. } => unreachable!("handled by the caller"),
+            Completion::Received(_) => unreachable!("handled by the caller"),
             Completion::WrittenWithImmediate { qp, imm, len_bytes } => {
                 handler.written(QueuePair(qp), imm, len_bytes)
             }

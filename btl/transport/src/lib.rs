@@ -52,7 +52,7 @@ pub use ironband_core::protocol::Received;
 pub use ironband_core::wire::{addresses_of, encode_process_card};
 pub use ironband_fabric::{
     Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, CompletionStatus, DeviceError, Job,
-    Limits, Payload, Posted, ReadHint, RegisterError, RemoteAddress, Unreachable, WorkId,
+    Limits, Message, Payload, Posted, ReadHint, RegisterError, RemoteAddress, Unreachable, WorkId,
 };
 pub use rcache::unmap_events;
 pub use registrations::Registration;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ironband_fabric::{
     Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError, Fabric,
-    Job, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteAddress, WorkId,
+    Job, Message, Posted, QueuePairNumber, ReadHint, ReceiveToken, RegisterError, RemoteAddress, WorkId,
 };
 
 use super::memory::{Pages, first_difference, patterned};
@@ -202,7 +202,7 @@ impl<F: Fabric> Node<F> {
     /// Polls once; a message's buffer is kept.
     pub fn poll_held(&mut self) -> Option<Result<Held, Event>> {
         Some(match self.device.poll_cq(self.cq)? {
-            Completion::Received { qp, imm, payload, token } => {
+            Completion::Received(Message { qp, imm, payload, token }) => {
                 let bytes = copy_out(payload.as_ptr(), payload.len());
                 Ok(Held { event: Event::Message { qp, imm, bytes }, start: payload.as_ptr(), token })
             }

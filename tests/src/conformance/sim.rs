@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 use ironband_core::config::Config;
 use ironband_fabric::sim::{Faults, SimDevice, Span, Statistics, World};
 use ironband_fabric::{
-    Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Device, DeviceError, Fabric, Job, Posted,
-    ReadHint, RegisterError,
+    Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Device, DeviceError, Fabric, Job, Message,
+    Posted, ReadHint, RegisterError,
 };
 
 use self::program::{Ending, Program};
@@ -576,7 +576,9 @@ pub fn thousands_of_devices<F: Fabric<Device = SimDevice>>(setup: &Setup) -> Out
         while let Some(number) = world.next_to_poll() {
             let device = &mut devices[number as usize];
             while let Some(completion) = device.poll_cq(()) {
-                let Completion::Received { imm, token, .. } = completion else { panic!("{completion:?}") };
+                let Completion::Received(Message { imm, token, .. }) = completion else {
+                    panic!("{completion:?}")
+                };
                 assert_eq!(arrived[number as usize] & 1 << imm, 0, "twice");
                 arrived[number as usize] |= 1 << imm;
                 device.release(token);

@@ -21,7 +21,7 @@ use super::{DEVICE, OUTSTANDING_MAX};
 use crate::extent::Want;
 use crate::short_copy::copy_short;
 use crate::{
-    Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError,
+    Access, AtomicOp, AtomicWidth, Capabilities, Completion, CompletionStatus, Device, DeviceError, Message,
     Operation, Payload, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteAddress,
     SendFill, Unreachable, WorkId,
 };
@@ -33,6 +33,9 @@ const SHARE_QUEUED_BYTES_MIN: usize = 1 << 20;
 const HOUSEKEEPING_INTERVAL: u32 = 4096;
 /// The same while a connection is being made or ended, or an answer waits for room.
 const RESTLESS_INTERVAL: u32 = 8 * SCAN_INTERVAL;
+/// How far ahead a sender requests its slots, which the receiver read last: farther than the receiver does, so that they do not take them from
+/// each other.
+const SLOTS_AHEAD: u32 = 12;
 /// Records of the fabric's own protocol handled by one poll.
 const RECORDS_PER_POLL: usize = 32;
 
@@ -372,12 +375,17 @@ impl ShmDevice {
             }
             self.expect_offer(taken.qp);
         }
-        Some(Completion::Received {
+        Some(Completion::Received(Self::message(taken)))
+    }
+
+    #[inline(always)]
+    const fn message(taken: Taken) -> Message {
+        Message {
             qp: taken.qp,
             imm: taken.record.imm,
             payload: Payload::new(taken.body, taken.record.len_bytes),
-            token: ReceiveToken(u64::from(taken.ring.0)),
-        })
+            token: ReceiveToken(taken.ring.0 as u64),
+        }
     }
 
     /// Everything but the hot rings: finished requests, tasks, doorbell, connections.
@@ -527,6 +535,9 @@ impl Device for ShmDevice {
                 copy_short(body.add(header.len()), payload.as_ptr(), payload.len());
             }
             tx.publish(claim, RecordKind::Send as u8, len, imm);
+            if let Some(slot) = tx.upcoming_slot(SLOTS_AHEAD) {
+                copy::prefetch_for_write(tx.memory.slot(slot), 1);
+            }
             entry.notify();
             return Posted::Complete;
         }
@@ -741,6 +752,11 @@ impl Device for ShmDevice {
             }
         }
         self.poll_rest()
+    }
+
+    #[inline(always)]
+    fn poll_message(&mut self, (): ()) -> Option<Message> {
+        self.inbound.take_if(RecordKind::Send as u8).map(Self::message)
     }
 
     #[inline(always)]

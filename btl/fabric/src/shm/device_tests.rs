@@ -9,8 +9,8 @@ use super::device::ShmDevice;
 use super::queue_pair::CrossMemory;
 use super::transfer::AheadState;
 use crate::{
-    Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Device, Job, Posted, QueuePairNumber,
-    ReadHint, RemoteAddress, WorkId,
+    Access, AtomicOp, AtomicWidth, Completion, CompletionStatus, Device, Job, Message, Posted,
+    QueuePairNumber, ReadHint, RemoteAddress, WorkId,
 };
 
 fn open(rank: u32) -> ShmDevice {
@@ -25,7 +25,7 @@ fn connect(from: &mut ShmDevice, to: &ShmDevice) -> QueuePairNumber {
 /// Takes a message and gives it back; its immediate data.
 fn receive(device: &mut ShmDevice) -> Option<u32> {
     match device.poll_cq(()) {
-        Some(Completion::Received { imm, token, .. }) => {
+        Some(Completion::Received(Message { imm, token, .. })) => {
             device.release(token);
             Some(imm)
         }
@@ -147,7 +147,7 @@ fn no_free_request_slot_is_back_pressure_for_posts_and_for_answers() {
     let (mut messages, mut answers) = (0, 0);
     until(|| {
         match target.poll_cq(()) {
-            Some(Completion::Received { token, .. }) => {
+            Some(Completion::Received(Message { token, .. })) => {
                 target.release(token);
                 messages += 1;
             }
@@ -255,7 +255,7 @@ fn what_was_sent_before_a_failure_arrives_intact_or_not_at_all() {
     assert_eq!(sender.post_send(qp, 0, b"connect", b""), Posted::Complete);
     assert_eq!(until(|| receive(&mut receiver)), 0);
     assert_eq!(sender.post_send(qp, 1, &[0x5a; 3000], b""), Posted::Complete);
-    let Some(Completion::Received { payload, token, .. }) = receiver.poll_cq(()) else {
+    let Some(Completion::Received(Message { payload, token, .. })) = receiver.poll_cq(()) else {
         panic!("the message has been published")
     };
     sender.fail(qp, "a test".to_owned());

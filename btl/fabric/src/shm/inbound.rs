@@ -19,6 +19,10 @@ use crate::QueuePairNumber;
 const HOT_MAX: usize = 8;
 /// Records taken from one ring before the others get their turn.
 const BURST_MAX: u32 = 16;
+/// From so many records of one ring in a row on its next slots are requested ahead: its producer is writing many, and is past them.
+const STREAM_MIN: u32 = 2;
+/// How far ahead. A slot comes from the other processor's cache, which takes as long as some records.
+const SLOTS_AHEAD: u32 = 4;
 /// Records after which everything else is looked at too, so that doorbells, requests and tasks are not forgotten in a flood.
 /// Each hot ring has had its burst by then, so whoever is sent to sleep has been served.
 const RECORDS_BETWEEN_PAUSES: u64 = HOT_MAX as u64 * BURST_MAX as u64;
@@ -190,37 +194,59 @@ impl Inbound {
     #[inline(always)]
     pub(crate) fn take(&mut self) -> Result<Option<Taken>, (RingIndex, Corrupt)> {
         for _ in 0..self.hot_len {
-            let index = self.hot[self.cursor % HOT_MAX];
-            let Some(Some(ring)) = self.rings.get_mut(index as usize) else {
-                self.turn();
-                continue;
-            };
-            match ring.consumer.take() {
-                Ok(Some(record)) => {
-                    self.clock += 1;
-                    // Kept if it is set: one poll may take several records of the fabric's own protocol.
-                    self.pause |= self.clock.is_multiple_of(RECORDS_BETWEEN_PAUSES);
-                    ring.last_used = self.clock;
-                    let body = ring.consumer.memory.body(record.place);
-                    if record.len_bytes > LINE_BODY_BYTES {
-                        // The first line of a short one is here already, with the header.
-                        copy::prefetch_for_read(
-                            body.as_ptr().wrapping_add(LINE_BODY_BYTES),
-                            record.len_bytes,
-                        );
-                    }
-                    let taken = Taken { ring: RingIndex(index), qp: ring.qp, record, body };
-                    self.burst += 1;
-                    if self.burst == BURST_MAX {
-                        self.turn();
-                    }
-                    return Ok(Some(taken));
-                }
-                Ok(None) => self.turn(),
-                Err(corrupt) => return Err((RingIndex(index), corrupt)),
+            if let Some(taken) = self.take_at_hand()? {
+                return Ok(Some(taken));
             }
+            self.turn();
         }
         Ok(None)
+    }
+
+    /// As [`Inbound::take`], if the ring whose turn it is has a record of this kind next and nothing else is to be looked at.
+    #[inline(always)]
+    pub(crate) fn take_if(&mut self, kind: u8) -> Option<Taken> {
+        let index = self.hot[self.cursor % HOT_MAX];
+        let ring = self.rings.get(index as usize)?.as_ref()?;
+        if self.pause || !ring.consumer.is_next(kind) {
+            return None;
+        }
+        // What is wrong with a record is for `take` to say.
+        self.take_at_hand().ok()?
+    }
+
+    /// As [`Inbound::take`], of the ring whose turn it is.
+    #[inline(always)]
+    fn take_at_hand(&mut self) -> Result<Option<Taken>, (RingIndex, Corrupt)> {
+        // A ring that is not hot any more may stand there still.
+        if self.cursor >= self.hot_len {
+            return Ok(None);
+        }
+        let index = self.hot[self.cursor % HOT_MAX];
+        let Some(Some(ring)) = self.rings.get_mut(index as usize) else { return Ok(None) };
+        let record = match ring.consumer.take() {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(None),
+            Err(corrupt) => return Err((RingIndex(index), corrupt)),
+        };
+        self.clock += 1;
+        // Kept if it is set: one poll may take several records of the fabric's own protocol.
+        self.pause |= self.clock.is_multiple_of(RECORDS_BETWEEN_PAUSES);
+        ring.last_used = self.clock;
+        let body = ring.consumer.memory.body(record.place);
+        if record.len_bytes > LINE_BODY_BYTES {
+            // The first line of a short one is here already, with the header.
+            copy::prefetch_for_read(body.as_ptr().wrapping_add(LINE_BODY_BYTES), record.len_bytes);
+        }
+        if self.burst >= STREAM_MIN {
+            let slot = ring.consumer.upcoming_slot(SLOTS_AHEAD);
+            copy::prefetch_for_read(ring.consumer.memory.slot(slot), 1);
+        }
+        let taken = Taken { ring: RingIndex(index), qp: ring.qp, record, body };
+        self.burst += 1;
+        if self.burst == BURST_MAX {
+            self.turn();
+        }
+        Ok(Some(taken))
     }
 
     /// False when there is one hot ring and it is empty. With several a poll does not take much longer than to look at all.

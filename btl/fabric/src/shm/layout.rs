@@ -179,6 +179,14 @@ impl MappedRing {
         unsafe { self.head.as_ref() }
     }
 
+    /// First byte of a slot.
+    #[inline(always)]
+    pub(crate) fn slot(&self, slot: u32) -> *mut u8 {
+        debug_assert!(slot < self.slot_count);
+        // SAFETY: slot numbers are masked by the ring.
+        unsafe { self.slots.add(slot as usize * SLOT_BYTES).as_ptr() }
+    }
+
     /// First byte of a body.
     #[inline(always)]
     pub(crate) fn body(&self, place: super::ring::Place) -> NonNull<u8> {

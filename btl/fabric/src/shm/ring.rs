@@ -248,6 +248,14 @@ impl<M: RingMemory> Producer<M> {
         self.memory.header(slot).store(header, Ordering::Release);
     }
 
+    /// The slot that will be written so many messages from now, if it is free already.
+    #[inline(always)]
+    pub(crate) fn upcoming_slot(&self, ahead: u32) -> Option<u32> {
+        let position = self.tail.wrapping_add(ahead);
+        let is_free = position.wrapping_sub(self.freed_slots) < self.memory.slots();
+        is_free.then(|| position & (self.memory.slots() - 1))
+    }
+
     #[cold]
     fn refresh(&mut self) -> Result<(), Corrupt> {
         if self.reserved {
@@ -331,6 +339,20 @@ impl<M: RingMemory> Consumer<M> {
     pub(crate) fn has_record(&self) -> bool {
         let slot = self.head & (self.memory.slots() - 1);
         self.memory.header(slot).load(Ordering::Acquire) as u32 == self.head.wrapping_add(1)
+    }
+
+    /// Says whether a record of this kind is next.
+    #[inline(always)]
+    pub(crate) fn is_next(&self, kind: u8) -> bool {
+        let slot = self.head & (self.memory.slots() - 1);
+        let header = self.memory.header(slot).load(Ordering::Acquire);
+        header as u32 == self.head.wrapping_add(1) && (header >> 56) as u8 == kind
+    }
+
+    /// The slot of the record that will be taken so many from now.
+    #[inline(always)]
+    pub(crate) fn upcoming_slot(&self, ahead: u32) -> u32 {
+        self.head.wrapping_add(ahead) & (self.memory.slots() - 1)
     }
 
     /// True while a taken record has not been released.

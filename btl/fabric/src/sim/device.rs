@@ -14,8 +14,8 @@ use super::requests::{Kind, Work};
 use super::state::{Credit, Ready};
 use super::world::World;
 use crate::{
-    Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, Device, DeviceError, Job, Payload,
-    Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteAddress, SendFill,
+    Access, AtomicOp, AtomicScope, AtomicWidth, Capabilities, Completion, Device, DeviceError, Job, Message,
+    Payload, Posted, QueuePairNumber, Reach, ReadHint, ReceiveToken, RegisterError, RemoteAddress, SendFill,
     Unreachable, WorkId,
 };
 
@@ -326,7 +326,7 @@ impl Device for SimDevice {
         let (qp, completion) = match ready {
             Ready::Message { qp, imm, bytes, credit } => {
                 let (payload, token) = self.lend(bytes, credit);
-                (qp, Completion::Received { qp: QueuePairNumber(qp), imm, payload, token })
+                (qp, Completion::Received(Message { qp: QueuePairNumber(qp), imm, payload, token }))
             }
             Ready::Written { qp, imm, len_bytes, .. } => {
                 (qp, Completion::WrittenWithImmediate { qp: QueuePairNumber(qp), imm, len_bytes })

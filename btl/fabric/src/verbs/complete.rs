@@ -16,7 +16,8 @@ use super::receives::{Owner, RECEIVE};
 use super::requests::work_id;
 use super::works::Underway;
 use crate::{
-    Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber, ReceiveToken, SendFill,
+    Completion, CompletionStatus, Message, Operation, Payload, Posted, QueuePairNumber, ReceiveToken,
+    SendFill,
 };
 
 pub(super) const UNPAID: &str = "it broke the protocol: it sent more than it had credits for";
@@ -453,12 +454,12 @@ impl VerbsDevice {
             self.receives.lend(index, Owner { qp, qpn });
             self.warm(qp, len_bytes);
             let payload = Payload::new(body, len_bytes);
-            return Some(Completion::Received {
+            return Some(Completion::Received(Message {
                 qp,
                 imm: header.imm,
                 payload,
                 token: ReceiveToken(index.into()),
-            });
+            }));
         }
         let mut bytes = [0_u8; AtomicRequest::BYTES];
         let taken = len_bytes.min(bytes.len());

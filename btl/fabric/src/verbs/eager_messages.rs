@@ -13,7 +13,7 @@ use super::eager_ring::{Arrived, HOT_AFTER, Outbound};
 use super::object::{Part, Work};
 use super::receives::Owner;
 use super::works::Underway;
-use crate::{Completion, Payload, Posted, QueuePairNumber, ReceiveToken};
+use crate::{Completion, Message, Payload, Posted, QueuePairNumber, ReceiveToken};
 
 const BROKEN: &str = "it broke the protocol: what it has written to its ring is no message";
 
@@ -131,7 +131,7 @@ impl VerbsDevice {
         }
         let (body, token) = self.rings.take(ring, &trailer)?;
         let payload = Payload::new(body, trailer.len_bytes.into());
-        Some(Completion::Received { qp, imm: trailer.imm, payload, token })
+        Some(Completion::Received(Message { qp, imm: trailer.imm, payload, token }))
     }
 
     /// Hands out what came to a connection's ring before the message that has just come through a receive: its adapter

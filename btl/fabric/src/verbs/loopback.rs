@@ -5,8 +5,8 @@ use std::ptr::NonNull;
 use super::device::VerbsDevice;
 use crate::extent::Want;
 use crate::{
-    Completion, CompletionStatus, Operation, Payload, Posted, QueuePairNumber, ReceiveToken, RemoteAddress,
-    SendFill, WorkId,
+    Completion, CompletionStatus, Message, Operation, Payload, Posted, QueuePairNumber, ReceiveToken,
+    RemoteAddress, SendFill, WorkId,
 };
 
 /// Marks tokens of messages to the own process.
@@ -59,7 +59,7 @@ impl VerbsDevice {
             return Posted::Busy;
         }
         let (payload, token) = self.loopback.keep([header, payload].concat());
-        self.done.push_back(Completion::Received { qp, imm, payload, token });
+        self.done.push_back(Completion::Received(Message { qp, imm, payload, token }));
         Posted::Complete
     }
 
@@ -81,7 +81,7 @@ impl VerbsDevice {
         assert!(filled <= payload_bytes_max, "{filled} bytes were packed into room for {payload_bytes_max}");
         message.truncate(header.len() + filled);
         let (payload, token) = self.loopback.keep(message);
-        self.done.push_back(Completion::Received { qp, imm, payload, token });
+        self.done.push_back(Completion::Received(Message { qp, imm, payload, token }));
         Posted::Complete
     }
 

@@ -131,7 +131,7 @@ pub fn queues_are_bounded<F: Fabric<Device = SimDevice>>(_setup: &Setup) -> Outc
     assert_eq!(counts, [3, 3, 3, 0], "three under way, nine unreleased");
     let mut arrived = 0;
     while let Some(completion) = peer.poll_cq(()) {
-        let ironband_fabric::Completion::Received { token, .. } = completion else {
+        let ironband_fabric::Completion::Received(ironband_fabric::Message { token, .. }) = completion else {
             panic!("{completion:?}")
         };
         peer.release(token);
