@@ -1,7 +1,7 @@
 //! Messages of peers: each is checked before anything is changed.
 
 use super::machine::{
-    Arrival, Kept, Protocol, Receive, ReceiveStage, Received, RequestError, Send, SendStage, Transfer,
+    Arrival, Ending, Kept, Protocol, Receive, ReceiveStage, Received, RequestError, Send, SendStage, Transfer,
 };
 use super::matching::{Envelope, Pattern};
 use super::peer::{ANNOUNCED_MAX, Word};
@@ -39,14 +39,20 @@ impl<S, R, K> Protocol<S, R, K> {
         }
         if let (Kind::Eager, Some(tag)) = (kind, header::<EAGER_HEADER_BYTES>(start)) {
             let envelope = Envelope { source: from, tag: u64::from_le_bytes(*tag) };
-            return self.eager_arrived(envelope, number, len_bytes - EAGER_HEADER_BYTES);
+            return self.eager_arrived(
+                envelope,
+                number,
+                len_bytes - EAGER_HEADER_BYTES,
+                |receive, _, len_bytes| Arrival::Deliver { receive, offset: 0, len_bytes },
+            );
         }
         let Some(peer) = self.peers.get_mut(from) else { return Ok(Arrival::Nothing) };
         peer.check(kind, number)?;
         self.other_arrived(from, kind, start, len_bytes)
     }
 
-    /// As [`Protocol::arrived`], for an eager message of this number, with `len_bytes` bytes behind the header: most are.
+    /// As [`Protocol::arrived`], for an eager message of this number, with `len_bytes` bytes behind the header: most are. If a receive waits for it,
+    /// `deliver` gets what is kept with that, to copy so many bytes to its buffer, and says what is still to be done.
     ///
     /// # Errors
     /// As [`Protocol::arrived`].
@@ -56,14 +62,16 @@ impl<S, R, K> Protocol<S, R, K> {
         envelope: Envelope,
         number: u32,
         len_bytes: usize,
+        deliver: impl FnOnce(Handle, &R, usize) -> Arrival,
     ) -> Result<Arrival, Violation> {
         let Some(peer) = self.peers.get_mut(envelope.source) else { return Ok(Arrival::Nothing) };
         let counted = peer.take_eager(number, len_bytes)?;
         match self.matching.arrive(envelope) {
-            Some(receive) => {
+            Some(handle) => {
                 peer.consumed(counted, &mut self.talkers);
-                let len_bytes = self.deliver(receive, envelope, len_bytes as u64);
-                Ok(Arrival::Deliver { receive, offset: 0, len_bytes })
+                let Some(receive) = self.receives.get_mut(handle) else { return Ok(Arrival::Nothing) };
+                let len_bytes = receive.deliver(envelope, len_bytes as u64);
+                Ok(deliver(handle, &receive.body, len_bytes))
             }
             None if is_refused(&self.refused, envelope) => {
                 peer.consumed(counted, &mut self.talkers);
@@ -288,10 +296,9 @@ impl<S, R, K> Protocol<S, R, K> {
                 what: "for a receive that is not written to",
             });
         }
-        let message = receive.message;
         let failed = outcome != Outcome::Done;
         receive.stage =
-            ReceiveStage::Done(if failed { Err(RequestError::NotMoved { rank: from }) } else { Ok(message) });
+            ReceiveStage::Done(if failed { Ending::NotMoved { rank: from } } else { Ending::Met });
         Ok(())
     }
 
@@ -308,7 +315,7 @@ impl<S, R, K> Protocol<S, R, K> {
         }
         let come_bytes = come_bytes + len;
         receive.stage = if come_bytes == total {
-            ReceiveStage::Done(Ok(receive.message))
+            ReceiveStage::Done(Ending::Met)
         } else {
             ReceiveStage::AwaitsPieces { come_bytes }
         };

@@ -34,6 +34,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::matching::{Envelope, Matching, MessageHandle, Pattern, ReceiveHandle};
 use super::peer::{Peer, PeerLimits, Word};
+use super::receiving::fits;
 use super::requests::{Handle, Requests};
 use crate::rank_table::RankTable;
 use crate::wire::message::{Announce, HEADER_BYTES_MAX, Hello, Memory};
@@ -214,7 +215,20 @@ pub(super) enum ReceiveStage {
     AwaitsPieces {
         come_bytes: u64,
     },
-    Done(Result<Received, RequestError>),
+    Done(Ending),
+}
+
+/// How a receive has ended. What it got is beside it, and how much of that fits: requests are small, for there are many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Its message has come; or it was too long, and has not.
+    Met,
+    PeerLost {
+        rank: u32,
+    },
+    NotMoved {
+        rank: u32,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -224,6 +238,19 @@ pub(super) struct Receive<R> {
     pub(super) message: Received,
     pub(super) stage: ReceiveStage,
     pub(super) body: R,
+}
+
+impl<R> Receive<R> {
+    /// How it has ended, if it has.
+    #[inline]
+    pub(super) const fn outcome(&self) -> Option<Result<Received, RequestError>> {
+        let ReceiveStage::Done(ending) = self.stage else { return None };
+        Some(match ending {
+            Ending::Met => fits(self.message, self.capacity_bytes),
+            Ending::PeerLost { rank } => Err(RequestError::PeerLost { rank }),
+            Ending::NotMoved { rank } => Err(RequestError::NotMoved { rank }),
+        })
+    }
 }
 
 /// A receive that found its message among those kept.
@@ -305,14 +332,13 @@ impl<S, R, K> Protocol<S, R, K> {
     pub fn peer_lost(&mut self, rank: u32) {
         self.lost.insert(rank);
         self.peers.remove(rank);
-        let lost = RequestError::PeerLost { rank };
         for (_, send) in self.sends.iter_mut().filter(|(_, send)| send.peer == rank) {
             if !matches!(send.stage, SendStage::Writing { .. } | SendStage::Done(_)) {
-                send.stage = SendStage::Done(Err(lost));
+                send.stage = SendStage::Done(Err(RequestError::PeerLost { rank }));
             }
         }
         for handle in self.matching.source_failed(rank) {
-            self.stage(handle, ReceiveStage::Done(Err(lost)));
+            self.stage(handle, ReceiveStage::Done(Ending::PeerLost { rank }));
         }
         for (_, receive) in self.receives.iter_mut().filter(|(_, receive)| receive.message.source == rank) {
             let waits_for_peer = matches!(
@@ -320,7 +346,7 @@ impl<S, R, K> Protocol<S, R, K> {
                 ReceiveStage::Answering | ReceiveStage::AwaitsWrite | ReceiveStage::AwaitsPieces { .. }
             );
             if waits_for_peer {
-                receive.stage = ReceiveStage::Done(Err(lost));
+                receive.stage = ReceiveStage::Done(Ending::PeerLost { rank });
             }
         }
         // What it has announced cannot come any more; a receive of any source must not wait for that, nor fail because of it.

@@ -1,7 +1,7 @@
 //! The receiver's side: receives that are posted, and how announced messages come to them.
 
 use super::machine::{
-    Found, Kept, Protocol, Receive, ReceiveStage, Received, RequestError, SendStage, Transfer,
+    Ending, Found, Kept, Protocol, Receive, ReceiveStage, Received, RequestError, SendStage, Transfer,
 };
 use super::matching::{Envelope, Match, Pattern};
 use super::peer::Word;
@@ -13,27 +13,28 @@ impl<S, R, K> Protocol<S, R, K> {
     /// says how it has ended.
     pub fn receive(&mut self, pattern: Pattern, capacity_bytes: u64, body: R) -> (Handle, Option<Found<K>>) {
         let message = Received { source: 0, tag: 0, len_bytes: 0 };
-        let handle = self.receives.upcoming();
         // What a lost peer has sent before can still be received.
         let lost = pattern.source.filter(|rank| self.is_lost(*rank));
         if let Some(rank) = lost
             && self.matching.probe(pattern).is_none()
         {
-            let stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank }));
+            let stage = ReceiveStage::Done(Ending::PeerLost { rank });
             return (self.receives.insert(Receive { capacity_bytes, message, stage, body }), None);
         }
-        match self.matching.post(pattern, handle) {
-            Match::Waits(posted) => {
-                let stage = ReceiveStage::Posted(posted);
-                (self.receives.insert(Receive { capacity_bytes, message, stage, body }), None)
-            }
-            Match::Matched { envelope, message: kept, .. } => {
-                // Set as soon as it is there.
-                let stage = ReceiveStage::Answering;
-                self.receives.insert(Receive { capacity_bytes, message, stage, body });
-                (handle, self.found(handle, envelope, kept))
-            }
-        }
+        let mut found = None;
+        let handle = self.receives.insert_with(|handle| {
+            let stage = match self.matching.post(pattern, handle) {
+                Match::Waits(posted) => ReceiveStage::Posted(posted),
+                Match::Matched { envelope, message, .. } => {
+                    found = Some((envelope, message));
+                    // Set below.
+                    ReceiveStage::Answering
+                }
+            };
+            Receive { capacity_bytes, message, stage, body }
+        });
+        let found = found.and_then(|(envelope, kept)| self.found(handle, envelope, kept));
+        (handle, found)
     }
 
     /// A receive has found its message among those kept.
@@ -44,7 +45,8 @@ impl<S, R, K> Protocol<S, R, K> {
                 if let Some(peer) = peer {
                     peer.consumed(len_bytes, &mut self.talkers);
                 }
-                let len_bytes = self.deliver(handle, envelope, len_bytes.into());
+                let receive = self.receives.get_mut(handle)?;
+                let len_bytes = receive.deliver(envelope, len_bytes.into());
                 Some(Found { data, len_bytes })
             }
             Kept::Announced(announce) => {
@@ -63,16 +65,6 @@ impl<S, R, K> Protocol<S, R, K> {
         }
     }
 
-    /// All data of a short message are there: the receive ends. Says how much of it fits.
-    #[inline]
-    pub(super) fn deliver(&mut self, handle: Handle, envelope: Envelope, len_bytes: u64) -> usize {
-        let Some(receive) = self.receives.get_mut(handle) else { return 0 };
-        let Envelope { source, tag } = envelope;
-        receive.message = Received { source, tag, len_bytes };
-        receive.stage = ReceiveStage::Done(fits(receive.message, receive.capacity_bytes));
-        len_bytes.min(receive.capacity_bytes) as usize
-    }
-
     /// An announced message has found its receive.
     pub(super) fn begin(&mut self, handle: Handle, source: u32, announce: Announce) {
         let Some(receive) = self.receives.get_mut(handle) else { return };
@@ -80,14 +72,14 @@ impl<S, R, K> Protocol<S, R, K> {
         receive.message = Received { source, tag, len_bytes };
         let sender = Handle::from_wire(sender);
         let Some(peer) = self.peers.get_mut(source) else {
-            receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank: source }));
+            receive.stage = ReceiveStage::Done(Ending::PeerLost { rank: source });
             return;
         };
-        if let Err(error) = fits(receive.message, receive.capacity_bytes) {
-            receive.stage = ReceiveStage::Done(Err(error));
+        if len_bytes > receive.capacity_bytes {
+            receive.stage = ReceiveStage::Done(Ending::Met);
             peer.say(Word::Read { sender, outcome: Outcome::Truncated }, &mut self.talkers);
         } else if len_bytes == 0 {
-            receive.stage = ReceiveStage::Done(fits(receive.message, receive.capacity_bytes));
+            receive.stage = ReceiveStage::Done(Ending::Met);
             peer.say(Word::Read { sender, outcome: Outcome::Done }, &mut self.talkers);
         } else if let Some(memory) = memory {
             if peer.limits.prefers_writing {
@@ -114,14 +106,11 @@ impl<S, R, K> Protocol<S, R, K> {
         let ReceiveStage::Reading { sender } = receive.stage else { return };
         let rank = receive.message.source;
         let Some(peer) = self.peers.get_mut(rank) else {
-            receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank }));
+            receive.stage = ReceiveStage::Done(Ending::PeerLost { rank });
             return;
         };
-        let (outcome, end) = if is_done {
-            (Outcome::Done, Ok(receive.message))
-        } else {
-            (Outcome::Failed, Err(RequestError::NotMoved { rank }))
-        };
+        let (outcome, end) =
+            if is_done { (Outcome::Done, Ending::Met) } else { (Outcome::Failed, Ending::NotMoved { rank }) };
         receive.stage = ReceiveStage::Done(end);
         peer.say(Word::Read { sender, outcome }, &mut self.talkers);
     }
@@ -143,7 +132,7 @@ impl<S, R, K> Protocol<S, R, K> {
         };
         let Received { source, len_bytes, .. } = receive.message;
         let Some(peer) = self.peers.get_mut(source) else {
-            receive.stage = ReceiveStage::Done(Err(RequestError::PeerLost { rank: source }));
+            receive.stage = ReceiveStage::Done(Ending::PeerLost { rank: source });
             return;
         };
         receive.stage = ReceiveStage::Answering;
@@ -152,10 +141,7 @@ impl<S, R, K> Protocol<S, R, K> {
 
     /// Whether a receive has ended: then its buffer may be used again.
     pub fn receive_outcome(&self, handle: Handle) -> Option<Result<Received, RequestError>> {
-        match self.receives.get(handle)?.stage {
-            ReceiveStage::Done(outcome) => Some(outcome),
-            _ => None,
-        }
+        self.receives.get(handle)?.outcome()
     }
 
     /// Whose message a receive has found.
@@ -182,11 +168,10 @@ impl<S, R, K> Protocol<S, R, K> {
     }
 
     /// Forgets a receive, if it has ended.
-    #[inline]
+    #[inline(always)]
     pub fn take_receive(&mut self, handle: Handle) -> Option<(R, Result<Received, RequestError>)> {
-        let is_done = |receive: &Receive<R>| matches!(receive.stage, ReceiveStage::Done(_));
-        let receive = self.receives.remove_if(handle, is_done)?;
-        let ReceiveStage::Done(outcome) = receive.stage else { unreachable!("looked at above") };
+        let outcome = self.receives.get(handle)?.outcome()?;
+        let receive = self.receives.remove(handle)?;
         Some((receive.body, outcome))
     }
 
@@ -227,9 +212,20 @@ impl<S, R, K> Protocol<S, R, K> {
     }
 }
 
+impl<R> Receive<R> {
+    /// All data of a short message are there: the receive ends. Says how much of it fits.
+    #[inline]
+    pub(super) const fn deliver(&mut self, envelope: Envelope, len_bytes: u64) -> usize {
+        let Envelope { source, tag } = envelope;
+        self.message = Received { source, tag, len_bytes };
+        self.stage = ReceiveStage::Done(Ending::Met);
+        if len_bytes < self.capacity_bytes { len_bytes as usize } else { self.capacity_bytes as usize }
+    }
+}
+
 /// The message of a receive, or that it is too long.
 #[inline]
-pub(super) fn fits(message: Received, capacity_bytes: u64) -> Result<Received, RequestError> {
+pub(super) const fn fits(message: Received, capacity_bytes: u64) -> Result<Received, RequestError> {
     let Received { source: source_rank, tag, len_bytes } = message;
     if len_bytes <= capacity_bytes {
         Ok(message)

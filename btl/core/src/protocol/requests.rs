@@ -55,47 +55,49 @@ impl<T> Requests<T> {
         Self { places: Vec::new(), free: Vec::new() }
     }
 
-    /// The handle that the next request gets.
+    /// Gives a request a place.
     #[inline]
-    pub fn upcoming(&self) -> Handle {
-        match self.free.last() {
-            Some(&index) => Handle::new(index, self.places[index as usize].generation.wrapping_add(1)),
-            None => Handle::new(self.places.len() as u32, 1),
-        }
+    pub fn insert(&mut self, value: T) -> Handle {
+        self.insert_with(|_| value)
     }
 
-    /// Gives a request a place.
+    /// As [`Requests::insert`], for a request that is to know its handle.
     #[inline(always)]
-    pub fn insert(&mut self, value: T) -> Handle {
-        let Some(index) = self.free.pop() else { return self.push(value) };
+    pub fn insert_with(&mut self, make: impl FnOnce(Handle) -> T) -> Handle {
+        let index = self.free.pop().unwrap_or_else(|| self.push());
         let place = &mut self.places[index as usize];
         place.generation = place.generation.wrapping_add(1);
-        place.value = Some(value);
-        Handle::new(index, place.generation)
+        let handle = Handle::new(index, place.generation);
+        place.value = Some(make(handle));
+        handle
     }
 
+    /// One place more.
     #[cold]
-    fn push(&mut self, value: T) -> Handle {
+    fn push(&mut self) -> u32 {
         let index = u32::try_from(self.places.len()).expect("memory ends before four billion requests");
-        self.places.push(Place { generation: 1, value: Some(value) });
+        self.places.push(Place { generation: 0, value: None });
         // So that freeing never allocates.
         self.free.reserve(self.places.len() - self.free.len());
-        Handle::new(index, 1)
+        index
     }
 
     /// The request with this handle.
+    #[inline]
     pub fn get(&self, handle: Handle) -> Option<&T> {
         let place = self.places.get(handle.index())?;
         if place.generation == handle.generation() { place.value.as_ref() } else { None }
     }
 
     /// As [`Requests::get`].
+    #[inline]
     pub fn get_mut(&mut self, handle: Handle) -> Option<&mut T> {
         let place = self.places.get_mut(handle.index())?;
         if place.generation == handle.generation() { place.value.as_mut() } else { None }
     }
 
     /// Takes a request out.
+    #[inline]
     pub fn remove(&mut self, handle: Handle) -> Option<T> {
         self.remove_if(handle, |_| true)
     }
@@ -152,9 +154,12 @@ mod tests {
             for (what, which) in steps {
                 match what {
                     0 | 1 => {
-                        let upcoming = requests.upcoming();
-                        let handle = requests.insert(which);
-                        prop_assert_eq!(handle, upcoming);
+                        let mut told = None;
+                        let handle = requests.insert_with(|handle| {
+                            told = Some(handle);
+                            which
+                        });
+                        prop_assert_eq!(told, Some(handle));
                         prop_assert!(model.insert(handle, which).is_none(), "a handle is never used again");
                         handles.push(handle);
                     }

@@ -1,7 +1,6 @@
 //! The buffers of requests under way. Whoever makes a request promises that its buffer stays; here, and nowhere else in the
 //! context, it is touched.
 
-use std::any::Any;
 use std::ptr;
 
 use ironband_core::wire::message::EAGER_HEADER_BYTES;
@@ -15,15 +14,13 @@ pub(super) struct Outgoing {
     len_bytes: usize,
     /// In a box: short messages, of which there are most, have none, and requests are small without it.
     pub(super) registration: Option<Box<Registered>>,
-    /// The buffer itself, when nobody else keeps it any more.
-    pub(super) owner: Option<Box<dyn Any>>,
 }
 
 impl Outgoing {
     /// # Safety
     /// The memory stays readable, and nobody writes to it, until the send has ended and was taken out.
     pub(super) const unsafe fn new(start: *const u8, len_bytes: usize) -> Self {
-        Self { start, len_bytes, registration: None, owner: None }
+        Self { start, len_bytes, registration: None }
     }
 
     pub(super) const fn start(&self) -> *const u8 {
@@ -35,6 +32,7 @@ impl Outgoing {
     }
 
     /// A part of the message; empty where it has none.
+    #[inline]
     pub(super) fn part(&self, offset: u64, len_bytes: usize) -> &[u8] {
         if self.len_bytes == 0 {
             return &[];
@@ -48,34 +46,35 @@ impl Outgoing {
     }
 }
 
-/// What a receive keeps.
-pub(super) struct Incoming {
+/// Where a receive's message goes. Two words, which are handed on in registers.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
     start: *mut u8,
     len_bytes: usize,
-    /// As that of [`Outgoing`].
-    pub(super) registration: Option<Box<Registered>>,
-    /// The buffer itself, when nobody else keeps it any more.
-    pub(super) owner: Option<Box<dyn Any>>,
 }
 
-impl Incoming {
+impl Target {
     /// # Safety
     /// The memory stays writable, and nobody else touches it but other receives, until the receive has ended and was taken out. Therefore
     /// there is never a reference to it.
+    #[inline]
     pub(super) const unsafe fn new(start: *mut u8, len_bytes: usize) -> Self {
-        Self { start, len_bytes, registration: None, owner: None }
+        Self { start, len_bytes }
     }
 
-    pub(super) const fn start(&self) -> *mut u8 {
+    #[inline]
+    pub(super) const fn start(self) -> *mut u8 {
         self.start
     }
 
-    pub(super) const fn len_bytes(&self) -> usize {
+    #[inline]
+    pub(super) const fn len_bytes(self) -> usize {
         self.len_bytes
     }
 
     /// True if so much fits from this offset on.
-    fn fits(&self, offset: u64, len_bytes: usize) -> bool {
+    #[inline]
+    fn fits(self, offset: u64, len_bytes: usize) -> bool {
         usize::try_from(offset)
             .ok()
             .and_then(|offset| offset.checked_add(len_bytes))
@@ -87,19 +86,26 @@ impl Incoming {
     /// # Panics
     /// When it does not fit: the protocol has checked that it does.
     #[inline]
-    pub(super) fn fill(&self, offset: u64, payload: Payload, skip: usize, len_bytes: usize) {
+    pub(super) fn fill(self, offset: u64, payload: Payload, skip: usize, len_bytes: usize) {
         assert!(self.fits(offset, len_bytes), "checked by the protocol");
         // SAFETY: so much is ours to write there, as promised to `new` and checked above. The context looks at a payload only while it
         // is handed out.
         unsafe { payload.copy_to(skip, self.start.add(offset as usize), len_bytes) };
     }
 
-    /// As [`Incoming::fill`], from the start on, from bytes that were kept.
-    pub(super) fn fill_from(&self, bytes: &[u8]) {
+    /// As [`Target::fill`], from the start on, from bytes that were kept.
+    pub(super) fn fill_from(self, bytes: &[u8]) {
         assert!(self.fits(0, bytes.len()), "checked by the protocol");
         // SAFETY: as in `fill`.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start, bytes.len()) };
     }
+}
+
+/// What a receive keeps.
+pub(super) struct Incoming {
+    pub(super) target: Target,
+    /// As that of [`Outgoing`].
+    pub(super) registration: Option<Box<Registered>>,
 }
 
 /// The tag of an eager message: all there is before its data. `None` if the message is shorter.

@@ -75,6 +75,7 @@ impl<'c> Endpoint<'c> {
     ///
     /// # Errors
     /// As [`Endpoint::send`].
+    #[inline]
     pub fn start_send<B: Buffer>(&self, tag: u64, data: B) -> Result<SendRequest<'c, B>, Error> {
         SendRequest::start(self.context, self.rank, tag, data)
     }

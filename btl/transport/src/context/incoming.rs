@@ -11,7 +11,7 @@ use ironband_core::wire::message::{
 use ironband_fabric::{CompletionStatus, Payload, WorkId};
 
 use super::Context;
-use super::body::{Incoming, copy_rest, copy_start, eager_tag};
+use super::body::{Target, copy_rest, copy_start, eager_tag};
 use super::state::{InFlight, Link, State, limits_of};
 use crate::device::{Handler, QueuePair};
 
@@ -57,15 +57,15 @@ enum Fortune {
 pub(super) struct Awaited {
     source: u32,
     pattern: Pattern,
-    body: Incoming,
+    target: Target,
     fortune: Cell<Fortune>,
 }
 
 impl Awaited {
     /// It must be the first that a message can be for ([`Protocol::is_unasked`](ironband_core::protocol::Protocol::is_unasked)).
     #[inline]
-    pub(super) const fn new(source: u32, pattern: Pattern, body: Incoming) -> Self {
-        Self { source, pattern, body, fortune: Cell::new(Fortune::Waits) }
+    pub(super) const fn new(source: u32, pattern: Pattern, target: Target) -> Self {
+        Self { source, pattern, target, fortune: Cell::new(Fortune::Waits) }
     }
 
     /// How it has ended, if so.
@@ -75,11 +75,6 @@ impl Awaited {
             Fortune::Ended(outcome) => Some(outcome),
             _ => None,
         }
-    }
-
-    /// To be posted.
-    pub(super) fn into_body(self) -> Incoming {
-        self.body
     }
 }
 
@@ -130,11 +125,11 @@ impl Context {
             && state.rank_of(from.device, from.qp) == Some(source)
         {
             let len_bytes = payload.len() - EAGER_HEADER_BYTES;
-            let capacity_bytes = awaited.body.len_bytes();
+            let capacity_bytes = awaited.target.len_bytes();
             let envelope = Envelope { source, tag };
             match state.protocol.awaited_arrived(envelope, number, len_bytes, capacity_bytes as u64) {
                 Ok(Some(outcome)) => {
-                    awaited.body.fill(0, payload, EAGER_HEADER_BYTES, len_bytes.min(capacity_bytes));
+                    awaited.target.fill(0, payload, EAGER_HEADER_BYTES, len_bytes.min(capacity_bytes));
                     awaited.fortune.set(Fortune::Ended(outcome));
                 }
                 Ok(None) => {}
@@ -154,13 +149,13 @@ impl Context {
             && let Some(source) = state.rank_of(from.device, from.qp)
         {
             let len_bytes = payload.len() - EAGER_HEADER_BYTES;
-            let arrival = state.protocol.eager_arrived(Envelope { source, tag }, number, len_bytes);
+            let envelope = Envelope { source, tag };
+            let arrival = state.protocol.eager_arrived(envelope, number, len_bytes, |_, body, len_bytes| {
+                body.target.fill(0, payload, EAGER_HEADER_BYTES, len_bytes);
+                Arrival::Nothing
+            });
             return match arrival {
-                Ok(Arrival::Deliver { receive, offset, len_bytes }) => {
-                    if let Some(body) = state.protocol.receive_body(receive) {
-                        body.fill(offset, payload, EAGER_HEADER_BYTES, len_bytes);
-                    }
-                }
+                Ok(Arrival::Nothing) => {}
                 other => self.take_in(&mut state, source, payload, EAGER_HEADER_BYTES, other),
             };
         }
@@ -201,7 +196,7 @@ impl Context {
             Ok(Arrival::Nothing) => {}
             Ok(Arrival::Deliver { receive, offset, len_bytes }) => {
                 if let Some(body) = state.protocol.receive_body(receive) {
-                    body.fill(offset, payload, header_bytes, len_bytes);
+                    body.target.fill(offset, payload, header_bytes, len_bytes);
                 }
             }
             Ok(Arrival::Keep(envelope)) => {

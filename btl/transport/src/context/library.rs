@@ -3,7 +3,7 @@
 use std::any::TypeId;
 use std::rc::Rc;
 
-use super::body::Incoming;
+use super::body::Target;
 use super::{Context, Error, Pattern, Received};
 
 impl Context {
@@ -69,8 +69,8 @@ impl Context {
     #[inline]
     pub fn try_receive(&self, pattern: Pattern, buffer: &mut [u8]) -> Option<Result<Received, Error>> {
         // SAFETY: `buffer` is borrowed until this function returns, and nothing is posted that would know it longer.
-        let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len()) };
-        self.receive_soon(pattern, body).ok()
+        let target = unsafe { Target::new(buffer.as_mut_ptr(), buffer.len()) };
+        self.receive_soon(pattern, target)
     }
 
     /// Throws away all messages that match and that no receive waits for, now and from now on; their senders are told that they were sent.

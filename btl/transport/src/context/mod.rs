@@ -49,7 +49,7 @@ use ironband_core::wire::message::{ACTIVE_HEADER_BYTES, Memory};
 use ironband_fabric::{Access, Posted};
 
 use crate::device::Handler;
-use body::{Incoming, Outgoing};
+use body::{Incoming, Outgoing, Target};
 use devices::{AnyDevice, Registered};
 use incoming::{Awaited, AwaitingEars, Ears};
 use roll_call::RollCall;
@@ -356,12 +356,11 @@ impl Context {
     pub fn receive(&self, pattern: Pattern, buffer: &mut [u8]) -> Result<Received, Error> {
         // SAFETY: `buffer` is borrowed until this function returns, and the guard does not let it return, or unwind, before the
         // receive has ended. Before there is a guard nothing is posted.
-        let body = unsafe { Incoming::new(buffer.as_mut_ptr(), buffer.len()) };
-        let body = match self.receive_soon(pattern, body) {
-            Ok(outcome) => return outcome,
-            Err(body) => body,
-        };
-        let receive = self.begin_receive(pattern, body)?;
+        let target = unsafe { Target::new(buffer.as_mut_ptr(), buffer.len()) };
+        if let Some(outcome) = self.receive_soon(pattern, target) {
+            return outcome;
+        }
+        let receive = self.begin_receive(pattern, target)?;
         let guard = request::EndBeforeReturn::of_receive(self, receive);
         let outcome = self.finish_receive(guard.handle());
         guard.disarm();
@@ -369,16 +368,16 @@ impl Context {
     }
 
     /// Waits a moment for a message, which goes to the buffer without a receive that is posted. That is not possible if receives are
-    /// posted or messages kept: these are older. Gives the buffer back when something else has come, or nothing. Nothing of the program's is called
+    /// posted or messages kept: these are older. `None` when something else has come, or nothing. Nothing of the program's is called
     /// meanwhile, or it might post a receive that would be taken for an older one; so where there is anything else to be done the receive is posted.
     #[inline]
-    fn receive_soon(&self, pattern: Pattern, body: Incoming) -> Result<Result<Received, Error>, Incoming> {
-        let Some(source) = pattern.source else { return Err(body) };
+    fn receive_soon(&self, pattern: Pattern, target: Target) -> Option<Result<Received, Error>> {
+        let source = pattern.source?;
         let may_wait = |state: &State| state.protocol.is_unasked() && state.is_quiet();
         if !may_wait(&self.state.borrow()) {
-            return Err(body);
+            return None;
         }
-        let awaited = Awaited::new(source, pattern, body);
+        let awaited = Awaited::new(source, pattern, target);
         for _ in 0..LOOKS_BEFORE_POST {
             if let [only] = &self.devices[..] {
                 only.watch();
@@ -387,13 +386,13 @@ impl Context {
             if let Some(outcome) = awaited.outcome() {
                 // The sender is told of its room; the rest is for the next call that makes progress.
                 self.say_news(&mut self.state.borrow_mut());
-                return Ok(outcome.map_err(|error| self.explain(error)));
+                return Some(outcome.map_err(|error| self.explain(error)));
             }
             if count > 0 || !self.state.borrow().is_quiet() {
                 break;
             }
         }
-        Err(awaited.into_body())
+        None
     }
 
     /// Begins to receive the first message that matches. The request owns the buffer, and gives it back with [`ReceiveRequest::wait`].
@@ -422,6 +421,7 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::NoSuchRank`] when the pattern names a source that there is not. The buffer is dropped then.
+    #[inline]
     pub fn start_receive<B: BufferMut>(
         &self,
         pattern: Pattern,
@@ -452,7 +452,7 @@ impl Context {
         self.state.borrow().protocol.probe(pattern)
     }
 
-    fn begin_receive(&self, pattern: Pattern, body: Incoming) -> Result<Handle, Error> {
+    fn begin_receive(&self, pattern: Pattern, target: Target) -> Result<Handle, Error> {
         let mut guard = self.state.borrow_mut();
         if let Some(source) = pattern.source.filter(|source| guard.link(*source).is_none()) {
             drop(guard);
@@ -460,12 +460,11 @@ impl Context {
             guard = self.state.borrow_mut();
         }
         let state = &mut *guard;
-        let capacity_bytes = body.len_bytes() as u64;
+        let capacity_bytes = target.len_bytes() as u64;
+        let body = Incoming { target, registration: None };
         let (receive, found) = state.protocol.receive(pattern, capacity_bytes, body);
         if let Some(found) = found {
-            if let Some(body) = state.protocol.receive_body(receive) {
-                body.fill_from(&found.data[..found.len_bytes]);
-            }
+            target.fill_from(&found.data[..found.len_bytes]);
             state.give_back(found.data);
         }
         // Of a message that was announced before.
@@ -473,7 +472,9 @@ impl Context {
             self.start_transfers(state);
         }
         // One that has ended at once leaves nothing to wait for: its sender is told now, or when this process happens to call again.
-        self.say_news(state);
+        if state.protocol.talker(0).is_some() {
+            self.say_news(state);
+        }
         Ok(receive)
     }
 

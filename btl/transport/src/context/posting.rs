@@ -186,7 +186,7 @@ impl Context {
                 // Who has no buffer any more wants no message.
                 let Some(body) = state.protocol.receive_body(receive) else { return Posted::Failed };
                 let own = body.registration.as_ref().map(|own| &own.registration);
-                let start = body.start().wrapping_add(moved_bytes);
+                let start = body.target.start().wrapping_add(moved_bytes);
                 // SAFETY: buffer and registration stay until the receive was taken out, which is not possible before it has ended; the
                 // protocol has checked that the message fits.
                 unsafe {
@@ -219,7 +219,9 @@ impl Context {
         let needs = access != Access::LOCAL || device.capabilities().registers_local_memory;
         if body.registration.is_none() && needs {
             // SAFETY: the buffer stays until the receive was taken out, which deregisters it before.
-            match unsafe { device.register(body.start(), body.len_bytes().min(len_bytes as usize), access) } {
+            match unsafe {
+                device.register(body.target.start(), body.target.len_bytes().min(len_bytes as usize), access)
+            } {
                 Ok(registration) => {
                     body.registration = Some(Box::new(Registered { device: link.device, registration }))
                 }
@@ -247,9 +249,9 @@ impl Context {
             return None;
         }
         let body = state.protocol.receive_body(receive)?;
-        debug_assert!(len_bytes <= body.len_bytes() as u64);
+        debug_assert!(len_bytes <= body.target.len_bytes() as u64);
         let key = body.registration.as_ref().map(|own| own.registration.key())?;
-        Some(Memory { address: body.start() as u64, key })
+        Some(Memory { address: body.target.start() as u64, key })
     }
 
     pub(super) fn deregister(&self, own: Registered) {
@@ -297,30 +299,18 @@ impl Context {
         if count == 0 || (count > ORPHANS_FEW && !state.orphan_turn.is_multiple_of(ORPHANS_INTERVAL)) {
             return;
         }
-        let mut sends = std::mem::take(&mut state.orphan_sends);
-        sends.retain(|send| match state.protocol.take_send(*send) {
-            Some((body, _)) => {
-                if let Some(own) = body.registration {
-                    self.deregister(*own);
-                }
-                state.to_drop.extend(body.owner);
-                false
-            }
-            None => true,
+        let State { protocol, orphan_sends, orphan_receives, to_drop, .. } = state;
+        let deregister = |registration: Option<Box<Registered>>| {
+            registration.into_iter().for_each(|own| self.deregister(*own));
+        };
+        let sends = orphan_sends.extract_if(.., |orphan| {
+            protocol.take_send(orphan.request).map(|(body, _)| deregister(body.registration)).is_some()
         });
-        state.orphan_sends = sends;
-        let mut receives = std::mem::take(&mut state.orphan_receives);
-        receives.retain(|receive| match state.protocol.take_receive(*receive) {
-            Some((body, _)) => {
-                if let Some(own) = body.registration {
-                    self.deregister(*own);
-                }
-                state.to_drop.extend(body.owner);
-                false
-            }
-            None => true,
+        to_drop.extend(sends.map(|orphan| orphan.owner));
+        let receives = orphan_receives.extract_if(.., |orphan| {
+            protocol.take_receive(orphan.request).map(|(body, _)| deregister(body.registration)).is_some()
         });
-        state.orphan_receives = receives;
+        to_drop.extend(receives.map(|orphan| orphan.owner));
         let mut accesses = std::mem::take(&mut state.orphan_accesses);
         accesses.retain(|access| {
             let is_over = state.accesses.get(*access).is_none_or(|access| access.status.is_some());

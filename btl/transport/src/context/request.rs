@@ -6,8 +6,9 @@ use std::task::Poll;
 
 use ironband_core::protocol::{Handle, Received};
 
-use super::body::{Incoming, Outgoing};
+use super::body::{Outgoing, Target};
 use super::buffer::Owned;
+use super::state::Orphan;
 use super::{Buffer, BufferMut, Context, Error, Pattern};
 
 /// What a request is of.
@@ -116,16 +117,24 @@ pub struct SendRequest<'c, B: Buffer> {
 }
 
 impl<'c, B: Buffer> SendRequest<'c, B> {
+    // The request is put together at the end, from what is in registers: one that is built in memory and then moved would wait for all
+    // stores before it, and so for the peer's cache.
+    #[inline]
     pub(super) fn start(context: &'c Context, rank: u32, tag: u64, buffer: B) -> Result<Self, Error> {
-        let mut request = Self { context, handle: None, buffer: Owned::new(buffer) };
-        let buffer = request.buffer.get_mut();
         // SAFETY: the buffer is ours and stays where it is, as its type promises, until the send has ended; a forgotten request
         // leaks it, and a dropped one leaves it to the context.
         let body = unsafe { Outgoing::new(buffer.as_ptr(), buffer.len_bytes()) };
-        if !context.send_now(rank, tag, body.part(0, body.len_bytes())) {
-            request.handle = Some(context.begin_send(rank, tag, body)?);
+        if context.send_now(rank, tag, body.part(0, body.len_bytes())) {
+            return Ok(Self { context, handle: None, buffer: Owned::new(buffer) });
         }
-        Ok(request)
+        let mut buffer = Owned::new(buffer);
+        match context.begin_send(rank, tag, body) {
+            Ok(handle) => Ok(Self { context, handle: Some(handle), buffer }),
+            Err(error) => {
+                drop(buffer.take());
+                Err(error)
+            }
+        }
     }
 
     /// Whether the buffer may be used again. Makes progress.
@@ -168,10 +177,12 @@ impl<'c, B: Buffer> SendRequest<'c, B> {
     ///
     /// # Errors
     /// [`Error::PeerLost`], [`Error::NotMoved`]. The buffer is dropped then.
+    #[inline]
     pub fn wait(mut self) -> Result<B, Error> {
         self.take()
     }
 
+    #[inline]
     fn take(&mut self) -> Result<B, Error> {
         // The handle stays until the send has ended: a handler of the program may panic before.
         let outcome = self.handle.map_or(Ok(()), |send| self.context.finish_send(send));
@@ -182,20 +193,24 @@ impl<'c, B: Buffer> SendRequest<'c, B> {
 }
 
 impl<B: Buffer> Drop for SendRequest<'_, B> {
+    // As in `start`: nothing but the values of the fields leaves this function.
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.buffer.is_taken() {
-            return;
+        if !self.buffer.is_taken() {
+            abandon_send(self.context, self.handle, self.buffer.take());
         }
-        let Some(send) = self.handle else {
-            drop(self.buffer.take());
-            return;
-        };
-        let buffer = self.buffer.take();
-        let mut state = self.context.state.borrow_mut();
-        if let Some(body) = state.protocol.send_body(send) {
-            body.owner = Some(Box::new(buffer));
-            state.orphan_sends.push(send);
-        }
+    }
+}
+
+/// The message is sent all the same.
+#[cold]
+fn abandon_send<B: Buffer>(context: &Context, send: Option<Handle>, buffer: B) {
+    // A buffer that nobody needs is dropped last: the program's type may call the context.
+    let mut state = context.state.borrow_mut();
+    if let Some(send) = send
+        && state.protocol.send_body(send).is_some()
+    {
+        state.orphan_sends.push(Orphan { request: send, owner: Box::new(buffer) });
     }
 }
 
@@ -235,12 +250,13 @@ pub struct ReceiveRequest<'c, B: BufferMut> {
 }
 
 impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
+    #[inline]
     pub(super) fn start(context: &'c Context, pattern: Pattern, buffer: B) -> Result<Self, Error> {
         let mut buffer = Owned::new(buffer);
         let start = buffer.get_mut();
         // SAFETY: as for a send.
-        let body = unsafe { Incoming::new(start.as_mut_ptr(), start.len_bytes()) };
-        match context.begin_receive(pattern, body) {
+        let target = unsafe { Target::new(start.as_mut_ptr(), start.len_bytes()) };
+        match context.begin_receive(pattern, target) {
             Ok(handle) => Ok(Self { context, handle, buffer }),
             Err(error) => {
                 drop(buffer.take());
@@ -281,10 +297,12 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
     ///
     /// # Errors
     /// As [`Context::receive`]. The buffer is dropped then.
+    #[inline]
     pub fn wait(mut self) -> Result<(B, Received), Error> {
         self.take()
     }
 
+    #[inline]
     fn take(&mut self) -> Result<(B, Received), Error> {
         assert!(!self.buffer.is_taken(), "the outcome of this receive was taken before");
         let outcome = self.context.finish_receive(self.handle);
@@ -306,27 +324,21 @@ impl<'c, B: BufferMut> ReceiveRequest<'c, B> {
 }
 
 impl<B: BufferMut> Drop for ReceiveRequest<'_, B> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if !self.buffer.is_taken() {
-            self.drop_under_way();
+            abandon_receive(self.context, self.handle, self.buffer.take());
         }
     }
 }
 
-impl<B: BufferMut> ReceiveRequest<'_, B> {
-    fn drop_under_way(&mut self) {
-        // Dropped last: the program's type may call the context.
-        let buffer = self.buffer.take();
-        let mut state = self.context.state.borrow_mut();
-        if state.protocol.cancel(self.handle).is_some() {
-            drop(state);
-            return;
-        }
-        if let Some(body) = state.protocol.receive_body(self.handle) {
-            body.owner = Some(Box::new(buffer));
-            state.orphan_receives.push(self.handle);
-        }
+/// A message that is on its way into the buffer comes all the same.
+#[cold]
+fn abandon_receive<B: BufferMut>(context: &Context, receive: Handle, buffer: B) {
+    // As in `abandon_send`.
+    let mut state = context.state.borrow_mut();
+    if state.protocol.cancel(receive).is_none() && state.protocol.receive_body(receive).is_some() {
+        state.orphan_receives.push(Orphan { request: receive, owner: Box::new(buffer) });
     }
 }
 

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use ironband_core::protocol::{Handle, Received};
 
-use super::body::{Incoming, Outgoing};
+use super::body::{Outgoing, Target};
 use super::request::EndBeforeReturn;
 use super::{Context, Error, Pattern};
 
@@ -116,8 +116,8 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         let context: &'scope Context = self.context;
         let buffer = NonNull::from(buffer);
         // SAFETY: the buffer is borrowed for the scope, which waits for the end of the receive, and is given back after that.
-        let body = unsafe { Incoming::new(buffer.as_ptr().cast(), buffer.len()) };
-        let receive = context.begin_receive(pattern, body)?;
+        let target = unsafe { Target::new(buffer.as_ptr().cast(), buffer.len()) };
+        let receive = context.begin_receive(pattern, target)?;
         self.begun.borrow_mut().push(EndBeforeReturn::of_receive(self.context, receive));
         Ok(ScopedReceive { context, handle: receive, buffer, borrow: PhantomData })
     }

@@ -54,6 +54,12 @@ pub(super) struct AccessState {
     pub(super) owner: Option<Box<dyn Any>>,
 }
 
+/// A request that nobody waits for, with its buffer, which nobody else keeps any more.
+pub(super) struct Orphan {
+    pub(super) request: Handle,
+    pub(super) owner: Box<dyn Any>,
+}
+
 pub(super) struct State {
     pub(super) protocol: Protocol<Outgoing, Incoming, Vec<u8>>,
     links: RankTable<Link>,
@@ -67,9 +73,8 @@ pub(super) struct State {
     accesses_under_way: RankTable<u32>,
     /// Empty buffers.
     pub(super) pool: Vec<Vec<u8>>,
-    /// Requests that nobody waits for, and whose buffers are kept until they end.
-    pub(super) orphan_sends: Vec<Handle>,
-    pub(super) orphan_receives: Vec<Handle>,
+    pub(super) orphan_sends: Vec<Orphan>,
+    pub(super) orphan_receives: Vec<Orphan>,
     pub(super) orphan_turn: u32,
     /// Buffers of those that have ended.
     pub(super) to_drop: Vec<Box<dyn Any>>,
@@ -214,12 +219,8 @@ impl State {
 
     /// Leaks the buffers of requests that nobody waits for.
     pub(super) fn forget_orphans(&mut self) {
-        for send in std::mem::take(&mut self.orphan_sends) {
-            std::mem::forget(self.protocol.send_body(send).and_then(|body| body.owner.take()));
-        }
-        for receive in std::mem::take(&mut self.orphan_receives) {
-            std::mem::forget(self.protocol.receive_body(receive).and_then(|body| body.owner.take()));
-        }
+        std::mem::forget(std::mem::take(&mut self.orphan_sends));
+        std::mem::forget(std::mem::take(&mut self.orphan_receives));
         for access in std::mem::take(&mut self.orphan_accesses) {
             std::mem::forget(self.accesses.get_mut(access).and_then(|access| access.owner.take()));
         }
