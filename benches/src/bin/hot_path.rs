@@ -1,5 +1,5 @@
 //! The shared-memory hot path, to be counted by callgrind: `hot_path send N`, `hot_path receive N`, `hot_path poll N`,
-//! `hot_path message N`.
+//! `hot_path message N`, `hot_path window N`.
 //!
 //! What one operation costs is the difference between a long and a short run, divided by the difference of their lengths:
 //! start-up, connecting and the end are the same in both (`ci/callgrind` does that). A message goes to this process itself.
@@ -12,7 +12,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use clap::{Parser, ValueEnum};
 use ironband::config::FabricName;
-use ironband::{Config, Context, Device, Handler, Job, Payload, Posted, QueuePair, Threads};
+use ironband::{
+    Config, Context, Device, Endpoint, Handler, Job, Pattern, Payload, Posted, QueuePair, RawBuffer,
+    ReceiveRequest, SendRequest, Threads,
+};
 use ironband_fabric::shm::Shm;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,6 +28,8 @@ enum Operation {
     Poll,
     /// Send 8 bytes from Rust, and receive them: one process alone, to itself.
     Message,
+    /// As `message`, so many windows: 64 receives are begun, then 64 sends, and all are waited for.
+    Window,
     /// The other end of `send`: takes everything.
     #[value(hide = true)]
     Sink,
@@ -79,17 +84,66 @@ fn main() {
             }
         }
         Operation::Message => {
-            let config = Config { fabrics: vec![FabricName::Shm], ring_bytes: 16 << 20, ..Config::default() };
-            let context = Context::open_with(&config).unwrap_or_else(|error| panic!("{error}"));
-            let own = context.endpoint(context.rank()).unwrap_or_else(|error| panic!("{error}"));
+            let context = alone();
+            let own = check(context.endpoint(context.rank()));
             let mut back = [0; 8];
             for tag in 0..u64::from(count) {
-                own.send(tag, b"8 bytes.").unwrap_or_else(|error| panic!("{error}"));
-                own.receive(tag, &mut back).unwrap_or_else(|error| panic!("{error}"));
+                check(own.send(tag, b"8 bytes."));
+                check(own.receive(tag, &mut back));
             }
             assert_eq!(&back, b"8 bytes.");
         }
+        Operation::Window => {
+            let context = alone();
+            let own = check(context.endpoint(context.rank()));
+            let mut windows = Windows { receives: Vec::new(), sends: Vec::new(), back: [0; 8] };
+            for _ in 0..count {
+                windows.one(&context, own);
+            }
+            assert_eq!(&windows.back, b"8 bytes.");
+        }
         Operation::Sink | Operation::Source => be_other(operation),
+    }
+}
+
+fn check<T>(result: Result<T, ironband::Error>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A job of this process alone.
+fn alone() -> Context {
+    let config = Config { fabrics: vec![FabricName::Shm], ring_bytes: 16 << 20, ..Config::default() };
+    check(Context::open_with(&config))
+}
+
+/// Requests of windows of messages; all receives share one buffer.
+struct Windows<'c> {
+    receives: Vec<ReceiveRequest<'c, RawBuffer>>,
+    sends: Vec<SendRequest<'c, RawBuffer>>,
+    back: [u8; 8],
+}
+
+impl<'c> Windows<'c> {
+    fn one(&mut self, context: &'c Context, own: Endpoint<'c>) {
+        const TAG: u64 = 7;
+        let mut data = *b"8 bytes.";
+        let pattern = Pattern::exact(own.rank(), TAG);
+        for _ in 0..64 {
+            // SAFETY: all requests have ended before this function returns; nobody else touches the buffers meanwhile.
+            let buffer = unsafe { RawBuffer::new(self.back.as_mut_ptr(), 8) };
+            self.receives.push(check(context.start_receive(pattern, buffer)));
+        }
+        for _ in 0..64 {
+            // SAFETY: as above.
+            let buffer = unsafe { RawBuffer::new(data.as_mut_ptr(), 8) };
+            self.sends.push(check(own.start_send(TAG, buffer)));
+        }
+        for request in self.sends.drain(..) {
+            check(request.wait());
+        }
+        for request in self.receives.drain(..) {
+            check(request.wait());
+        }
     }
 }
 

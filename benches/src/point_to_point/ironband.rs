@@ -74,25 +74,25 @@ fn slot(span: Span<'_>) -> RawBuffer {
     unsafe { RawBuffer::new(span.as_mut_ptr().cast(), span.length_bytes()) }
 }
 
-enum Begun<'session> {
-    Send(SendRequest<'session, RawBuffer>),
-    Receive(ReceiveRequest<'session, RawBuffer>),
-}
-
 /// Room for the requests of one window.
 pub struct Requests<'session> {
-    begun: RefCell<Vec<Begun<'session>>>,
+    sends: RefCell<Vec<SendRequest<'session, RawBuffer>>>,
+    receives: RefCell<Vec<ReceiveRequest<'session, RawBuffer>>>,
 }
 
 impl std::fmt::Debug for Requests<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Requests").field("begun", &self.begun.borrow().len()).finish()
+        let (sends, receives) = (self.sends.borrow().len(), self.receives.borrow().len());
+        f.debug_struct("Requests").field("sends", &sends).field("receives", &receives).finish()
     }
 }
 
 impl<'session> Requests<'session> {
     pub(super) fn new(count: usize) -> Self {
-        Self { begun: RefCell::new(Vec::with_capacity(count)) }
+        Self {
+            sends: RefCell::new(Vec::with_capacity(count)),
+            receives: RefCell::new(Vec::with_capacity(count)),
+        }
     }
 
     /// As [`super::Requests::window`].
@@ -100,16 +100,8 @@ impl<'session> Requests<'session> {
     pub(super) fn window<'memory>(&mut self, post: impl FnOnce(&Posting<'memory, '_, 'session>)) {
         without_unwinding(|| {
             post(&Posting { requests: self, memory: PhantomData });
-            for begun in self.begun.get_mut().drain(..) {
-                match begun {
-                    Begun::Send(request) => {
-                        check(request.wait());
-                    }
-                    Begun::Receive(request) => {
-                        check(request.wait());
-                    }
-                }
-            }
+            self.sends.get_mut().drain(..).for_each(|request| _ = check(request.wait()));
+            self.receives.get_mut().drain(..).for_each(|request| _ = check(request.wait()));
         });
     }
 }
@@ -125,18 +117,18 @@ pub struct Posting<'memory, 'requests, 'session> {
 impl<'memory, 'session> Posting<'memory, '_, 'session> {
     #[inline]
     pub(super) fn send_all(&self, channel: Channel<'session>, messages: Slots<'memory>, tag: Tag) {
-        let mut begun = self.requests.begun.borrow_mut();
+        let mut sends = self.requests.sends.borrow_mut();
         for message in messages.iter() {
-            begun.push(Begun::Send(check(channel.peer.start_send(tag.number(), slot(message)))));
+            sends.push(check(channel.peer.start_send(tag.number(), slot(message))));
         }
     }
 
     #[inline]
     pub(super) fn receive_all(&self, channel: Channel<'session>, messages: Slots<'memory>, tag: Tag) {
         let pattern = Pattern::exact(channel.peer.rank(), tag.number());
-        let mut begun = self.requests.begun.borrow_mut();
+        let mut receives = self.requests.receives.borrow_mut();
         for message in messages.iter() {
-            begun.push(Begun::Receive(check(channel.context.start_receive(pattern, slot(message)))));
+            receives.push(check(channel.context.start_receive(pattern, slot(message))));
         }
     }
 }
