@@ -48,6 +48,7 @@ impl Mapping {
     ///
     /// # Panics
     /// When they are not inside the mapping: a contradiction in our own layout, never a peer's doing.
+    #[inline]
     pub(crate) fn at(&self, offset: usize, len_bytes: usize) -> NonNull<u8> {
         assert!(
             offset.checked_add(len_bytes).is_some_and(|end| end <= self.len_bytes),
@@ -62,6 +63,7 @@ impl Mapping {
     ///
     /// # Safety
     /// `T` is made of atomics (and padding) only and valid for every bit pattern, and is used in no other way by any process.
+    #[inline]
     pub(crate) unsafe fn shared<T>(&self, offset: usize) -> &T {
         assert!(offset.is_multiple_of(align_of::<T>()), "{offset} is not aligned");
         // SAFETY: inside the mapping and aligned; the caller vouches for the type.
