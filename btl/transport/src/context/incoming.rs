@@ -12,6 +12,7 @@ use ironband_fabric::{CompletionStatus, Payload, WorkId};
 
 use super::Context;
 use super::body::{Target, copy_rest, copy_start, eager_tag};
+use super::request::EndBeforeReturn;
 use super::state::{InFlight, Link, State, limits_of};
 use crate::device::{Handler, QueuePair};
 
@@ -54,18 +55,29 @@ enum Fortune {
 }
 
 /// A receive that is not posted: its process does nothing but wait for it.
-pub(super) struct Awaited {
+pub(super) struct Awaited<'c> {
     source: u32,
     pattern: Pattern,
     target: Target,
     fortune: Cell<Fortune>,
+    /// Whoever waits for it can wait for all of a long message, too.
+    may_post: bool,
+    /// Once it had to be posted.
+    posted: Cell<Option<EndBeforeReturn<'c>>>,
 }
 
-impl Awaited {
+impl<'c> Awaited<'c> {
     /// It must be the first that a message can be for ([`Protocol::is_unasked`](ironband_core::protocol::Protocol::is_unasked)).
     #[inline]
-    pub(super) const fn new(source: u32, pattern: Pattern, target: Target) -> Self {
-        Self { source, pattern, target, fortune: Cell::new(Fortune::Waits) }
+    pub(super) const fn new(source: u32, pattern: Pattern, target: Target, may_post: bool) -> Self {
+        Self {
+            source,
+            pattern,
+            target,
+            fortune: Cell::new(Fortune::Waits),
+            may_post,
+            posted: Cell::new(None),
+        }
     }
 
     /// How it has ended, if so.
@@ -76,20 +88,26 @@ impl Awaited {
             _ => None,
         }
     }
+
+    /// The receive, if it is posted now.
+    #[inline]
+    pub(super) fn take_posted(&self) -> Option<EndBeforeReturn<'c>> {
+        self.posted.take()
+    }
 }
 
 /// As [`Ears`], for a receive that is not posted.
-pub(super) struct AwaitingEars<'c> {
+pub(super) struct AwaitingEars<'a, 'c> {
     pub(super) ears: Ears<'c>,
-    pub(super) awaited: &'c Awaited,
+    pub(super) awaited: &'a Awaited<'c>,
 }
 
-impl Handler for AwaitingEars<'_> {
+impl Handler for AwaitingEars<'_, '_> {
     #[inline]
     fn received(&self, from: QueuePair, imm: u32, payload: Payload) {
         let from_link = Link { device: self.ears.device, qp: from };
         if !self.ears.context.hear_awaited(self.awaited, from_link, imm, payload) {
-            self.awaited.pass();
+            self.ears.context.pass(self.awaited, from_link, imm);
             self.ears.received(from, imm, payload);
         }
     }
@@ -103,19 +121,23 @@ impl Handler for AwaitingEars<'_> {
     }
 }
 
-impl Awaited {
-    #[inline]
-    fn pass(&self) {
-        if let Fortune::Waits = self.fortune.get() {
-            self.fortune.set(Fortune::Passed);
+impl Context {
+    /// Something else comes before the awaited message. If it announces a long one of the same source, which may be the one, the receive is posted
+    /// before that is looked at: a message that finds its receive waiting may have its data right behind it.
+    fn pass<'c>(&'c self, awaited: &Awaited<'c>, from: Link, imm: u32) {
+        let Fortune::Waits = awaited.fortune.get() else { return };
+        awaited.fortune.set(Fortune::Passed);
+        let source = self.state.borrow().rank_of(from.device, from.qp);
+        let is_announced = matches!(Kind::of_immediate(imm), Some((Kind::Announce, _)));
+        if awaited.may_post && is_announced && source == Some(awaited.source) {
+            let receive = self.begin_receive(awaited.pattern, awaited.target);
+            awaited.posted.set(receive.ok().map(|receive| EndBeforeReturn::of_receive(self, receive)));
         }
     }
-}
 
-impl Context {
     /// Takes the message in if it is the awaited one.
     #[inline]
-    fn hear_awaited(&self, awaited: &Awaited, from: Link, imm: u32, payload: Payload) -> bool {
+    fn hear_awaited(&self, awaited: &Awaited<'_>, from: Link, imm: u32, payload: Payload) -> bool {
         let mut state = self.state.borrow_mut();
         let source = awaited.source;
         if let Fortune::Waits = awaited.fortune.get()

@@ -70,7 +70,7 @@ impl Context {
     pub fn try_receive(&self, pattern: Pattern, buffer: &mut [u8]) -> Option<Result<Received, Error>> {
         // SAFETY: `buffer` is borrowed until this function returns, and nothing is posted that would know it longer.
         let target = unsafe { Target::new(buffer.as_mut_ptr(), buffer.len()) };
-        self.receive_soon(pattern, target)
+        self.receive_soon(pattern, target, false)
     }
 
     /// Throws away all messages that match and that no receive waits for, now and from now on; their senders are told that they were sent.

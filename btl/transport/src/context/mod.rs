@@ -357,11 +357,14 @@ impl Context {
         // SAFETY: `buffer` is borrowed until this function returns, and the guard does not let it return, or unwind, before the
         // receive has ended. Before there is a guard nothing is posted.
         let target = unsafe { Target::new(buffer.as_mut_ptr(), buffer.len()) };
-        if let Some(outcome) = self.receive_soon(pattern, target) {
+        if let Some(outcome) = self.receive_soon(pattern, target, true) {
             return outcome;
         }
         let receive = self.begin_receive(pattern, target)?;
-        let guard = request::EndBeforeReturn::of_receive(self, receive);
+        self.finish_guarded(request::EndBeforeReturn::of_receive(self, receive))
+    }
+
+    fn finish_guarded(&self, guard: request::EndBeforeReturn<'_>) -> Result<Received, Error> {
         let outcome = self.finish_receive(guard.handle());
         guard.disarm();
         outcome
@@ -370,14 +373,21 @@ impl Context {
     /// Waits a moment for a message, which goes to the buffer without a receive that is posted. That is not possible if receives are
     /// posted or messages kept: these are older. `None` when something else has come, or nothing. Nothing of the program's is called
     /// meanwhile, or it might post a receive that would be taken for an older one; so where there is anything else to be done the receive is posted.
+    ///
+    /// A long message takes longer than a moment: with `may_post` it is received as by a receive that is posted, and waited for; otherwise it is kept.
     #[inline]
-    fn receive_soon(&self, pattern: Pattern, target: Target) -> Option<Result<Received, Error>> {
+    fn receive_soon(
+        &self,
+        pattern: Pattern,
+        target: Target,
+        may_post: bool,
+    ) -> Option<Result<Received, Error>> {
         let source = pattern.source?;
         let may_wait = |state: &State| state.protocol.is_unasked() && state.is_quiet();
         if !may_wait(&self.state.borrow()) {
             return None;
         }
-        let awaited = Awaited::new(source, pattern, target);
+        let awaited = Awaited::new(source, pattern, target, may_post);
         for _ in 0..LOOKS_BEFORE_POST {
             if let [only] = &self.devices[..] {
                 only.watch();
@@ -392,7 +402,7 @@ impl Context {
                 break;
             }
         }
-        None
+        awaited.take_posted().map(|guard| self.finish_guarded(guard))
     }
 
     /// Begins to receive the first message that matches. The request owns the buffer, and gives it back with [`ReceiveRequest::wait`].
