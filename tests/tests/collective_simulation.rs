@@ -9,7 +9,7 @@ use ironband_collectives::operator::{InOrder, Sum};
 use ironband_collectives::{Communicator, Error, Shrinking, Table};
 use ironband_fabric::sim::{Faults, Options, World};
 use ironband_tests::Random;
-use ironband_tests::deeds::{Deed, How, Under};
+use ironband_tests::deeds::{Deed, How, Under, What};
 
 /// Steps that nothing takes: far more than any operation needs.
 const TURNS_MAX: u64 = 3_000_000;
@@ -74,7 +74,7 @@ fn locations(random: &mut Random, size: u32) -> Vec<Location> {
 
 /// What is done in a run.
 #[derive(Debug, Clone, Copy)]
-enum What<'d> {
+enum Script<'d> {
     /// So many operations, any of them, by a table of chance.
     Anything(u32),
     /// These, by a table of chance.
@@ -88,7 +88,7 @@ enum What<'d> {
 struct Algorithm {
     name: &'static str,
     /// The operations that are done by it.
-    operations: &'static [&'static str],
+    operations: &'static [What],
     commutes: bool,
     reproducible: bool,
     by_chain: bool,
@@ -97,7 +97,7 @@ struct Algorithm {
 }
 
 impl Algorithm {
-    const fn new(name: &'static str, operations: &'static [&'static str], table: fn(&mut Table)) -> Self {
+    const fn new(name: &'static str, operations: &'static [What], table: fn(&mut Table)) -> Self {
         let is_size = |size| size > 2;
         Self { name, operations, commutes: true, reproducible: false, by_chain: false, is_size, table }
     }
@@ -119,8 +119,8 @@ impl Algorithm {
     }
 
     fn deed(&self, random: &mut Random, size: u32, number: u32) -> Deed {
-        let operation = self.operations[random.below(self.operations.len())];
-        let deed = Deed::named(operation, self.commutes, random, size, number);
+        let what = self.operations[random.below(self.operations.len())];
+        let deed = Deed::of_order(what, self.commutes, random, size, number);
         if self.by_chain { deed.by_chain(1 + random.below(100) as u64) } else { deed }
     }
 }
@@ -128,101 +128,111 @@ impl Algorithm {
 /// No length is above it.
 const ANY: u64 = u64::MAX;
 
+/// These have the same algorithms.
+const REDUCE_SCATTERS: &[What] = &[What::ReduceScatter, What::ReduceScatterBlock];
+
 /// All of `ironband_collectives::algorithms`.
 static ALGORITHMS: [Algorithm; 28] = [
-    Algorithm::new("barrier::dissemination", &["Barrier"], |table| table.barrier_radix = 3),
-    Algorithm::new("bcast::knomial", &["Bcast"], |table| table.bcast_tree_max = ANY),
-    Algorithm::new("bcast::scatter_allgather", &["Bcast"], |table| {
+    Algorithm::new("barrier::dissemination", &[What::Barrier], |table| table.barrier_radix = 3),
+    Algorithm::new("bcast::knomial", &[What::Bcast], |table| table.bcast_tree_max = ANY),
+    Algorithm::new("bcast::scatter_allgather", &[What::Bcast], |table| {
         (table.bcast_tree_max, table.bcast_pipeline_min) = (0, ANY);
     }),
-    Algorithm::new("bcast::circulant", &["Bcast"], |table| {
+    Algorithm::new("bcast::circulant", &[What::Bcast], |table| {
         (table.bcast_tree_max, table.bcast_pipeline_min, table.segment) = (0, 0, 64);
     }),
-    Algorithm::new("bcast::chain", &["Bcast"], |_| {}).by_chain(),
-    Algorithm::new("reduce::knomial", &["Reduce"], |table| table.reduce_tree_max = ANY),
-    Algorithm::new("reduce::knomial in order", &["Reduce"], |table| table.reduce_tree_max = ANY).in_order(),
-    Algorithm::new("reduce::reduce_scatter_gather", &["Reduce"], |table| table.reduce_tree_max = 0)
+    Algorithm::new("bcast::chain", &[What::Bcast], |_| {}).by_chain(),
+    Algorithm::new("reduce::knomial", &[What::Reduce], |table| table.reduce_tree_max = ANY),
+    Algorithm::new("reduce::knomial in order", &[What::Reduce], |table| table.reduce_tree_max = ANY)
         .in_order(),
-    Algorithm::new("reduce::chain", &["Reduce"], |_| {}).in_order().by_chain(),
-    Algorithm::new("allreduce::recursive_doubling", &["Allreduce"], |table| table.allreduce_whole_max = ANY)
+    Algorithm::new("reduce::reduce_scatter_gather", &[What::Reduce], |table| table.reduce_tree_max = 0)
         .in_order(),
-    Algorithm::new("allreduce::rabenseifner", &["Allreduce"], |table| {
+    Algorithm::new("reduce::chain", &[What::Reduce], |_| {}).in_order().by_chain(),
+    Algorithm::new("allreduce::recursive_doubling", &[What::Allreduce], |table| {
+        table.allreduce_whole_max = ANY
+    })
+    .in_order(),
+    Algorithm::new("allreduce::rabenseifner", &[What::Allreduce], |table| {
         (table.allreduce_whole_max, table.allreduce_ring_min) = (0, ANY);
     })
     .in_order(),
-    Algorithm::new("allreduce::ring", &["Allreduce"], |table| {
+    Algorithm::new("allreduce::ring", &[What::Allreduce], |table| {
         (table.allreduce_whole_max, table.allreduce_ring_min) = (0, 0);
     }),
-    Algorithm::new("allreduce::reproducible", &["Allreduce"], |table| table.allreduce_whole_max = 100)
+    Algorithm::new("allreduce::reproducible", &[What::Allreduce], |table| table.allreduce_whole_max = 100)
         .reproducible(),
-    Algorithm::new("reduce_scatter::pairwise", &["ReduceScatter", "ReduceScatterBlock"], |table| {
+    Algorithm::new("reduce_scatter::pairwise", REDUCE_SCATTERS, |table| {
         (table.reduce_scatter_halving_max, table.window) = (0, 2);
     })
     .in_order(),
-    Algorithm::new("reduce_scatter::circulant", &["ReduceScatter", "ReduceScatterBlock"], |table| {
+    Algorithm::new("reduce_scatter::circulant", REDUCE_SCATTERS, |table| {
         table.reduce_scatter_halving_max = ANY;
     }),
-    Algorithm::new("reduce_scatter::recursive_halving", &["ReduceScatter", "ReduceScatterBlock"], |table| {
+    Algorithm::new("reduce_scatter::recursive_halving", REDUCE_SCATTERS, |table| {
         table.reduce_scatter_halving_max = ANY;
     })
     .in_order(),
-    Algorithm::new("gather::binomial", &["Gather"], |table| table.gather_tree_max = ANY),
-    Algorithm::new("gather::direct", &["Gather", "Gatherv"], |table| {
+    Algorithm::new("gather::binomial", &[What::Gather], |table| table.gather_tree_max = ANY),
+    Algorithm::new("gather::direct", &[What::Gather, What::Gatherv], |table| {
         (table.gather_tree_max, table.window) = (0, 2);
     }),
-    Algorithm::new("scatter::binomial", &["Scatter"], |table| table.gather_tree_max = ANY),
-    Algorithm::new("scatter::direct", &["Scatter", "Scatterv"], |table| {
+    Algorithm::new("scatter::binomial", &[What::Scatter], |table| table.gather_tree_max = ANY),
+    Algorithm::new("scatter::direct", &[What::Scatter, What::Scatterv], |table| {
         (table.gather_tree_max, table.window) = (0, 2);
     }),
-    Algorithm::new("allgather::recursive_doubling", &["Allgather"], |table| {
+    Algorithm::new("allgather::recursive_doubling", &[What::Allgather], |table| {
         table.allgather_doubling_max = ANY
     })
     .of_size(|size| size.is_power_of_two()),
-    Algorithm::new("allgather::bruck", &["Allgather", "Allgatherv"], |table| {
+    Algorithm::new("allgather::bruck", &[What::Allgather, What::Allgatherv], |table| {
         table.allgather_doubling_max = ANY;
     })
     .of_size(|size| !size.is_power_of_two()),
-    Algorithm::new("allgather::ring", &["Allgather", "Allgatherv"], |table| table.allgather_doubling_max = 0),
-    Algorithm::new("alltoall::bruck", &["Alltoall"], |table| {
+    Algorithm::new("allgather::ring", &[What::Allgather, What::Allgatherv], |table| {
+        table.allgather_doubling_max = 0
+    }),
+    Algorithm::new("alltoall::bruck", &[What::Alltoall], |table| {
         (table.alltoall_bruck_max, table.alltoall_bruck_ranks) = (ANY, 2);
     }),
-    Algorithm::new("alltoall::direct", &["Alltoall", "Alltoallv"], |table| {
+    Algorithm::new("alltoall::direct", &[What::Alltoall, What::Alltoallv], |table| {
         (table.alltoall_bruck_max, table.window) = (0, 2);
     }),
-    Algorithm::new("scan::recursive_doubling", &["Scan", "Exscan"], |table| table.scan_chain_min = ANY)
-        .in_order(),
-    Algorithm::new("scan::chain", &["Scan", "Exscan"], |table| {
+    Algorithm::new("scan::recursive_doubling", &[What::Scan, What::Exscan], |table| {
+        table.scan_chain_min = ANY
+    })
+    .in_order(),
+    Algorithm::new("scan::chain", &[What::Scan, What::Exscan], |table| {
         (table.scan_chain_min, table.segment) = (0, 64);
     })
     .in_order(),
-    Algorithm::new("neighbour::exchange", &["Neighbours"], |_| {}),
+    Algorithm::new("neighbour::exchange", &[What::NeighbourAlltoallv], |_| {}),
 ];
 
 /// Never dropped: each would wait for the ends of what it has begun, and one that is dead would wait for ever.
 type Member<'c> = ManuallyDrop<Communicator<'c>>;
 
 /// Does deeds, up to three at a time, and checks what comes out.
-fn play(seed: u64, size: u32, what: What<'_>, victim: Option<u32>) -> Result<(), String> {
+fn play(seed: u64, size: u32, script: Script<'_>, victim: Option<u32>) -> Result<(), String> {
     let mut random = Random::new(seed ^ 0x5eed);
     let world = World::new(options(seed));
     let locations = locations(&mut random, size);
     let contexts = simulated_at(&world, &locations, &Config::default()).map_err(|error| error.to_string())?;
     let mut table = table(&mut random);
-    if let What::By(algorithm, _) = what {
+    if let Script::By(algorithm, _) = script {
         table.hierarchy = 0;
         (algorithm.table)(&mut table);
     }
     let member = |context| {
         let mut communicator = Communicator::world(context).expect("a world needs nothing");
         communicator.set_table(table.clone()).expect("a table that makes schedules");
-        communicator.set_reproducible(matches!(what, What::By(algorithm, _) if algorithm.reproducible));
+        communicator.set_reproducible(matches!(script, Script::By(algorithm, _) if algorithm.reproducible));
         ManuallyDrop::new(communicator)
     };
     let communicators: Vec<Member<'_>> = contexts.iter().map(member).collect();
-    let deeds: Vec<Deed> = match what {
-        What::Anything(count) => (0..count).map(|number| Deed::of(&mut random, size, number)).collect(),
-        What::These(deeds) => deeds.to_vec(),
-        What::By(algorithm, count) => {
+    let deeds: Vec<Deed> = match script {
+        Script::Anything(count) => (0..count).map(|number| Deed::of(&mut random, size, number)).collect(),
+        Script::These(deeds) => deeds.to_vec(),
+        Script::By(algorithm, count) => {
             (0..count).map(|number| algorithm.deed(&mut random, size, number)).collect()
         }
     };
@@ -414,7 +424,7 @@ fn operations_do_what_mpi_says() {
     for size in sizes() {
         for seed in 0..seeds() {
             let seed = seed * 1000 + u64::from(size);
-            if let Err(wrong) = play(seed, size, What::Anything(14), None) {
+            if let Err(wrong) = play(seed, size, Script::Anything(14), None) {
                 panic!("seed {seed} with {size} processes: {wrong}");
             }
         }
@@ -428,7 +438,7 @@ fn every_operation_works_on_every_type() {
     for (part, size) in sizes().enumerate() {
         let mut random = Random::new(size.into());
         let deeds = Deed::each(&mut random, size).into_iter().skip(part % parts).step_by(parts);
-        if let Err(wrong) = play(size.into(), size, What::These(&deeds.collect::<Vec<_>>()), None) {
+        if let Err(wrong) = play(size.into(), size, Script::These(&deeds.collect::<Vec<_>>()), None) {
             panic!("{size} processes: {wrong}");
         }
     }
@@ -440,7 +450,7 @@ fn the_death_of_a_process_ends_what_it_takes_part_in() {
         for seed in 0..seeds() {
             let seed = seed * 1000 + u64::from(size);
             let victim = (seed % u64::from(size)) as u32;
-            if let Err(wrong) = play(seed, size, What::Anything(10), Some(victim)) {
+            if let Err(wrong) = play(seed, size, Script::Anything(10), Some(victim)) {
                 panic!("seed {seed} with {size} processes: {wrong}");
             }
         }
@@ -460,7 +470,7 @@ fn every_algorithm() {
             let size = sizes[random.below(sizes.len()).min(random.below(sizes.len()))];
             let victim = (seed % 2 == 0).then(|| random.below(size as usize) as u32);
             deaths += u64::from(victim.is_some());
-            if let Err(wrong) = play(seed, size, What::By(algorithm, 5), victim) {
+            if let Err(wrong) = play(seed, size, Script::By(algorithm, 5), victim) {
                 panic!(
                     "seed {seed} of {} with {size} processes, {victim:?} is to end: {wrong}",
                     algorithm.name

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use ironband_tests::deeds::Deed;
+use ironband_tests::deeds::What;
 use ironband_tests::{Ended, Job, Launcher, Outcome, Random, by_hand, free_port, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_collectives_agent");
@@ -157,13 +157,12 @@ fn one_is_killed() {
 fn one_is_killed_in_each_operation() {
     let _turn = turn();
     let seeds = std::env::var("IRONBAND_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    for operation in 0..Deed::OPERATIONS {
+    for (operation, what) in What::ALL.into_iter().enumerate() {
         for (seed, length) in (0..seeds).flat_map(|seed| [(2 * seed, "short"), (2 * seed + 1, "long")]) {
             let mut random = Random::new(seed * 1000 + operation as u64);
             let ranks = 2 + random.below(5) as u32;
             let victim = random.below(ranks as usize) as u32;
-            let deed = Deed::of_operation(operation, false, &mut random, ranks, 0);
-            let places = if deed.on_matrices().is_some() { &["step", "operator"][..] } else { &["step"] };
+            let places = if what.combines() { &["step", "operator"][..] } else { &["step"] };
             for place in places {
                 let [operation, seed] = [operation as u64, seed].map(|number| number.to_string());
                 let words = ["die-in", &operation, length, place, &seed, &victim.to_string()];

@@ -19,7 +19,7 @@ use ironband_collectives::operator::{Commutative, LocatedF64, MaxLoc, Sum};
 use ironband_collectives::schedule::Transfer;
 use ironband_collectives::{Communicator, Error};
 use ironband_tests::Random;
-use ironband_tests::deeds::{Deed, How, die_in_product};
+use ironband_tests::deeds::{Deed, How, What, die_in_product};
 use rustix::process::{Signal, getpid, kill_process};
 
 fn main() -> ExitCode {
@@ -39,9 +39,9 @@ fn main() -> ExitCode {
         }
         ["die", seed, rank] => one_dies(&context, number(seed), number(rank) as u32),
         ["die-in", operation, length, place, seed, rank] => {
-            let operation = number(operation) as usize;
+            let what = What::ALL[number(operation) as usize];
             let random = Random::new(number(seed));
-            let how = (operation, length == "long", place == "operator");
+            let how = (what, length == "long", place == "operator");
             dies_in(&context, how, &random, number(rank) as u32)
         }
         ["drop"] => drops(&context),
@@ -257,7 +257,7 @@ const BEFORE: u32 = 3;
 
 fn dies_in(
     context: &Context,
-    (operation, is_long, in_operator): (usize, bool, bool),
+    (what, is_long, in_operator): (What, bool, bool),
     seed: &Random,
     victim: u32,
 ) -> Result<(), String> {
@@ -271,7 +271,7 @@ fn dies_in(
     let mut start = Instant::now();
     let mut number = 0;
     loop {
-        let mut deed = Deed::of_operation(operation, is_long, &mut random, world.size(), number);
+        let mut deed = Deed::of_operation(what, is_long, &mut random, world.size(), number);
         if in_operator {
             deed = deed.on_matrices().ok_or("this operation has no operator")?;
         }
@@ -306,9 +306,9 @@ fn dies_in(
     let rest = what_is_left(&world)?;
     // Some have noticed earlier than others.
     random = seed.clone();
-    for number in 0..2 * Deed::OPERATIONS as u32 {
-        let (operation, is_long) = (number as usize / 2, number % 2 == 1);
-        let deed = Deed::of_operation(operation, is_long, &mut random, rest.size(), number);
+    for number in 0..2 * What::ALL.len() as u32 {
+        let (what, is_long) = (What::ALL[number as usize / 2], number % 2 == 1);
+        let deed = Deed::of_operation(what, is_long, &mut random, rest.size(), number);
         if let Some(error) = deed.run(&rest, WAYS[(number + rest.rank()) as usize % WAYS.len()])? {
             return Err(format!("{error} in {deed:?}, after the shrink"));
         }

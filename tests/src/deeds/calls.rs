@@ -7,7 +7,7 @@ use ironband_collectives::schedule::{Place, Schedule};
 use ironband_collectives::{Combining, Communicator, Error, InPlacePlan, InPlaceRequest, Plan, Request};
 
 use super::element::{Element, Visitor};
-use super::{Deed, What};
+use super::{Deed, What, neighbours, opposite};
 
 /// How an operation is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,8 +158,8 @@ impl<'c> Call<'_, '_, 'c> {
             What::Alltoallv => self.go(communicator.plan_alltoallv(&self.to(), &self.from())),
             What::Scan => self.go(communicator.plan_scan(len, operator, true)),
             What::Exscan => self.go(communicator.plan_scan(len, operator, false)),
-            What::Neighbours => {
-                let (to, from) = (deed.neighbours(rank), deed.opposite(rank));
+            What::NeighbourAlltoallv => {
+                let (to, from) = (neighbours(rank, deed.size), opposite(rank, deed.size));
                 let sent = to.map(|to| deed.count(rank, to));
                 let got = from.map(|from| deed.count(from, rank));
                 self.go(communicator.plan_neighbour_exchange((&to, &sent), (&from, &got)))
@@ -191,8 +191,8 @@ impl<'c> Call<'_, '_, 'c> {
             What::Alltoallv => communicator.alltoallv(&input, &self.to(), &mut output, &self.from()),
             What::Scan => communicator.scan(&input, &mut output, operator),
             What::Exscan => communicator.exscan(&input, &mut output, operator),
-            What::Neighbours => {
-                let (to, from) = (deed.neighbours(rank), deed.opposite(rank));
+            What::NeighbourAlltoallv => {
+                let (to, from) = (neighbours(rank, deed.size), opposite(rank, deed.size));
                 let sent = to.map(|to| deed.count(rank, to));
                 let got = from.map(|from| deed.count(from, rank));
                 communicator.neighbour_exchange((&input, &sent, &to), (&mut output, &got, &from))
@@ -209,7 +209,7 @@ impl<'c> Call<'_, '_, 'c> {
         let (counts, root) = (deed.counts(), communicator.root(deed.root)?);
         let of_root = if rank == deed.root { &counts[..] } else { &[] };
         let outcome = match deed.what {
-            What::Barrier | What::Neighbours => unreachable!("it has no form in place"),
+            What::Barrier | What::NeighbourAlltoallv => unreachable!("it has no form in place"),
             What::Bcast => root.bcast(&mut vector),
             What::Reduce => root.reduce_in_place(&mut vector, operator),
             What::Allreduce => communicator.allreduce_in_place(&mut vector, operator),

@@ -4,6 +4,7 @@
 mod calls;
 mod element;
 mod oracle;
+mod what;
 
 use ironband_collectives::{Communicator, Error};
 
@@ -11,47 +12,7 @@ use crate::Random;
 
 pub use calls::{How, Under};
 pub use element::{Element, Kind, Matrix, die_in_product};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Barrier,
-    Bcast,
-    Reduce,
-    Allreduce,
-    ReduceScatterBlock,
-    ReduceScatter,
-    Gather,
-    Gatherv,
-    Scatter,
-    Scatterv,
-    Allgather,
-    Allgatherv,
-    Alltoall,
-    Alltoallv,
-    Scan,
-    Exscan,
-    Neighbours,
-}
-
-const ALL: [What; 17] = [
-    What::Barrier,
-    What::Bcast,
-    What::Reduce,
-    What::Allreduce,
-    What::ReduceScatterBlock,
-    What::ReduceScatter,
-    What::Gather,
-    What::Gatherv,
-    What::Scatter,
-    What::Scatterv,
-    What::Allgather,
-    What::Allgatherv,
-    What::Alltoall,
-    What::Alltoallv,
-    What::Scan,
-    What::Exscan,
-    What::Neighbours,
-];
+pub use what::{What, neighbours, opposite};
 
 /// One operation of all ranks. It follows from a seed.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +46,7 @@ impl Deed {
     pub fn of(random: &mut Random, size: u32, number: u32) -> Self {
         let lens = lens(size);
         Self {
-            what: ALL[random.below(ALL.len())],
+            what: What::ALL[random.below(What::ALL.len())],
             kind: Kind::ALL[random.below(Kind::ALL.len())],
             len: lens[random.below(lens.len())],
             root: random.below(size as usize) as u32,
@@ -98,38 +59,25 @@ impl Deed {
 
     /// Every operation on every type; the rest follows from a seed.
     pub fn each(random: &mut Random, size: u32) -> Vec<Self> {
-        let pairs = ALL.iter().flat_map(|what| Kind::ALL.iter().map(|kind| (*what, *kind)));
+        let pairs = What::ALL.iter().flat_map(|what| Kind::ALL.iter().map(|kind| (*what, *kind)));
         (0..)
             .zip(pairs)
             .map(|(number, (what, kind))| Self { what, kind, ..Self::of(random, size, number) })
             .collect()
     }
 
-    /// How many operations there are.
-    pub const OPERATIONS: usize = ALL.len();
-
-    /// One of `size` ranks: the operation with this number below [`Deed::OPERATIONS`], on few elements or so many that no message goes at once.
-    pub fn of_operation(
-        operation: usize,
-        is_long: bool,
-        random: &mut Random,
-        size: u32,
-        number: u32,
-    ) -> Self {
+    /// One of `size` ranks: this operation on few elements, or so many that no message goes at once.
+    pub fn of_operation(what: What, is_long: bool, random: &mut Random, size: u32, number: u32) -> Self {
         let lens = if is_long { [5000, 20_000] } else { [1, 37] };
-        Self { what: ALL[operation], len: lens[random.below(2)], ..Self::of(random, size, number) }
+        Self { what, len: lens[random.below(2)], ..Self::of(random, size, number) }
     }
 
-    /// The operation of this name, on a few hundred elements, which commute or do not.
-    ///
-    /// # Panics
-    /// When there is no such operation.
-    pub fn named(name: &str, commutes: bool, random: &mut Random, size: u32, number: u32) -> Self {
-        let operation = ALL.iter().position(|what| format!("{what:?}") == name).expect("an operation");
+    /// This operation on a few hundred elements, which commute or do not.
+    pub fn of_order(what: What, commutes: bool, random: &mut Random, size: u32, number: u32) -> Self {
         let kinds = if commutes { [Kind::SumU8, Kind::SumF64] } else { [Kind::Matrices; 2] };
         let lens = [1, 37, 300];
         let (kind, len) = (kinds[random.below(2)], lens[random.below(3)]);
-        Self { kind, len, ..Self::of_operation(operation, false, random, size, number) }
+        Self { kind, len, ..Self::of_operation(what, false, random, size, number) }
     }
 
     /// The same by a chain: a broadcast or a reduction, by a plan.
@@ -139,16 +87,7 @@ impl Deed {
 
     /// The same on matrices, if the operation combines something.
     pub fn on_matrices(self) -> Option<Self> {
-        let combines = matches!(
-            self.what,
-            What::Reduce
-                | What::Allreduce
-                | What::ReduceScatterBlock
-                | What::ReduceScatter
-                | What::Scan
-                | What::Exscan
-        );
-        combines.then_some(Self { kind: Kind::Matrices, ..self })
+        self.what.combines().then_some(Self { kind: Kind::Matrices, ..self })
     }
 
     /// Begins it at one rank, or does it until its end.

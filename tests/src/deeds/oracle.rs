@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use ironband_collectives::schedule::Place;
+
 use super::element::Element;
-use super::{Deed, What, bits};
+use super::{Deed, What, bits, neighbours, opposite};
 
 impl Deed {
     /// The block that `from` has for `to`, where blocks differ.
@@ -19,85 +21,22 @@ impl Deed {
         (0..self.size).map(|rank| self.count(0, rank)).collect()
     }
 
-    /// Whom a rank has to its right: two neighbours, the second one twice.
-    pub(super) fn neighbours(&self, rank: u32) -> [u32; 3] {
-        [(rank + 1) % self.size, (rank + 2) % self.size, (rank + 2) % self.size]
-    }
-
-    pub(super) fn opposite(&self, rank: u32) -> [u32; 3] {
-        let before = |distance: u32| (rank + 2 * self.size - distance) % self.size;
-        [before(1), before(2), before(2)]
+    /// The elements of input and output of a rank.
+    fn lens(&self, rank: u32) -> (u64, u64) {
+        let place = Place { rank, size: self.size };
+        self.what.lens(place, self.root, self.len, |from, to| self.count(from, to))
     }
 
     pub(super) fn input<T: Element>(&self, rank: u32) -> Vec<T> {
-        let p = u64::from(self.size);
-        let is_root = rank == self.root;
-        let len = match self.what {
-            What::Barrier | What::Bcast => 0,
-            What::Reduce | What::Allreduce | What::Gather | What::Allgather | What::Scan | What::Exscan => {
-                self.len
-            }
-            What::ReduceScatterBlock | What::Alltoall => self.len * p,
-            What::ReduceScatter => self.counts().iter().sum(),
-            What::Gatherv | What::Allgatherv => self.count(0, rank),
-            What::Scatter => {
-                if is_root {
-                    self.len * p
-                } else {
-                    0
-                }
-            }
-            What::Scatterv => {
-                if is_root {
-                    self.counts().iter().sum()
-                } else {
-                    0
-                }
-            }
-            What::Alltoallv => (0..self.size).map(|to| self.count(rank, to)).sum(),
-            What::Neighbours => self.neighbours(rank).iter().map(|to| self.count(rank, *to)).sum(),
-        };
-        (0..len).map(|index| T::of(bits(self.salt, rank, index))).collect()
+        (0..self.lens(rank).0).map(|index| T::of(bits(self.salt, rank, index))).collect()
     }
 
-    /// What is in the output before: something that must not be left.
+    /// What is in the output before: the root's data of a broadcast, and otherwise something that must not be left.
     pub(super) fn output_before<T: Element>(&self, rank: u32) -> Vec<T> {
-        let p = u64::from(self.size);
-        let is_root = rank == self.root;
-        let len = match self.what {
-            What::Barrier => 0,
-            What::Bcast if is_root => {
-                return (0..self.len).map(|index| T::of(bits(self.salt, rank, index))).collect();
-            }
-            What::Bcast | What::Allreduce | What::ReduceScatterBlock | What::Scatter => self.len,
-            What::Scan | What::Exscan => self.len,
-            What::Reduce => {
-                if is_root {
-                    self.len
-                } else {
-                    0
-                }
-            }
-            What::ReduceScatter | What::Scatterv => self.count(0, rank),
-            What::Gather => {
-                if is_root {
-                    self.len * p
-                } else {
-                    0
-                }
-            }
-            What::Gatherv => {
-                if is_root {
-                    self.counts().iter().sum()
-                } else {
-                    0
-                }
-            }
-            What::Allgather | What::Alltoall => self.len * p,
-            What::Allgatherv => self.counts().iter().sum(),
-            What::Alltoallv => (0..self.size).map(|from| self.count(from, rank)).sum(),
-            What::Neighbours => self.opposite(rank).iter().map(|from| self.count(*from, rank)).sum(),
-        };
+        let len = self.lens(rank).1;
+        if self.what == What::Bcast && rank == self.root {
+            return (0..len).map(|index| T::of(bits(self.salt, rank, index))).collect();
+        }
         vec![T::of(0xdead_beef); len as usize]
     }
 
@@ -144,14 +83,14 @@ impl Deed {
             // That of rank 0 stays.
             What::Exscan if rank == 0 => self.output_before(rank),
             What::Exscan => folded(0..rank),
-            What::Neighbours => {
+            What::NeighbourAlltoallv => {
                 let mut got = Vec::new();
                 let mut seen = Vec::new();
-                for from in self.opposite(rank) {
+                for from in opposite(rank, self.size) {
                     // The k-th edge from there is the k-th one to here.
                     let number = seen.iter().filter(|other| **other == from).count();
                     seen.push(from);
-                    let edges = self.neighbours(from);
+                    let edges = neighbours(from, self.size);
                     let at = (0..3).filter(|at| edges[*at] == rank).nth(number).expect("edges have two ends");
                     let start: u64 = edges[..at].iter().map(|to| self.count(from, *to)).sum();
                     let len = self.count(from, rank);
@@ -177,7 +116,7 @@ impl Deed {
     pub(super) fn is_in_place(&self, rank: u32) -> bool {
         let has_own_choice = !matches!(self.what, What::Alltoall | What::Alltoallv);
         self.in_place
-            && !matches!(self.what, What::Barrier | What::Neighbours)
+            && !matches!(self.what, What::Barrier | What::NeighbourAlltoallv)
             && !(has_own_choice && (self.salt + u64::from(rank)).is_multiple_of(3))
     }
 

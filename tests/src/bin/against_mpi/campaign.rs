@@ -6,10 +6,10 @@ use ironband_collectives::operator::{
     Min, MinLoc, Product, Sum,
 };
 use ironband_tests::Random;
-use ironband_tests::deeds::Matrix;
+use ironband_tests::deeds::{Matrix, What};
 
 use crate::mpi::Op;
-use crate::trial::{Both, Trial, What};
+use crate::trial::{Both, Trial};
 
 /// Something that all ranks do, and compare.
 type Act = fn(&Trial, &Both<'_, '_>) -> Result<(), String>;

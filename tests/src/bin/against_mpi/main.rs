@@ -16,10 +16,11 @@ use ironband::{Config, Context, Error};
 use ironband_collectives::operator::Sum;
 use ironband_collectives::{Communicator, Table};
 use ironband_tests::Random;
+use ironband_tests::deeds::{neighbours, opposite};
 
 use campaign::{MANY, do_each, do_one, low_table};
 use mpi::Mpi;
-use trial::{Both, neighbours, opposite};
+use trial::Both;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -1,68 +1,13 @@
 //! One operation, done by Ironband and by MPI with the same inputs.
 
 use ironband_collectives::operator::Operator;
+use ironband_collectives::schedule::Place;
 use ironband_collectives::{Combining, Communicator, Error, Plan};
 use ironband_tests::Random;
+use ironband_tests::deeds::{What, neighbours, opposite};
 
 use crate::datum::Datum;
 use crate::mpi::{Mpi, Op};
-
-/// What is done, by MPI's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
-    Barrier,
-    Bcast,
-    Reduce,
-    Allreduce,
-    ReduceScatterBlock,
-    ReduceScatter,
-    Gather,
-    Gatherv,
-    Scatter,
-    Scatterv,
-    Allgather,
-    Allgatherv,
-    Alltoall,
-    Alltoallv,
-    Scan,
-    Exscan,
-    NeighbourAlltoallv,
-}
-
-impl What {
-    pub(crate) const ALL: [Self; 17] = [
-        Self::Barrier,
-        Self::Bcast,
-        Self::Reduce,
-        Self::Allreduce,
-        Self::ReduceScatterBlock,
-        Self::ReduceScatter,
-        Self::Gather,
-        Self::Gatherv,
-        Self::Scatter,
-        Self::Scatterv,
-        Self::Allgather,
-        Self::Allgatherv,
-        Self::Alltoall,
-        Self::Alltoallv,
-        Self::Scan,
-        Self::Exscan,
-        Self::NeighbourAlltoallv,
-    ];
-
-    pub(crate) const fn has_root(self) -> bool {
-        matches!(
-            self,
-            Self::Bcast | Self::Reduce | Self::Gather | Self::Gatherv | Self::Scatter | Self::Scatterv
-        )
-    }
-
-    /// Whether elements are combined.
-    pub(crate) const fn combines(self) -> bool {
-        let scatters = matches!(self, Self::ReduceScatterBlock | Self::ReduceScatter);
-        scatters || matches!(self, Self::Reduce | Self::Allreduce | Self::Scan | Self::Exscan)
-    }
-}
 
 /// The same processes, with the same ranks.
 pub(crate) struct Both<'b, 'c> {
@@ -81,17 +26,6 @@ pub(crate) struct Trial {
     pub(crate) salt: u64,
     /// With what elements are combined, if they are.
     pub(crate) op: Option<Op>,
-}
-
-/// To whom a rank sends as a neighbour: two ranks, the second one twice.
-pub(crate) fn neighbours(rank: u32, size: u32) -> [u32; 3] {
-    [(rank + 1) % size, (rank + 2) % size, (rank + 2) % size]
-}
-
-/// From whom.
-pub(crate) fn opposite(rank: u32, size: u32) -> [u32; 3] {
-    let before = |distance: u32| (rank + 2 * size - distance) % size;
-    [before(1), before(2), before(2)]
 }
 
 impl Trial {
@@ -115,30 +49,8 @@ impl Trial {
 
     /// The elements of input and output of a rank.
     fn lens(&self, rank: u32) -> (u64, u64) {
-        let (len, all) = (self.len, self.len * u64::from(self.size));
-        let sum = |counts: &[u64]| counts.iter().sum::<u64>();
-        let if_root = |len: u64| if rank == self.root { len } else { 0 };
-        match self.what {
-            What::Barrier => (0, 0),
-            What::Bcast => (0, len),
-            What::Reduce => (len, if_root(len)),
-            What::Allreduce | What::Scan | What::Exscan => (len, len),
-            What::ReduceScatterBlock => (all, len),
-            What::ReduceScatter => (sum(&self.counts()), self.count(0, rank)),
-            What::Gather => (len, if_root(all)),
-            What::Gatherv => (self.count(0, rank), if_root(sum(&self.counts()))),
-            What::Scatter => (if_root(all), len),
-            What::Scatterv => (if_root(sum(&self.counts())), self.count(0, rank)),
-            What::Allgather => (len, all),
-            What::Allgatherv => (self.count(0, rank), sum(&self.counts())),
-            What::Alltoall => (all, all),
-            What::Alltoallv => (sum(&self.sent(rank)), sum(&self.got(rank))),
-            What::NeighbourAlltoallv => {
-                let to = neighbours(rank, self.size).map(|to| self.count(rank, to));
-                let from = opposite(rank, self.size).map(|from| self.count(from, rank));
-                (sum(&to), sum(&from))
-            }
-        }
+        let place = Place { rank, size: self.size };
+        self.what.lens(place, self.root, self.len, |from, to| self.count(from, to))
     }
 
     fn element<T: Datum>(&self, rank: u32, index: u64) -> T {
