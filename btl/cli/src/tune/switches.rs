@@ -30,102 +30,51 @@ pub(super) struct Switch {
     /// Whether the row is the first length of the second algorithm, and not the last of the first.
     is_first_of_second: bool,
     pub(super) value: fn(&mut Table) -> &mut u64,
-    /// Makes a table that takes the first for all lengths.
-    first: fn(&mut Table),
-    /// And the second.
-    second: fn(&mut Table),
+    /// Sets the row that would have a third one taken.
+    beside: fn(&mut Table),
 }
 
 /// All such rows. What else is in a table (radices, windows, pieces) is not measured.
 pub(super) const SWITCHES: [Switch; 10] = [
-    Switch {
-        row: "bcast_tree_max",
-        collective: Collective::Bcast,
-        is_first_of_second: false,
-        value: |table| &mut table.bcast_tree_max,
-        first: |table| table.bcast_tree_max = u64::MAX,
-        second: |table| (table.bcast_tree_max, table.bcast_pipeline_min) = (0, u64::MAX),
-    },
-    Switch {
-        row: "bcast_pipeline_min",
-        collective: Collective::Bcast,
-        is_first_of_second: true,
-        value: |table| &mut table.bcast_pipeline_min,
-        first: |table| (table.bcast_tree_max, table.bcast_pipeline_min) = (0, u64::MAX),
-        second: |table| (table.bcast_tree_max, table.bcast_pipeline_min) = (0, 0),
-    },
-    Switch {
-        row: "reduce_tree_max",
-        collective: Collective::Reduce,
-        is_first_of_second: false,
-        value: |table| &mut table.reduce_tree_max,
-        first: |table| table.reduce_tree_max = u64::MAX,
-        second: |table| table.reduce_tree_max = 0,
-    },
-    Switch {
-        row: "allreduce_whole_max",
-        collective: Collective::Allreduce,
-        is_first_of_second: false,
-        value: |table| &mut table.allreduce_whole_max,
-        first: |table| table.allreduce_whole_max = u64::MAX,
-        second: |table| (table.allreduce_whole_max, table.allreduce_ring_min) = (0, u64::MAX),
-    },
-    Switch {
-        row: "allreduce_ring_min",
-        collective: Collective::Allreduce,
-        is_first_of_second: true,
-        value: |table| &mut table.allreduce_ring_min,
-        first: |table| (table.allreduce_whole_max, table.allreduce_ring_min) = (0, u64::MAX),
-        second: |table| (table.allreduce_whole_max, table.allreduce_ring_min) = (0, 0),
-    },
-    Switch {
-        row: "reduce_scatter_halving_max",
-        collective: Collective::ReduceScatter,
-        is_first_of_second: false,
-        value: |table| &mut table.reduce_scatter_halving_max,
-        first: |table| table.reduce_scatter_halving_max = u64::MAX,
-        second: |table| table.reduce_scatter_halving_max = 0,
-    },
-    Switch {
-        row: "allgather_doubling_max",
-        collective: Collective::Allgather,
-        is_first_of_second: false,
-        value: |table| &mut table.allgather_doubling_max,
-        first: |table| table.allgather_doubling_max = u64::MAX,
-        second: |table| table.allgather_doubling_max = 0,
-    },
-    Switch {
-        row: "alltoall_bruck_max",
-        collective: Collective::Alltoall,
-        is_first_of_second: false,
-        value: |table| &mut table.alltoall_bruck_max,
-        first: |table| table.alltoall_bruck_max = u64::MAX,
-        second: |table| table.alltoall_bruck_max = 0,
-    },
-    Switch {
-        row: "gather_tree_max",
-        collective: Collective::Gather,
-        is_first_of_second: false,
-        value: |table| &mut table.gather_tree_max,
-        first: |table| table.gather_tree_max = u64::MAX,
-        second: |table| table.gather_tree_max = 0,
-    },
-    Switch {
-        row: "scan_chain_min",
-        collective: Collective::Scan,
-        is_first_of_second: true,
-        value: |table| &mut table.scan_chain_min,
-        first: |table| table.scan_chain_min = u64::MAX,
-        second: |table| table.scan_chain_min = 0,
-    },
+    Switch::max("bcast_tree_max", Collective::Bcast, |table| &mut table.bcast_tree_max)
+        .beside(|table| table.bcast_pipeline_min = u64::MAX),
+    Switch::min("bcast_pipeline_min", Collective::Bcast, |table| &mut table.bcast_pipeline_min)
+        .beside(|table| table.bcast_tree_max = 0),
+    Switch::max("reduce_tree_max", Collective::Reduce, |table| &mut table.reduce_tree_max),
+    Switch::max("allreduce_whole_max", Collective::Allreduce, |table| &mut table.allreduce_whole_max)
+        .beside(|table| table.allreduce_ring_min = u64::MAX),
+    Switch::min("allreduce_ring_min", Collective::Allreduce, |table| &mut table.allreduce_ring_min)
+        .beside(|table| table.allreduce_whole_max = 0),
+    Switch::max("reduce_scatter_halving_max", Collective::ReduceScatter, |table| {
+        &mut table.reduce_scatter_halving_max
+    }),
+    Switch::max("allgather_doubling_max", Collective::Allgather, |table| &mut table.allgather_doubling_max),
+    Switch::max("alltoall_bruck_max", Collective::Alltoall, |table| &mut table.alltoall_bruck_max),
+    Switch::max("gather_tree_max", Collective::Gather, |table| &mut table.gather_tree_max),
+    Switch::min("scan_chain_min", Collective::Scan, |table| &mut table.scan_chain_min),
 ];
 
 impl Switch {
-    /// The tables that take the one and the other.
+    /// A row that is the last length of the first.
+    const fn max(row: &'static str, collective: Collective, value: fn(&mut Table) -> &mut u64) -> Self {
+        Self { row, collective, is_first_of_second: false, value, beside: |_| {} }
+    }
+
+    /// A row that is the first length of the second.
+    const fn min(row: &'static str, collective: Collective, value: fn(&mut Table) -> &mut u64) -> Self {
+        Self { is_first_of_second: true, ..Self::max(row, collective, value) }
+    }
+
+    const fn beside(self, beside: fn(&mut Table)) -> Self {
+        Self { beside, ..self }
+    }
+
+    /// The tables that take the one and the other for all lengths.
     pub(super) fn tables(&self, base: &Table) -> [Table; 2] {
-        [self.first, self.second].map(|change| {
+        [u64::MAX, 0].map(|value| {
             let mut table = base.clone();
-            change(&mut table);
+            (self.beside)(&mut table);
+            *(self.value)(&mut table) = value;
             table
         })
     }
