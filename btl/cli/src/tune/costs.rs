@@ -15,20 +15,12 @@ use crate::quantity::{quotient_text, size_label, value_text};
 /// Vectors or blocks of so many bytes.
 const SIZES: [u64; 3] = [8, 64 << 10, 16 << 20];
 
-/// The operations that are counted; those with blocks of any lengths cost as much as these.
-const OPERATIONS: [Collective; 11] = [
-    Collective::Barrier,
-    Collective::Bcast,
-    Collective::Reduce,
-    Collective::Allreduce,
-    Collective::ReduceScatter,
-    Collective::Gather,
-    Collective::Scatter,
-    Collective::Allgather,
-    Collective::Alltoall,
-    Collective::Scan,
-    Collective::Exscan,
-];
+/// Whether it is counted: with blocks of any lengths an operation costs as much as with equal ones, and whose
+/// neighbours are whose is not known.
+const fn is_counted(collective: &Collective) -> bool {
+    use Collective::{Allgatherv, Alltoallv, Gatherv, NeighbourExchange, Scatterv};
+    !matches!(collective, Gatherv | Scatterv | Allgatherv | Alltoallv | NeighbourExchange)
+}
 
 /// Numbers of ranks: powers of four, and between them three times one, which is no power of two; and the
 /// greatest.
@@ -102,8 +94,9 @@ pub(super) fn print(
         "ratio"
     )?;
     let numbers = numbers_of_ranks(max_ranks);
-    bar.set_length((OPERATIONS.len() * numbers.len()) as u64);
-    for collective in OPERATIONS {
+    let operations = || Collective::ALL.into_iter().filter(is_counted);
+    bar.set_length((operations().count() * numbers.len()) as u64);
+    for collective in operations() {
         for ranks in &numbers {
             bar.set_message(format!("{} with {ranks} ranks", collective.name()));
             let sizes = if collective == Collective::Barrier { &SIZES[..1] } else { &SIZES };
