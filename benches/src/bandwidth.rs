@@ -1,17 +1,48 @@
 //! Windows of messages between pairs of ranks: osu_bw, osu_bibw and osu_mbw_mr.
 
+use clap::Parser;
+use serde::Serialize;
+
 use crate::{
     error::BenchError,
     measure::{Exchange, Handshake, measure},
     memory::{Layout, PageBuffer, Slots, Span},
-    options::{Common, WindowSize},
+    options::{Common, Implementation, Which, WindowSize},
     plan::BANDWIDTH,
     point_to_point::{Channel, Requests, Tag},
-    program::staging_note,
+    program::{Options, staging_note},
     report::{Report, Row},
     session::{Pair, Session},
     stage::Stage,
 };
+
+/// Options of the three.
+#[derive(Parser, Serialize)]
+pub struct Arguments {
+    #[command(flatten)]
+    #[serde(flatten)]
+    common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    which: Which,
+    #[command(flatten)]
+    #[serde(flatten)]
+    window: WindowSize,
+}
+
+impl Options for Arguments {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn implementation(&self) -> Implementation {
+        self.which.implementation
+    }
+
+    fn check(&self) -> Result<(), BenchError> {
+        self.which.check_windows()
+    }
+}
 
 /// Bytes of the message that closes a one-way window, as in OSU.
 const ACKNOWLEDGE_BYTES: usize = 4;
@@ -137,8 +168,7 @@ impl Buffers {
 /// Runs one of the bandwidth benchmarks.
 pub fn run(
     session: &Session,
-    common: &Common,
-    window: WindowSize,
+    Arguments { common, window, .. }: &Arguments,
     kind: Kind,
     report: &mut Report<'_>,
 ) -> Result<(), BenchError> {

@@ -1,17 +1,41 @@
 //! Ping-pong between pairs of ranks: osu_latency and osu_multi_lat.
 
+use clap::Parser;
+use serde::Serialize;
+
 use crate::{
     error::BenchError,
     measure::{Exchange, Handshake, measure},
     memory::{Layout, PageBuffer, Slots},
-    options::{Common, Which},
+    options::{Common, Implementation, Which},
     plan::LATENCY,
     point_to_point::{Channel, Tag},
-    program::staging_note,
+    program::{Options, staging_note},
     report::{Report, Row},
     session::Session,
     stage::Stage,
 };
+
+/// Options of the two.
+#[derive(Parser, Serialize)]
+pub struct Arguments {
+    #[command(flatten)]
+    #[serde(flatten)]
+    common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    which: Which,
+}
+
+impl Options for Arguments {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn implementation(&self) -> Implementation {
+        self.which.implementation
+    }
+}
 
 /// One message there and one back, for one rank of a pair.
 struct PingPong<'a, const ACTIVE: bool> {
@@ -69,8 +93,7 @@ impl<const ACTIVE: bool> Exchange for PingPong<'_, ACTIVE> {
 /// result is the mean over pairs.
 pub fn run(
     session: &Session,
-    common: &Common,
-    which: Which,
+    Arguments { common, which }: &Arguments,
     together: bool,
     report: &mut Report<'_>,
 ) -> Result<(), BenchError> {

@@ -1,6 +1,6 @@
 //! OSU-style point-to-point, one-sided and collective benchmarks, of MPI by rsmpi and of Ironband.
 //!
-//! Each binary in `src/bin` only names its options and the routine it runs; everything else is here, once:
+//! Each binary in `src/bin` only says what it is called and names the routine it runs; everything else is here, once:
 //!
 //! | module | what it holds |
 //! |---|---|

@@ -4,19 +4,59 @@
 //! With active synchronization (fence, post/start/complete/wait) rank 1 takes part in every round, and in the
 //! latency benchmarks the two take turns, so that a round holds two operations and its time is halved.
 
+use clap::Parser;
+use serde::Serialize;
+
 use crate::{
     error::BenchError,
     measure::{Exchange, Handshake, measure},
     memory::{Layout, PageBuffer, Slots},
-    options::{Common, OneSided},
+    options::{Common, OneSided, WindowSize},
     plan::{BANDWIDTH, LATENCY, Schedule},
     point_to_point::{Channel, Tag},
-    program::staging_note,
+    program::{Options, staging_note},
     report::{Report, Row},
     rma::{Synchronization, Window},
     session::Session,
     stage::Stage,
 };
+
+/// Options of the latency benchmarks.
+#[derive(Parser, Serialize)]
+pub struct LatencyArguments {
+    #[command(flatten)]
+    #[serde(flatten)]
+    common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    one_sided: OneSided,
+}
+
+impl Options for LatencyArguments {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
+
+/// Options of the bandwidth benchmarks.
+#[derive(Parser, Serialize)]
+pub struct BandwidthArguments {
+    #[command(flatten)]
+    #[serde(flatten)]
+    common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    window: WindowSize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    one_sided: OneSided,
+}
+
+impl Options for BandwidthArguments {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +69,7 @@ pub enum Operation {
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+enum Kind {
     /// One operation at a time.
     Latency,
     /// This many operations between synchronizations.
@@ -241,8 +281,28 @@ impl Exchange for Access<'_> {
     }
 }
 
-/// Runs one of the one-sided benchmarks.
-pub fn run(
+/// Runs osu_put_latency or osu_get_latency.
+pub fn run_latency(
+    session: &Session,
+    arguments: &LatencyArguments,
+    operation: Operation,
+    report: &mut Report<'_>,
+) -> Result<(), BenchError> {
+    run(session, &arguments.common, arguments.one_sided, operation, Kind::Latency, report)
+}
+
+/// Runs osu_put_bw or osu_get_bw.
+pub fn run_bandwidth(
+    session: &Session,
+    arguments: &BandwidthArguments,
+    operation: Operation,
+    report: &mut Report<'_>,
+) -> Result<(), BenchError> {
+    let kind = Kind::Bandwidth { window: arguments.window.window_size as usize };
+    run(session, &arguments.common, arguments.one_sided, operation, kind, report)
+}
+
+fn run(
     session: &Session,
     common: &Common,
     choice: OneSided,

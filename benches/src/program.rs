@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The end of every benchmark's help.
-pub const EXIT_STATUS_HELP: &str = "The table goes to standard output, errors and progress to standard error. \
+const EXIT_STATUS_HELP: &str = "The table goes to standard output, errors and progress to standard error. \
 Exit status: 0; 1 if the run or the validation failed; 2 if the command line or the number of ranks is wrong.";
 
 /// The command line was wrong, as clap itself says it.
@@ -52,6 +52,10 @@ impl Ranks {
 pub struct Benchmark {
     /// Name of the binary.
     pub name: &'static str,
+    /// The beginning of its help.
+    pub about: &'static str,
+    /// How it is started.
+    pub usage: &'static str,
     /// How many ranks it needs.
     pub ranks: Ranks,
     /// Whether several threads call MPI.
@@ -101,6 +105,18 @@ pub trait Options: Parser + Serialize {
     }
 }
 
+/// Reads the command line.
+fn parse<O: Options>(benchmark: &Benchmark) -> Result<O, clap::Error> {
+    let mut command = O::command()
+        .name(benchmark.name)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(benchmark.about)
+        .override_usage(benchmark.usage)
+        .after_help(EXIT_STATUS_HELP);
+    let matches = command.try_get_matches_from_mut(O::words())?;
+    O::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
 /// The rank that the launcher has told this process, so that an error in the command line is said once, before anything is started.
 fn launched_rank(variable: impl Fn(&str) -> Option<String>) -> Option<u32> {
     let names = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID", "IRONBAND_PMI_RANK"];
@@ -116,7 +132,7 @@ pub fn run<O: Options>(
     body: impl FnOnce(&Session, &O, &mut Report<'_>) -> Result<(), BenchError>,
 ) -> ExitCode {
     let threading = if benchmark.threaded { Threading::Multiple } else { Threading::Single };
-    let options = match O::try_parse_from(O::words()) {
+    let options = match parse::<O>(benchmark) {
         Ok(options) => options,
         Err(error) => {
             if launched_rank(|name| std::env::var(name).ok()).is_none_or(|rank| rank == 0) {

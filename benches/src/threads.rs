@@ -10,19 +10,39 @@ use std::{
     thread::{self, Builder},
 };
 
+use clap::Parser;
+use serde::Serialize;
+
 use crate::{
     error::BenchError,
     measure::{Exchange, Handshake, Timing, measure},
     memory::{Layout, PageBuffer, Slots},
-    options::{Common, Threads},
+    options::{Common, ThreadCounts},
     pattern::Mismatch,
     plan::{LATENCY, Plan, Rounds},
     point_to_point::{Channel, SharedChannel, Tag, abort},
-    program::staging_note,
+    program::{Options, staging_note},
     report::{Report, Row},
     session::Session,
     stage::Stage,
 };
+
+/// Options of osu_latency_mt.
+#[derive(Parser, Serialize)]
+pub struct Arguments {
+    #[command(flatten)]
+    #[serde(flatten)]
+    common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    threads: ThreadCounts,
+}
+
+impl Options for Arguments {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
 
 /// The rounds of one thread: every `stride`th, from `first` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,8 +212,7 @@ fn run_size(session: &Session, member: Member<'_>, buffers: Vec<Buffers>) -> (Ve
 /// Runs osu_latency_mt. The result is the mean over all rounds of all senders.
 pub fn run(
     session: &Session,
-    common: &Common,
-    threads: Threads,
+    Arguments { common, threads: ThreadCounts { threads } }: &Arguments,
     report: &mut Report<'_>,
 ) -> Result<(), BenchError> {
     let sizes = common.sizes(0)?;

@@ -7,7 +7,7 @@ use ironband_benches::{
     collective::{self, Asked, Form, Measured, Operation},
     error::BenchError,
     options::{By, Collective, Common, Implementation},
-    program::{self, Benchmark, EXIT_STATUS_HELP, Options, Ranks},
+    program::{self, Benchmark, Options, Ranks},
     report::{Column, Full, Style},
 };
 use serde::Serialize;
@@ -15,15 +15,7 @@ use serde::Serialize;
 /// The name of this program, unless it is called by that of a benchmark.
 const NAME: &str = "osu_collective";
 
-/// Latency of a collective operation: the average over all ranks, which meet in a barrier before each round. Of a non-blocking operation also
-/// how much of it goes on while the program computes.
 #[derive(Parser, Serialize)]
-#[command(
-    name = NAME,
-    version,
-    after_help = EXIT_STATUS_HELP,
-    override_usage = "mpirun -np RANKS osu_collective OPERATION [OPTIONS]"
-)]
 struct Arguments {
     /// What is measured, as OSU's benchmark is called, with or without osu_: allreduce, iallreduce (non-blocking), allreduce_persistent.
     #[serde(rename = "operation")]
@@ -101,7 +93,15 @@ fn main() -> ExitCode {
         Measured::all().for_each(|measured| println!("{measured}"));
         return ExitCode::SUCCESS;
     }
-    let benchmark = Benchmark { name: NAME, ranks: Ranks::AtLeastTwo, threaded: false, metrics: &[] };
+    let benchmark = Benchmark {
+        name: NAME,
+        about: "Latency of a collective operation: the average over all ranks, which meet in a barrier before each round. \
+                Of a non-blocking operation also how much of it goes on while the program computes",
+        usage: "mpirun -np RANKS osu_collective OPERATION [OPTIONS]",
+        ranks: Ranks::AtLeastTwo,
+        threaded: false,
+        metrics: &[],
+    };
     program::run(&benchmark, |session, options: &Arguments, report| {
         let Arguments { operation: measured, ref common, ref collective, .. } = *options;
         collective::run(session, &Asked { measured, common, collective }, report)

@@ -2,41 +2,22 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use ironband_benches::{
-    one_sided::{self, Kind, Operation},
-    options::{Common, OneSided, WindowSize},
-    program::{self, Benchmark, EXIT_STATUS_HELP, Options, Ranks},
+    one_sided::{self, BandwidthArguments, Operation},
+    program::{self, Benchmark, Ranks},
     report::BANDWIDTH,
 };
-use serde::Serialize;
-
-/// Bandwidth of MPI_Put to another rank, in windows of operations.
-#[derive(Parser, Serialize)]
-#[command(name = "osu_put_bw", version, after_help = EXIT_STATUS_HELP, override_usage = "mpirun -np 2 osu_put_bw [OPTIONS]")]
-struct Arguments {
-    #[command(flatten)]
-    #[serde(flatten)]
-    common: Common,
-    #[command(flatten)]
-    #[serde(flatten)]
-    window: WindowSize,
-    #[command(flatten)]
-    #[serde(flatten)]
-    one_sided: OneSided,
-}
-
-impl Options for Arguments {
-    fn common(&self) -> &Common {
-        &self.common
-    }
-}
 
 fn main() -> ExitCode {
-    let benchmark =
-        Benchmark { name: "osu_put_bw", ranks: Ranks::Two, threaded: false, metrics: &[BANDWIDTH] };
-    program::run(&benchmark, |session, options: &Arguments, report| {
-        let kind = Kind::Bandwidth { window: options.window.window_size as usize };
-        one_sided::run(session, &options.common, options.one_sided, Operation::Put, kind, report)
+    let benchmark = Benchmark {
+        name: "osu_put_bw",
+        about: "Bandwidth of MPI_Put to another rank, in windows of operations",
+        usage: "mpirun -np 2 osu_put_bw [OPTIONS]",
+        ranks: Ranks::Two,
+        threaded: false,
+        metrics: &[BANDWIDTH],
+    };
+    program::run(&benchmark, |session, arguments: &BandwidthArguments, report| {
+        one_sided::run_bandwidth(session, arguments, Operation::Put, report)
     })
 }
