@@ -3,6 +3,29 @@
 //!
 //! Whoever reads treats the bytes as hostile: unknown magic, version or kind is an error value, never a guess.
 
+/// What is told apart by a number: an enumeration, and how a peer's number is read.
+macro_rules! numbered {
+    ($(#[$meta:meta])* $name:ident: $number:ident, $read:ident {
+        $($(#[$variant_meta:meta])* $variant:ident = $value:literal),+ $(,)?
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr($number)]
+        pub enum $name { $($(#[$variant_meta])* $variant = $value),+ }
+
+        impl $name {
+            /// From its number; `None` for a number that is not assigned.
+            #[inline]
+            pub const fn $read(value: $number) -> Option<Self> {
+                Some(match value {
+                    $($value => Self::$variant,)+
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
 mod card;
 mod datagram;
 mod eager_slot;

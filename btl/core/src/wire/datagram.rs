@@ -34,18 +34,18 @@ const _: () = assert!(DATAGRAM_BYTES <= 256);
 /// Length of the header in front of a message.
 pub const MESSAGE_HEADER_BYTES: usize = 8;
 
-/// What a datagram says of its sender's queue pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum DatagramKind {
-    /// It waits for the receiver's numbers.
-    Request = 1,
-    /// It is ready to receive, and wants to know whether the receiver's is.
-    Reply = 2,
-    /// It is ready to receive, and the sender knows the same of the receiver's.
-    Ready = 3,
-    /// It is gone.
-    Bye = 4,
+numbered! {
+    /// What a datagram says of its sender's queue pair.
+    DatagramKind: u8, from_u8 {
+        /// It waits for the receiver's numbers.
+        Request = 1,
+        /// It is ready to receive, and wants to know whether the receiver's is.
+        Reply = 2,
+        /// It is ready to receive, and the sender knows the same of the receiver's.
+        Ready = 3,
+        /// It is gone.
+        Bye = 4,
+    }
 }
 
 /// A sender's queue pair.
@@ -65,6 +65,13 @@ pub struct Offer {
     pub rnr_timer: u8,
     /// Messages that may be under way to it.
     pub credits: u16,
+}
+
+impl Offer {
+    /// Whether verbs can express it, apart from the numbers.
+    pub(super) fn is_sensible(&self) -> bool {
+        self.life > 0 && (1..=5).contains(&self.mtu) && self.rnr_timer < 32 && self.credits >= CREDITS_MIN
+    }
 }
 
 /// One datagram.
@@ -109,13 +116,7 @@ impl Datagram {
             return None;
         }
         let [kind, _] = reader.array();
-        let kind = match kind {
-            1 => DatagramKind::Request,
-            2 => DatagramKind::Reply,
-            3 => DatagramKind::Ready,
-            4 => DatagramKind::Bye,
-            _ => return None,
-        };
+        let kind = DatagramKind::from_u8(kind)?;
         let receiver_key = reader.array();
         let (life, receiver_life, qpn, psn) = (reader.u32(), reader.u32(), reader.u32(), reader.u32());
         let [mtu, reads, rnr_timer, _] = reader.array();
@@ -123,13 +124,8 @@ impl Datagram {
         let _: [u8; 2] = reader.array();
         let card: [u8; VERBS_CARD_BYTES] = reader.array();
         let card = VerbsCard::decode(&card).ok()?;
-        let sensible = life > 0
-            && qpn < 1 << 24
-            && psn < 1 << 24
-            && (1..=5).contains(&mtu)
-            && rnr_timer < 32
-            && credits >= CREDITS_MIN;
         let offer = Offer { life, qpn, psn, mtu, reads, rnr_timer, credits };
+        let sensible = offer.is_sensible() && qpn < 1 << 24 && psn < 1 << 24;
         sensible.then_some(Self { kind, receiver_key, receiver_life, offer, card })
     }
 }
@@ -137,31 +133,31 @@ impl Datagram {
 /// With fewer credits the last one, which is kept for giving credits back, could not turn around.
 pub const CREDITS_MIN: u16 = 4;
 
-/// What a message on a connection is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum MessageKind {
-    /// For the layer above.
-    Send = 1,
-    /// An RDMA write that does not tell of itself is done; the payload is its length (8 bytes).
-    Written = 2,
-    /// Nothing but credits.
-    Credits = 3,
-    /// An [`super::AtomicRequest`] for the receiver's processor.
-    AtomicRequest = 4,
-    /// An [`super::AtomicReply`].
-    AtomicReply = 5,
-    /// The sender has destroyed its queue pair; nothing follows.
-    Bye = 6,
-    /// The first message of who connected through the RDMA connection manager; the payload is its card and its
-    /// [`super::Landing`].
-    Hello = 7,
-    /// The sender lends the receiver a ring to write short messages to: a [`super::RingOffer`].
-    Ring = 8,
-    /// A [`super::ReadRequest`] for the receiver's processor.
-    ReadRequest = 9,
-    /// A [`super::ReadReply`].
-    ReadReply = 10,
+numbered! {
+    /// What a message on a connection is.
+    MessageKind: u8, from_u8 {
+        /// For the layer above.
+        Send = 1,
+        /// An RDMA write that does not tell of itself is done; the payload is its length (8 bytes).
+        Written = 2,
+        /// Nothing but credits.
+        Credits = 3,
+        /// An [`super::AtomicRequest`] for the receiver's processor.
+        AtomicRequest = 4,
+        /// An [`super::AtomicReply`].
+        AtomicReply = 5,
+        /// The sender has destroyed its queue pair; nothing follows.
+        Bye = 6,
+        /// The first message of who connected through the RDMA connection manager; the payload is its card and its
+        /// [`super::Landing`].
+        Hello = 7,
+        /// The sender lends the receiver a ring to write short messages to: a [`super::RingOffer`].
+        Ring = 8,
+        /// A [`super::ReadRequest`] for the receiver's processor.
+        ReadRequest = 9,
+        /// A [`super::ReadReply`].
+        ReadReply = 10,
+    }
 }
 
 /// The header in front of a message.
@@ -187,19 +183,7 @@ impl MessageHeader {
     #[inline]
     pub const fn decode(bytes: [u8; MESSAGE_HEADER_BYTES]) -> Option<Self> {
         let word = u64::from_le_bytes(bytes);
-        let kind = match word as u8 {
-            1 => MessageKind::Send,
-            2 => MessageKind::Written,
-            3 => MessageKind::Credits,
-            4 => MessageKind::AtomicRequest,
-            5 => MessageKind::AtomicReply,
-            6 => MessageKind::Bye,
-            7 => MessageKind::Hello,
-            8 => MessageKind::Ring,
-            9 => MessageKind::ReadRequest,
-            10 => MessageKind::ReadReply,
-            _ => return None,
-        };
+        let Some(kind) = MessageKind::from_u8(word as u8) else { return None };
         Some(Self { kind, credits: (word >> 16) as u16, imm: (word >> 32) as u32 })
     }
 }

@@ -22,7 +22,7 @@
 //!
 //! The magic words carry the version: another one is another word. The transport pads with zeros, so readers look at the front.
 
-use super::{CREDITS_MIN, Offer, Reader, Writer};
+use super::{Offer, Reader, Writer};
 
 /// Length of a [`Greeting`]: all that InfiniBand leaves.
 pub const GREETING_BYTES: usize = 56;
@@ -144,18 +144,18 @@ impl Answer {
     }
 }
 
-/// Why a connection is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Refusal {
-    /// Both ends ask at once, and the other end's request is the one that counts.
-    OursCounts = 1,
-    /// This end has given the peer up after an error.
-    Failed = 2,
-    /// The request is older than one that was heard before.
-    Stale = 3,
-    /// It is meant for another process.
-    Stranger = 4,
+numbered! {
+    /// Why a connection is refused.
+    Refusal: u8, from_u8 {
+        /// Both ends ask at once, and the other end's request is the one that counts.
+        OursCounts = 1,
+        /// This end has given the peer up after an error.
+        Failed = 2,
+        /// The request is older than one that was heard before.
+        Stale = 3,
+        /// It is meant for another process.
+        Stranger = 4,
+    }
 }
 
 impl Refusal {
@@ -171,23 +171,12 @@ impl Refusal {
         if reader.array() != REFUSAL {
             return None;
         }
-        match reader.array::<4>()[0] {
-            1 => Some(Self::OursCounts),
-            2 => Some(Self::Failed),
-            3 => Some(Self::Stale),
-            4 => Some(Self::Stranger),
-            _ => None,
-        }
+        Self::from_u8(reader.array::<4>()[0])
     }
 }
 
 fn sensible(offer: Offer) -> Option<Offer> {
-    let fits = offer.life > 0
-        && (1..=5).contains(&offer.mtu)
-        && offer.reads > 0
-        && offer.rnr_timer < 32
-        && offer.credits >= CREDITS_MIN;
-    fits.then_some(offer)
+    (offer.is_sensible() && offer.reads > 0).then_some(offer)
 }
 
 #[cfg(test)]

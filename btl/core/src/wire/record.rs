@@ -18,114 +18,62 @@ use super::{Reader, Writer};
 /// Room for a record's body beside the slot header in one cache line.
 pub const INLINE_RECORD_BYTES: usize = 48;
 
-/// What a ring record is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum RecordKind {
-    /// A message for the layer above.
-    Send = 1,
-    /// An RDMA write with immediate has been done; the body is its length (8 bytes).
-    Written = 2,
-    /// See the diagrams, as for those that follow.
-    PullRequest = 3,
-    /// A piece of what was asked for, in order.
-    PullData = 4,
-    /// The request was refused; the body is a `PushAck`.
-    PullRefused = 5,
-    /// A piece of an RDMA write.
-    Push = 6,
-    /// The write is done, or refused.
-    PushAck = 7,
-    /// An atomic.
-    AtomicRequest = 8,
-    /// Its result.
-    AtomicReply = 9,
-    /// A read that both ends work on.
-    ShareRequest = 10,
-    /// The sender closes this ring: no record follows.
-    Goodbye = 11,
-    /// As `Send`; an `AheadOffer` comes next.
-    SendAhead = 12,
-    /// The memory of which the message before told is sent unasked.
-    AheadOffer = 13,
-    /// A piece of it, in order.
-    AheadData = 14,
-}
-
-impl RecordKind {
-    /// From its number; `None` for a number that is not assigned.
-    #[inline]
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        Some(match value {
-            1 => Self::Send,
-            2 => Self::Written,
-            3 => Self::PullRequest,
-            4 => Self::PullData,
-            5 => Self::PullRefused,
-            6 => Self::Push,
-            7 => Self::PushAck,
-            8 => Self::AtomicRequest,
-            9 => Self::AtomicReply,
-            10 => Self::ShareRequest,
-            11 => Self::Goodbye,
-            12 => Self::SendAhead,
-            13 => Self::AheadOffer,
-            14 => Self::AheadData,
-            _ => return None,
-        })
+numbered! {
+    /// What a ring record is.
+    RecordKind: u8, from_u8 {
+        /// A message for the layer above.
+        Send = 1,
+        /// An RDMA write with immediate has been done; the body is its length (8 bytes).
+        Written = 2,
+        /// See the diagrams, as for those that follow.
+        PullRequest = 3,
+        /// A piece of what was asked for, in order.
+        PullData = 4,
+        /// The request was refused; the body is a `PushAck`.
+        PullRefused = 5,
+        /// A piece of an RDMA write.
+        Push = 6,
+        /// The write is done, or refused.
+        PushAck = 7,
+        /// An atomic.
+        AtomicRequest = 8,
+        /// Its result.
+        AtomicReply = 9,
+        /// A read that both ends work on.
+        ShareRequest = 10,
+        /// The sender closes this ring: no record follows.
+        Goodbye = 11,
+        /// As `Send`; an `AheadOffer` comes next.
+        SendAhead = 12,
+        /// The memory of which the message before told is sent unasked.
+        AheadOffer = 13,
+        /// A piece of it, in order.
+        AheadData = 14,
     }
 }
 
-/// How a request ended, on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum WireStatus {
-    /// Done.
-    Success = 0,
-    /// Key, range or access was refused.
-    RemoteAccess = 1,
-}
-
-impl WireStatus {
-    /// From its number; `None` for a number that is not assigned.
-    pub const fn from_u32(value: u32) -> Option<Self> {
-        Some(match value {
-            0 => Self::Success,
-            1 => Self::RemoteAccess,
-            _ => return None,
-        })
+numbered! {
+    /// How a request ended, on the wire.
+    WireStatus: u32, from_u32 {
+        /// Done.
+        Success = 0,
+        /// Key, range or access was refused.
+        RemoteAccess = 1,
     }
 }
 
-/// Atomic operations on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
-#[expect(missing_docs, reason = "the names are the operations")]
-pub enum AtomicCode {
-    FetchAdd = 1,
-    FetchAnd = 2,
-    FetchOr = 3,
-    FetchXor = 4,
-    FetchMin = 5,
-    FetchMax = 6,
-    Swap = 7,
-    CompareSwap = 8,
-}
-
-impl AtomicCode {
-    /// From its number; `None` for a number that is not assigned.
-    pub const fn from_u16(value: u16) -> Option<Self> {
-        Some(match value {
-            1 => Self::FetchAdd,
-            2 => Self::FetchAnd,
-            3 => Self::FetchOr,
-            4 => Self::FetchXor,
-            5 => Self::FetchMin,
-            6 => Self::FetchMax,
-            7 => Self::Swap,
-            8 => Self::CompareSwap,
-            _ => return None,
-        })
+numbered! {
+    /// Atomic operations on the wire.
+    #[expect(missing_docs, reason = "the names are the operations")]
+    AtomicCode: u16, from_u16 {
+        FetchAdd = 1,
+        FetchAnd = 2,
+        FetchOr = 3,
+        FetchXor = 4,
+        FetchMin = 5,
+        FetchMax = 6,
+        Swap = 7,
+        CompareSwap = 8,
     }
 }
 

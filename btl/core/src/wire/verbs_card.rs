@@ -21,31 +21,22 @@ pub const VERBS_VERSION: u16 = 2;
 const MAGIC: [u8; 4] = *b"IBvb";
 const HOST_BYTES: usize = 24;
 
-/// What carries the queue pairs' packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Carrier {
-    /// InfiniBand: addressed by local identifier (LID) inside a subnet.
-    InfiniBand = 1,
-    /// RDMA over converged Ethernet, version 1: Ethernet frames, one broadcast domain.
-    RoceV1 = 2,
-    /// RDMA over converged Ethernet, version 2: UDP, routable.
-    RoceV2 = 3,
-    /// The internet wide area RDMA protocol: TCP. Connects through the RDMA connection manager only.
-    Iwarp = 4,
+numbered! {
+    /// What carries the queue pairs' packets.
+    #[derive(PartialOrd, Ord)]
+    Carrier: u8, from_u8 {
+        /// InfiniBand: addressed by local identifier (LID) inside a subnet.
+        InfiniBand = 1,
+        /// RDMA over converged Ethernet, version 1: Ethernet frames, one broadcast domain.
+        RoceV1 = 2,
+        /// RDMA over converged Ethernet, version 2: UDP, routable.
+        RoceV2 = 3,
+        /// The internet wide area RDMA protocol: TCP. Connects through the RDMA connection manager only.
+        Iwarp = 4,
+    }
 }
 
 impl Carrier {
-    const fn from_u8(value: u8) -> Option<Self> {
-        Some(match value {
-            1 => Self::InfiniBand,
-            2 => Self::RoceV1,
-            3 => Self::RoceV2,
-            4 => Self::Iwarp,
-            _ => return None,
-        })
-    }
-
     /// How users call it.
     pub const fn name(self) -> &'static str {
         match self {
