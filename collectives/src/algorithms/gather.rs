@@ -80,16 +80,30 @@ pub fn direct(place: Place, root: u32, len: u64, blocks: Option<&Blocks>, window
         return schedule;
     }
     let blocks = blocks.expect("the root knows where the blocks go");
+    with_each(&mut schedule, place, blocks, window, |schedule, from| {
+        schedule.receive(from, blocks.of(from, Space::Output));
+    });
+    schedule.copy(input, blocks.of(root, Space::Output));
+    schedule
+}
+
+/// Adds a transfer with each other rank, from the one behind this on, with at most `window` of them in a round.
+pub(super) fn with_each(
+    schedule: &mut Schedule,
+    Place { rank, size }: Place,
+    blocks: &Blocks,
+    window: u32,
+    transfer: impl Fn(&mut Schedule, u32),
+) {
     let mut peers = 0;
-    for from in (1..place.size).map(|distance| rank_behind(root, distance, place.size)) {
-        // Nothing comes from those without elements: they are not of those that are waited for.
-        if peers == window && blocks.len_of(from) > 0 {
+    for peer in (1..size).map(|distance| rank_behind(rank, distance, size)) {
+        // Nothing moves to or from those without elements: they are not of those that are waited for.
+        let counts = blocks.len_of(peer) > 0;
+        if peers == window && counts {
             schedule.next_round();
             peers = 0;
         }
-        schedule.receive(from, blocks.of(from, Space::Output));
-        peers += u32::from(blocks.len_of(from) > 0);
+        transfer(schedule, peer);
+        peers += u32::from(counts);
     }
-    schedule.copy(input, blocks.of(root, Space::Output));
-    schedule
 }

@@ -4,6 +4,7 @@
 //! In place the root's own block stays where it is in its input, and its output is that part of it.
 
 use super::bcast::{Family, distance, rank_behind, ranks_behind};
+use super::gather::with_each;
 use crate::schedule::{Blocks, Place, Schedule, Space, Span};
 
 /// A binomial tree: each rank receives the blocks of its branch from its parent, and sends each child the
@@ -78,16 +79,9 @@ pub fn direct(place: Place, root: u32, len: u64, blocks: Option<&Blocks>, window
         return schedule;
     }
     let blocks = blocks.expect("the root knows where the blocks are");
-    let mut peers = 0;
-    for to in (1..place.size).map(|distance| rank_behind(root, distance, place.size)) {
-        // Nothing goes to those without elements: they are not of those that are waited for.
-        if peers == window && blocks.len_of(to) > 0 {
-            schedule.next_round();
-            peers = 0;
-        }
+    with_each(&mut schedule, place, blocks, window, |schedule, to| {
         schedule.send(to, blocks.of(to, Space::Input));
-        peers += u32::from(blocks.len_of(to) > 0);
-    }
+    });
     schedule.copy(blocks.of(root, Space::Input), own);
     schedule
 }
