@@ -1,5 +1,5 @@
 use ironband_collectives::algorithms::gather;
-use ironband_collectives::schedule::{Blocks, Place, Schedule, Space, Span, Step, Transfer};
+use ironband_collectives::schedule::{Blocks, Cost, Place, Schedule, Space, Span, Step, Transfer};
 
 use super::bcast::{all, depth, log2_up, roots};
 use super::world::{Start, Term, counts, run, sizes, term};
@@ -71,7 +71,7 @@ pub(crate) fn own_only(blocks: &Blocks, rank: u32) -> Vec<Option<Term>> {
     memory
 }
 
-fn check(root: u32, blocks: &Blocks, seed: u64, schedule: impl Fn(Place) -> Schedule) {
+fn check(root: u32, blocks: &Blocks, seed: u64, schedule: &dyn Fn(Place) -> Schedule) {
     let size = blocks.len() as u32;
     let schedules = all(size, schedule);
     let starts = |is_in_place: bool| {
@@ -93,15 +93,56 @@ fn check(root: u32, blocks: &Blocks, seed: u64, schedule: impl Fn(Place) -> Sche
     }
 }
 
-#[test]
-fn binomial_gathers() {
+/// A tree, of a gather or a scatter.
+type Binomial = fn(Place, u32, u64) -> Schedule;
+
+/// Straight from or to the root.
+type Direct = fn(Place, u32, u64, Option<&Blocks>, u32) -> Schedule;
+
+/// Tries a tree from or to each root, with blocks of each length.
+pub(crate) fn each_tree(binomial: Binomial, check: impl Fn(u32, &Blocks, u64, &dyn Fn(Place) -> Schedule)) {
     for size in sizes() {
         for root in roots(size) {
             for len in counts(size) {
-                check(root, &Blocks::even(size, len), len, |place| gather::binomial(place, root, len));
+                check(root, &Blocks::even(size, len), len, &|place| binomial(place, root, len));
             }
         }
     }
+}
+
+/// Tries it with each root, with blocks of many lengths and windows.
+pub(crate) fn each_direct(direct: Direct, check: impl Fn(u32, &Blocks, u64, &dyn Fn(Place) -> Schedule)) {
+    for size in sizes() {
+        for root in roots(size) {
+            for (most, window) in [(0, 1), (1, 2), (5, 1), (5, 3), (20, 100)] {
+                let blocks = ragged(size, most, u64::from(window));
+                check(root, &blocks, most, &|place| {
+                    let at_root = (place.rank == root).then_some(&blocks);
+                    direct(place, root, blocks.len_of(place.rank), at_root, window)
+                });
+            }
+        }
+    }
+}
+
+/// Of a root that moves so many elements.
+pub(crate) fn direct_costs_what_it_says(direct: Direct, moved: fn(&Cost) -> u64) {
+    for size in sizes().filter(|size| *size > 1) {
+        for window in [1, 2, 3, 8, 40] {
+            let blocks = Blocks::even(size, 3);
+            let schedules =
+                all(size, |place| direct(place, 1, 3, (place.rank == 1).then_some(&blocks), window));
+            assert_eq!(depth(&schedules), u64::from((size - 1).div_ceil(window)));
+            let rounds = schedules[1].rounds();
+            assert!(rounds.iter().all(|round| round.transfers.len() <= window as usize));
+            assert_eq!(moved(&schedules[1].cost()), 3 * u64::from(size - 1));
+        }
+    }
+}
+
+#[test]
+fn binomial_gathers() {
+    each_tree(gather::binomial, check);
 }
 
 #[test]
@@ -127,30 +168,10 @@ fn binomial_costs_what_it_says() {
 
 #[test]
 fn direct_gathers() {
-    for size in sizes() {
-        for root in roots(size) {
-            for (most, window) in [(0, 1), (1, 2), (5, 1), (5, 3), (20, 100)] {
-                let blocks = ragged(size, most, u64::from(window));
-                check(root, &blocks, most, |place| {
-                    let at_root = (place.rank == root).then_some(&blocks);
-                    gather::direct(place, root, blocks.len_of(place.rank), at_root, window)
-                });
-            }
-        }
-    }
+    each_direct(gather::direct, check);
 }
 
 #[test]
-fn direct_costs_what_it_says() {
-    for size in sizes().filter(|size| *size > 1) {
-        for window in [1, 2, 3, 8, 40] {
-            let blocks = Blocks::even(size, 3);
-            let schedules =
-                all(size, |place| gather::direct(place, 1, 3, (place.rank == 1).then_some(&blocks), window));
-            assert_eq!(depth(&schedules), u64::from((size - 1).div_ceil(window)));
-            let rounds = schedules[1].rounds();
-            assert!(rounds.iter().all(|round| round.transfers.len() <= window as usize));
-            assert_eq!(schedules[1].cost().elements_received, 3 * u64::from(size - 1));
-        }
-    }
+fn direct_costs() {
+    direct_costs_what_it_says(gather::direct, |cost| cost.elements_received);
 }

@@ -56,6 +56,19 @@ fn around(switches: &[u64], size: u32, share: u64, element_bytes: u64) -> Vec<u6
     lens
 }
 
+/// The schedule of a plan with an operator that keeps the order, or with one that commutes.
+macro_rules! with_operator {
+    ($keeps_order:ident, $communicator:ident.$plan:ident($($before:expr),*; $($behind:expr),*)) => {
+        if $keeps_order {
+            let operator = InOrder(|left: &T, _: &T| *left);
+            Rc::clone($communicator.$plan($($before,)* operator $(, $behind)*).unwrap().schedule())
+        } else {
+            let operator = Commutative(|left: &T, _: &T| *left);
+            Rc::clone($communicator.$plan($($before,)* operator $(, $behind)*).unwrap().schedule())
+        }
+    };
+}
+
 /// All processes' part of an operation.
 struct Planned {
     what: String,
@@ -129,13 +142,7 @@ fn rooted<T: Element>(communicators: &[Communicator<'_>], root: u32, len: u64) {
         compare(
             each(communicators, |communicator, rank| Planned {
                 what: name("reduce"),
-                schedule: if keeps_order {
-                    let operator = InOrder(|left: &T, _: &T| *left);
-                    Rc::clone(communicator.plan_reduce(root, len, operator).unwrap().schedule())
-                } else {
-                    let operator = Commutative(|left: &T, _: &T| *left);
-                    Rc::clone(communicator.plan_reduce(root, len, operator).unwrap().schedule())
-                },
+                schedule: with_operator!(keeps_order, communicator.plan_reduce(root, len;)),
                 input: own(rank),
                 output: at_root(rank, Runs::unwritten(len)),
                 expected: at_root(rank, folded(0..size, 0, len)),
@@ -205,22 +212,10 @@ fn combining<T: Element>(communicators: &[Communicator<'_>], len: u64, keeps_ord
     let size = communicators.len() as u32;
     let own = |rank: u32| Runs::of([(rank, 0)], len);
     let name = |what: &str| format!("{what} of {len} x {} bytes", T::BYTES);
-    /// The same plan with an operator of either kind.
-    macro_rules! with_operator {
-        ($communicator:ident.$plan:ident($($before:expr),*; $($behind:expr),*)) => {
-            if keeps_order {
-                let operator = InOrder(|left: &T, _: &T| *left);
-                Rc::clone($communicator.$plan($($before,)* operator $(, $behind)*).unwrap().schedule())
-            } else {
-                let operator = Commutative(|left: &T, _: &T| *left);
-                Rc::clone($communicator.$plan($($before,)* operator $(, $behind)*).unwrap().schedule())
-            }
-        };
-    }
     compare(
         each(communicators, |communicator, rank| Planned {
             what: name("allreduce"),
-            schedule: with_operator!(communicator.plan_allreduce(len;)),
+            schedule: with_operator!(keeps_order, communicator.plan_allreduce(len;)),
             input: own(rank),
             output: Runs::unwritten(len),
             expected: folded(0..size, 0, len),
@@ -231,7 +226,7 @@ fn combining<T: Element>(communicators: &[Communicator<'_>], len: u64, keeps_ord
         compare(
             each(communicators, |communicator, rank| Planned {
                 what: name(if inclusive { "scan" } else { "exscan" }),
-                schedule: with_operator!(communicator.plan_scan(len; inclusive)),
+                schedule: with_operator!(keeps_order, communicator.plan_scan(len; inclusive)),
                 input: own(rank),
                 output: Runs::unwritten(len),
                 expected: match (inclusive, rank) {
@@ -247,7 +242,7 @@ fn combining<T: Element>(communicators: &[Communicator<'_>], len: u64, keeps_ord
     compare(
         each(communicators, |communicator, rank| Planned {
             what: name("reduce_scatter_block"),
-            schedule: with_operator!(communicator.plan_reduce_scatter_block(block;)),
+            schedule: with_operator!(keeps_order, communicator.plan_reduce_scatter_block(block;)),
             input: Runs::of([(rank, 0)], block * u64::from(size)),
             output: Runs::unwritten(block),
             expected: folded(0..size, u64::from(rank) * block, block),
@@ -258,7 +253,7 @@ fn combining<T: Element>(communicators: &[Communicator<'_>], len: u64, keeps_ord
     compare(
         each(communicators, |communicator, rank| Planned {
             what: name("reduce_scatter"),
-            schedule: with_operator!(communicator.plan_reduce_scatter(&counts;)),
+            schedule: with_operator!(keeps_order, communicator.plan_reduce_scatter(&counts;)),
             input: Runs::of([(rank, 0)], counts.iter().sum()),
             output: Runs::unwritten(counts[rank as usize]),
             expected: folded(0..size, counts[..rank as usize].iter().sum(), counts[rank as usize]),

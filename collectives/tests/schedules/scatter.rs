@@ -1,11 +1,11 @@
 use ironband_collectives::algorithms::scatter;
 use ironband_collectives::schedule::{Blocks, Place, Schedule, Space};
 
-use super::bcast::{all, depth, log2_up, roots};
-use super::gather::{gathered, in_place, ragged};
-use super::world::{Start, Term, counts, run, sizes, term};
+use super::bcast::{all, depth, log2_up};
+use super::gather::{direct_costs_what_it_says, each_direct, each_tree, gathered, in_place};
+use super::world::{Start, Term, run, sizes, term};
 
-fn check(root: u32, blocks: &Blocks, seed: u64, schedule: impl Fn(Place) -> Schedule) {
+fn check(root: u32, blocks: &Blocks, seed: u64, schedule: &dyn Fn(Place) -> Schedule) {
     let size = blocks.len() as u32;
     let schedules = all(size, schedule);
     let block = |rank: u32| -> Vec<Option<Term>> {
@@ -34,13 +34,7 @@ fn check(root: u32, blocks: &Blocks, seed: u64, schedule: impl Fn(Place) -> Sche
 
 #[test]
 fn binomial_scatters() {
-    for size in sizes() {
-        for root in roots(size) {
-            for len in counts(size) {
-                check(root, &Blocks::even(size, len), len, |place| scatter::binomial(place, root, len));
-            }
-        }
-    }
+    each_tree(scatter::binomial, check);
 }
 
 #[test]
@@ -61,30 +55,10 @@ fn binomial_costs_what_it_says() {
 
 #[test]
 fn direct_scatters() {
-    for size in sizes() {
-        for root in roots(size) {
-            for (most, window) in [(0, 1), (1, 2), (5, 1), (5, 3), (20, 100)] {
-                let blocks = ragged(size, most, u64::from(window));
-                check(root, &blocks, most, |place| {
-                    let at_root = (place.rank == root).then_some(&blocks);
-                    scatter::direct(place, root, blocks.len_of(place.rank), at_root, window)
-                });
-            }
-        }
-    }
+    each_direct(scatter::direct, check);
 }
 
 #[test]
-fn direct_costs_what_it_says() {
-    for size in sizes().filter(|size| *size > 1) {
-        for window in [1, 2, 3, 8, 40] {
-            let blocks = Blocks::even(size, 3);
-            let schedules =
-                all(size, |place| scatter::direct(place, 1, 3, (place.rank == 1).then_some(&blocks), window));
-            assert_eq!(depth(&schedules), u64::from((size - 1).div_ceil(window)));
-            let rounds = schedules[1].rounds();
-            assert!(rounds.iter().all(|round| round.transfers.len() <= window as usize));
-            assert_eq!(schedules[1].cost().elements_sent, 3 * u64::from(size - 1));
-        }
-    }
+fn direct_costs() {
+    direct_costs_what_it_says(scatter::direct, |cost| cost.elements_sent);
 }
