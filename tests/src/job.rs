@@ -247,6 +247,19 @@ impl Outcome {
         self.is_well_ended() && self.processes_left.is_empty() && self.temporaries_left.is_empty()
     }
 
+    /// Of agents, of which each prints `RANK of RANKS: ok` in the end.
+    ///
+    /// # Panics
+    /// When it has not ended well, or one of so many ranks has not said so.
+    #[track_caller]
+    pub fn expect_ok(&self, ranks: u32) {
+        assert!(self.is_well_ended(), "{}", self.explain());
+        for rank in 0..ranks {
+            assert!(self.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", self.explain());
+        }
+        println!("{ranks} ranks: ok after {:.2} s", self.took.as_secs_f64());
+    }
+
     /// Everything there is to say about it, the command to repeat it first.
     pub fn explain(&self) -> String {
         let mut text = format!("to repeat: {}\n", self.reproduce);

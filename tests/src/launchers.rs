@@ -73,6 +73,18 @@ pub fn by_hand(root: &str, rank: u32, size: u32) -> Vec<(&'static str, String)> 
     ]
 }
 
+/// Starts `ranks` processes of this command without a launcher, by rank. They meet at rank 0.
+pub fn start_by_hand(ranks: u32, command: &[&str]) -> Vec<Job> {
+    let root = format!("127.0.0.1:{}", free_port());
+    let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+    let start = |rank| {
+        let variables = by_hand(&root, rank, ranks).into_iter();
+        let variables: Vec<_> = variables.map(|(name, value)| (name.to_owned(), value)).collect();
+        Job::start_command(&words, &variables, b"").unwrap_or_else(|error| panic!("{error:#}"))
+    };
+    (0..ranks).map(start).collect()
+}
+
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../ci/launchers")
 }

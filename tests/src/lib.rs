@@ -27,12 +27,12 @@ mod tally;
 mod transport;
 
 pub use job::{Ended, Job, Outcome};
-pub use launchers::{Launcher, by_hand, free_port};
+pub use launchers::{Launcher, by_hand, free_port, start_by_hand};
 pub use leftovers::Snapshot;
 pub use program::{
     CompiledProgram, build_example, build_ironband, build_program, compile_library, compile_program,
 };
-pub use random::Random;
+pub use random::{Random, number};
 pub use row::{Row, wait_for_turn};
 pub use tally::Tally;
 pub use transport::Transport;

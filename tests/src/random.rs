@@ -24,3 +24,13 @@ impl Random {
         self.below(100) < of_hundred
     }
 }
+
+/// The number that a variable of the environment has, such as `IRONBAND_SEEDS`.
+///
+/// # Panics
+/// When it has something else.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is no number")))
+}

@@ -197,14 +197,14 @@ impl Row {
 
     /// Runs this executable; none if the transport cannot do this.
     pub fn run_program(&self, program: &CompiledProgram) -> Option<Outcome> {
-        let _turn = fatal(wait_for_turn(&self.out_dir));
+        let _turn = wait_for_turn(&self.out_dir);
         let job = self.start(program)?;
         Some(fatal(job.wait(self.time)))
     }
 
     /// Takes this row's turn: nothing else of this harness runs until the result is dropped.
     pub fn turn(&self) -> impl Sized + use<> {
-        fatal(wait_for_turn(&self.out_dir))
+        wait_for_turn(&self.out_dir)
     }
 
     /// Starts this executable; none if the transport cannot do this. The caller has taken its [`Row::turn`].
@@ -283,7 +283,14 @@ const WATCHDOG: &str = "IRONBAND_TEST_WATCHDOG_SECONDS";
 ///
 /// Rows share two or three cores with each other badly. A lock on a file, because a runner may use a process for each
 /// test; two open files exclude each other within one process as well.
-pub fn wait_for_turn(dir: &Path) -> Result<File> {
+///
+/// # Panics
+/// When the file in this folder cannot be made or locked.
+pub fn wait_for_turn(dir: impl AsRef<Path>) -> File {
+    fatal(lock(dir.as_ref()))
+}
+
+fn lock(dir: &Path) -> Result<File> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let path = dir.join("mpirun.lock");
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;

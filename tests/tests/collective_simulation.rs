@@ -8,8 +8,8 @@ use ironband::{Config, Context, Location, simulated, simulated_at};
 use ironband_collectives::operator::{InOrder, Sum};
 use ironband_collectives::{Communicator, Error, Shrinking, Table};
 use ironband_fabric::sim::{Faults, Options, World};
-use ironband_tests::Random;
 use ironband_tests::deeds::{Deed, How, Under, What};
+use ironband_tests::{Random, number};
 
 /// Steps that nothing takes: far more than any operation needs.
 const TURNS_MAX: u64 = 3_000_000;
@@ -211,6 +211,13 @@ static ALGORITHMS: [Algorithm; 28] = [
 /// Never dropped: each would wait for the ends of what it has begun, and one that is dead would wait for ever.
 type Member<'c> = ManuallyDrop<Communicator<'c>>;
 
+fn communicator<'c>(context: &'c Context, table: &Table, is_reproducible: bool) -> Communicator<'c> {
+    let mut communicator = Communicator::world(context).expect("a world needs nothing");
+    communicator.set_table(table.clone()).expect("a table that makes schedules");
+    communicator.set_reproducible(is_reproducible);
+    communicator
+}
+
 /// Does deeds, up to three at a time, and checks what comes out.
 fn play(seed: u64, size: u32, script: Script<'_>, victim: Option<u32>) -> Result<(), String> {
     let mut random = Random::new(seed ^ 0x5eed);
@@ -222,13 +229,11 @@ fn play(seed: u64, size: u32, script: Script<'_>, victim: Option<u32>) -> Result
         table.hierarchy = 0;
         (algorithm.table)(&mut table);
     }
-    let member = |context| {
-        let mut communicator = Communicator::world(context).expect("a world needs nothing");
-        communicator.set_table(table.clone()).expect("a table that makes schedules");
-        communicator.set_reproducible(matches!(script, Script::By(algorithm, _) if algorithm.reproducible));
-        ManuallyDrop::new(communicator)
-    };
-    let communicators: Vec<Member<'_>> = contexts.iter().map(member).collect();
+    let is_reproducible = matches!(script, Script::By(algorithm, _) if algorithm.reproducible);
+    let communicators: Vec<Member<'_>> = contexts
+        .iter()
+        .map(|context| ManuallyDrop::new(communicator(context, &table, is_reproducible)))
+        .collect();
     let deeds: Vec<Deed> = match script {
         Script::Anything(count) => (0..count).map(|number| Deed::of(&mut random, size, number)).collect(),
         Script::These(deeds) => deeds.to_vec(),
@@ -416,7 +421,7 @@ fn sizes() -> impl Iterator<Item = u32> {
 
 /// `IRONBAND_SEEDS` says how many seeds are tried with each number of processes.
 fn seeds() -> u64 {
-    std::env::var("IRONBAND_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+    number("IRONBAND_SEEDS").unwrap_or(6)
 }
 
 #[test]
@@ -562,15 +567,8 @@ fn sums(seed: u64, table: &Table, reproducible: bool, size: u32, len: u64) -> Su
         ["allreduce", "reduce", "reduce_scatter_block", "reduce_scatter", "scan", "exscan"];
     let mut random = Random::new(seed ^ 0xb175);
     let contexts = simulated(&World::new(options(seed)), size, &Config::default()).unwrap();
-    let all: Vec<Communicator<'_>> = contexts
-        .iter()
-        .map(|context| {
-            let mut communicator = Communicator::world(context).unwrap();
-            communicator.set_table(table.clone()).unwrap();
-            communicator.set_reproducible(reproducible);
-            communicator
-        })
-        .collect();
+    let all: Vec<Communicator<'_>> =
+        contexts.iter().map(|context| communicator(context, table, reproducible)).collect();
     // The last rank has no block in one of them.
     let counts: Vec<u64> =
         (0..size).map(|rank| if rank + 1 == size { 0 } else { len + u64::from(rank) % 3 }).collect();

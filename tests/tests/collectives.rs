@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
 use ironband_tests::deeds::What;
-use ironband_tests::{Ended, Job, Launcher, Outcome, Random, by_hand, free_port, wait_for_turn};
+use ironband_tests::{Ended, Launcher, Random, number, start_by_hand, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_collectives_agent");
 /// An MPI program, over contexts of MPI communicators.
@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const LIMIT_OF_MPI: Duration = Duration::from_secs(600);
 
 fn turn() -> impl Sized {
-    wait_for_turn(env!("CARGO_TARGET_TMPDIR").as_ref()).unwrap_or_else(|error| panic!("{error:#}"))
+    wait_for_turn(env!("CARGO_TARGET_TMPDIR"))
 }
 
 fn passes(name: &'static str, ranks: u32, words: &[&str]) {
@@ -23,15 +23,7 @@ fn passes(name: &'static str, ranks: u32, words: &[&str]) {
 
 fn ends_well(name: &'static str, ranks: u32, words: &[&str], limit: Duration) {
     let Some(launcher) = Launcher::find(name) else { return };
-    expect_well(ranks, launcher.start(ranks, words, &[]).finish(limit));
-}
-
-fn expect_well(ranks: u32, outcome: Outcome) {
-    assert!(outcome.is_well_ended(), "{}", outcome.explain());
-    for rank in 0..ranks {
-        assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", outcome.explain());
-    }
-    println!("{ranks} ranks: ok after {:.2} s", outcome.took.as_secs_f64());
+    launcher.start(ranks, words, &[]).finish(limit).expect_ok(ranks);
 }
 
 #[test]
@@ -56,7 +48,7 @@ fn over_several_nodes() {
         let words = ["nodes", &nodes, &each, &ranks.to_string(), count];
         if let Some(launcher) = Launcher::find("ironband") {
             let command = [&["--pretend-nodes", &pretended, AGENT], &words[..]].concat();
-            expect_well(ranks, launcher.start(ranks, &command, &[]).finish(LIMIT));
+            launcher.start(ranks, &command, &[]).finish(LIMIT).expect_ok(ranks);
         }
     }
 }
@@ -156,7 +148,7 @@ fn one_is_killed() {
 #[test]
 fn one_is_killed_in_each_operation() {
     let _turn = turn();
-    let seeds = std::env::var("IRONBAND_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let seeds = number("IRONBAND_SEEDS").unwrap_or(1);
     for (operation, what) in What::ALL.into_iter().enumerate() {
         for (seed, length) in (0..seeds).flat_map(|seed| [(2 * seed, "short"), (2 * seed + 1, "long")]) {
             let mut random = Random::new(seed * 1000 + operation as u64);
@@ -174,14 +166,7 @@ fn one_is_killed_in_each_operation() {
 
 /// One process kills itself, and all others end well. There is no launcher.
 fn all_but_one_go_on(ranks: u32, victim: u32, words: &[&str]) {
-    let root = format!("127.0.0.1:{}", free_port());
-    let start = |rank| {
-        let own = |(name, value): (&str, String)| (name.to_owned(), value);
-        let variables: Vec<_> = by_hand(&root, rank, ranks).into_iter().map(own).collect();
-        let words: Vec<String> = [AGENT].iter().chain(words).map(|word| (*word).to_owned()).collect();
-        Job::start_command(&words, &variables, b"").unwrap_or_else(|error| panic!("{error:#}"))
-    };
-    let jobs: Vec<Job> = (0..ranks).map(start).collect();
+    let jobs = start_by_hand(ranks, &[&[AGENT], words].concat());
     let outcomes: Vec<_> = jobs.into_iter().map(|job| job.finish(LIMIT)).collect();
     for (rank, outcome) in (0..).zip(&outcomes) {
         let Ended::By(status) = outcome.ended else { unreachable!("finish looks at it") };

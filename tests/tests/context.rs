@@ -4,25 +4,20 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use ironband_tests::{Ended, Job, Launcher, by_hand, free_port, wait_for_turn};
+use ironband_tests::{Ended, Launcher, start_by_hand, wait_for_turn};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_context_agent");
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn turn() -> impl Sized {
-    wait_for_turn(env!("CARGO_TARGET_TMPDIR").as_ref()).unwrap_or_else(|error| panic!("{error:#}"))
+    wait_for_turn(env!("CARGO_TARGET_TMPDIR"))
 }
 
 fn passes(name: &'static str, numbers: &[u32]) {
     let Some(launcher) = Launcher::find(name) else { return };
     let _turn = turn();
     for &ranks in numbers {
-        let outcome = launcher.start(ranks, &[AGENT], &[]).finish(LIMIT);
-        assert!(outcome.is_well_ended(), "{}", outcome.explain());
-        for rank in 0..ranks {
-            assert!(outcome.stdout.contains(&format!("{rank} of {ranks}: ok")), "{}", outcome.explain());
-        }
-        println!("{ranks} ranks: ok after {:.2} s", outcome.took.as_secs_f64());
+        launcher.start(ranks, &[AGENT], &[]).finish(LIMIT).expect_ok(ranks);
     }
 }
 
@@ -55,14 +50,7 @@ fn alone() {
 /// One of four is killed; all others say which. There is no launcher: one would end them, perhaps before they find out.
 fn dies(when: &str, name: &str) {
     let _turn = turn();
-    let root = format!("127.0.0.1:{}", free_port());
-    let start = |rank| {
-        let own = |(name, value): (&str, String)| (name.to_owned(), value);
-        let variables: Vec<_> = by_hand(&root, rank, 4).into_iter().map(own).collect();
-        let words = [AGENT, "die", when, "1"].map(str::to_owned);
-        Job::start_command(&words, &variables, b"").unwrap_or_else(|error| panic!("{error:#}"))
-    };
-    let jobs: Vec<Job> = (0..4).map(start).collect();
+    let jobs = start_by_hand(4, &[AGENT, "die", when, "1"]);
     for (rank, outcome) in jobs.into_iter().map(|job| job.finish(LIMIT)).enumerate() {
         let Ended::By(status) = outcome.ended else { unreachable!("finish looks at it") };
         let ended = (status.code(), status.signal());

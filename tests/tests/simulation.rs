@@ -3,6 +3,7 @@
 
 use std::panic;
 
+use ironband_tests::number;
 use ironband_tests::scenario::{Adapter, Scenario, Weather};
 
 /// Scenarios that failed once.
@@ -38,12 +39,6 @@ const FOUND: [Scenario; 3] = [
         writes: false,
     },
 ];
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name)
-        .ok()
-        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is no number")))
-}
 
 /// Says all that is needed to see it again.
 fn fail(scenario: Scenario) -> ! {

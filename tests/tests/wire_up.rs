@@ -88,7 +88,7 @@ fn known(launcher: &str) -> Known {
 }
 
 fn turn() -> impl Sized {
-    wait_for_turn(env!("CARGO_TARGET_TMPDIR").as_ref()).unwrap_or_else(|error| panic!("{error:#}"))
+    wait_for_turn(env!("CARGO_TARGET_TMPDIR"))
 }
 
 /// The launcher's status, as a shell shows it.
