@@ -125,77 +125,65 @@ pub enum ConfigError {
     },
 }
 
-/// How large transfers between processes of one node move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SingleCopy {
-    /// Measure and choose, per peer and message size.
-    Auto,
-    /// One copy, by the kernel (`process_vm_readv`), where it is permitted.
-    Cma,
-    /// Two copies, through the ring, both processors at once.
-    Ring,
+/// What a user chooses by a word.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:expr),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub enum $name { $($(#[$variant_meta])* $variant),+ }
+
+        impl $name {
+            const WORDS: &[&str] = &[$($word),+];
+
+            /// As users write it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// `None` for a word that is not known.
+            fn of(text: &str) -> Option<Self> {
+                [$(Self::$variant),+].into_iter().find(|it| it.as_str() == text)
+            }
+        }
+    };
 }
 
-impl SingleCopy {
-    const ALL: [Self; 3] = [Self::Auto, Self::Cma, Self::Ring];
-
-    /// As users write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => AUTO,
-            Self::Cma => "cma",
-            Self::Ring => "ring",
-        }
+words! {
+    /// How large transfers between processes of one node move.
+    SingleCopy {
+        /// Measure and choose, per peer and message size.
+        #[default]
+        Auto = AUTO,
+        /// One copy, by the kernel (`process_vm_readv`), where it is permitted.
+        Cma = "cma",
+        /// Two copies, through the ring, both processors at once.
+        Ring = "ring",
     }
 }
 
-/// How the connections of RDMA adapters are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Connect {
-    /// By datagrams, and on iWARP, which has none, by the connection manager.
-    #[default]
-    Auto,
-    /// By datagrams between the processes (InfiniBand, RoCE).
-    Datagram,
-    /// By the RDMA connection manager of the kernel (RoCE v2, iWARP).
-    Manager,
-}
-
-impl Connect {
-    const ALL: [Self; 3] = [Self::Auto, Self::Datagram, Self::Manager];
-
-    /// As users write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => AUTO,
-            Self::Datagram => "datagram",
-            Self::Manager => "manager",
-        }
+words! {
+    /// How the connections of RDMA adapters are made.
+    Connect {
+        /// By datagrams, and on iWARP, which has none, by the connection manager.
+        #[default]
+        Auto = AUTO,
+        /// By datagrams between the processes (InfiniBand, RoCE).
+        Datagram = "datagram",
+        /// By the RDMA connection manager of the kernel (RoCE v2, iWARP).
+        Manager = "manager",
     }
 }
 
-/// Whether registrations are kept for the next message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RegistrationCaching {
-    /// Where that is safe.
-    #[default]
-    Auto,
-    /// As `Auto`, for a user who wants to know when it is not safe.
-    On,
-    /// Never.
-    Off,
-}
-
-impl RegistrationCaching {
-    const ALL: [Self; 3] = [Self::Auto, Self::On, Self::Off];
-
-    /// As users write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => AUTO,
-            Self::On => "on",
-            Self::Off => "off",
-        }
+words! {
+    /// Whether registrations are kept for the next message.
+    RegistrationCaching {
+        /// Where that is safe.
+        #[default]
+        Auto = AUTO,
+        /// As `Auto`, for a user who wants to know when it is not safe.
+        On = "on",
+        /// Never.
+        Off = "off",
     }
 }
 
@@ -257,19 +245,19 @@ pub const PARAMETERS: [Parameter; 12] = [
     },
     Parameter {
         name: "single_copy",
-        kind: Kind::Word { of: &["auto", "cma", "ring"], default: AUTO },
+        kind: Kind::Word { of: SingleCopy::WORDS, default: AUTO },
         unit: "",
         help: "How long messages move: auto measures and chooses, cma lets the kernel copy once, ring copies twice through shared memory.",
     },
     Parameter {
         name: "connect",
-        kind: Kind::Word { of: &["auto", "datagram", "manager"], default: AUTO },
+        kind: Kind::Word { of: Connect::WORDS, default: AUTO },
         unit: "",
         help: "How connections over RDMA adapters are made: datagram (InfiniBand, RoCE), manager (the kernel's RDMA connection manager: RoCE, iWARP), auto (manager on iWARP, else datagram).",
     },
     Parameter {
         name: "registration_cache",
-        kind: Kind::Word { of: &["auto", "on", "off"], default: AUTO },
+        kind: Kind::Word { of: RegistrationCaching::WORDS, default: AUTO },
         unit: "",
         help: "Keep memory registered with RDMA adapters after a message, for the next one: auto where news of unmapped memory can be relied on, on also says so where it cannot, off never.",
     },
@@ -404,12 +392,9 @@ impl Config {
     /// `None` for a word that is not known.
     fn set_word(&mut self, name: &str, text: &str) -> Option<()> {
         match name {
-            "single_copy" => self.single_copy = SingleCopy::ALL.into_iter().find(|it| it.as_str() == text)?,
-            "connect" => self.connect = Connect::ALL.into_iter().find(|it| it.as_str() == text)?,
-            "registration_cache" => {
-                self.registration_cache =
-                    RegistrationCaching::ALL.into_iter().find(|it| it.as_str() == text)?;
-            }
+            "single_copy" => self.single_copy = SingleCopy::of(text)?,
+            "connect" => self.connect = Connect::of(text)?,
+            "registration_cache" => self.registration_cache = RegistrationCaching::of(text)?,
             _ => unreachable!("every word of the table is listed here: a test sets each"),
         }
         Some(())

@@ -487,17 +487,13 @@ impl<F: Fabric> Device<F> {
             Threads::Single => "no locks",
             Threads::Multiple => "locked (MPI_THREAD_MULTIPLE)",
         };
-        let how = match self.single_copy {
-            SingleCopy::Auto => "auto",
-            SingleCopy::Cma => "cma",
-            SingleCopy::Ring => "ring",
-        };
         let registrations = self.registrations.report(&self.capabilities);
         format!(
-            "fabric {}, device {}, eager limit {} bytes, long messages ({how}): {}; {}{threads}",
+            "fabric {}, device {}, eager limit {} bytes, long messages ({}): {}; {}{threads}",
             F::NAME,
             self.name,
             self.eager_bytes(),
+            self.single_copy.as_str(),
             self.capabilities.single_copy,
             registrations.map_or_else(String::new, |clause| format!("{clause}; "))
         )
