@@ -13,7 +13,8 @@
 //! numbers that this is so. Where that is not so and schedules are long, only some ranks are walked
 //! ([`Walked::Some`]), and what they cannot tell is not told.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use crate::choose::Algorithm;
 use crate::operation::Operation;
@@ -437,37 +438,52 @@ fn take_all(
 // ---- what is the least
 // ---------------------------------------------------------------------------------------------
 
-/// The least time that the operation takes in ns, with elements of one byte and if a rank sends and receives
-/// one message at a time: who has not heard of something can only double in alpha, and the bytes that a rank
-/// has to send or get pass one after another. The larger of such bounds, or their sum where it is known to be
-/// one. A schedule that has many short messages under way at once may be below it.
+/// The least time that the operation takes in ns, with elements of one byte: what one rank knows reaches all others no sooner than by
+/// the best broadcast, and the bytes that a rank has to send or get pass one after another. The larger of such bounds, or their sum where it is
+/// known to be one.
 pub fn bound_ns(operation: Operation, ranks: u32, model: &Model) -> f64 {
     let others = f64::from(ranks - 1);
     let part = others / f64::from(ranks);
-    let doublings = f64::from(ranks.next_power_of_two().ilog2()) * model.alpha_ns;
+    let spread = spread_ns(ranks, model);
     let one = if ranks > 1 { model.alpha_ns } else { 0.0 };
     let beta = |bytes: f64| bytes * model.beta_ns_per_byte;
     let gamma = |bytes: f64| bytes * model.gamma_ns_per_byte;
     let is_shared = if ranks > 1 { 1.0 } else { 0.0 };
     match operation {
-        Operation::Barrier => doublings,
-        Operation::Bcast { len, .. } => doublings.max(beta(len as f64 * is_shared)),
-        Operation::Reduce { len, .. } => {
-            doublings.max(beta(len as f64 * is_shared) + gamma(part * len as f64))
-        }
+        Operation::Barrier => spread,
+        Operation::Bcast { len, .. } => spread.max(beta(len as f64 * is_shared)),
+        Operation::Reduce { len, .. } => spread.max(beta(len as f64 * is_shared) + gamma(part * len as f64)),
         Operation::Allreduce { len, .. } => {
-            doublings.max(beta(2.0 * part * len as f64) + gamma(part * len as f64))
+            spread.max(beta(2.0 * part * len as f64) + gamma(part * len as f64))
         }
         Operation::ReduceScatterBlock { len, .. } => {
-            doublings + beta(others * len as f64) + gamma(others * len as f64)
+            spread + beta(others * len as f64) + gamma(others * len as f64)
         }
-        Operation::Allgather { len } => doublings + beta(others * len as f64),
+        Operation::Allgather { len } => spread + beta(others * len as f64),
         Operation::Gather { len, .. }
         | Operation::Scatter { len, .. }
         | Operation::Alltoall { len }
         | Operation::AlltoallInPlace { len } => one + beta(others * len as f64),
-        Operation::Scan { len, .. } => doublings.max(beta(len as f64 * is_shared)),
+        Operation::Scan { len, .. } => spread.max(beta(len as f64 * is_shared)),
     }
+}
+
+/// The least time in ns in which something without length comes from one rank to all, or from all to one: whoever knows it tells another every gap, and
+/// each hears of it alpha after it was told.
+///
+/// Source: Karp, Sahay, Santos and Schauser, "Optimal broadcast and summation in the LogP model", 1993.
+fn spread_ns(ranks: u32, model: &Model) -> f64 {
+    // When the next message of each arrives, of those who know, in whole picoseconds.
+    let [alpha, gap] = [model.alpha_ns, model.gap_ns].map(|ns| (ns * 1000.0) as u64);
+    let mut arrivals = BinaryHeap::from([Reverse(alpha)]);
+    let mut last = 0;
+    for _ in 1..ranks {
+        let Some(Reverse(arrival)) = arrivals.pop() else { break };
+        last = arrival;
+        arrivals.push(Reverse(arrival + gap));
+        arrivals.push(Reverse(arrival + alpha));
+    }
+    last as f64 / 1000.0
 }
 
 #[cfg(test)]
@@ -501,6 +517,50 @@ mod tests {
         assert_eq!(end[3], 160.0, "the last send arrives last");
         let (end, _) = end_of_round((at(0.0), at(30.0)), &[], [(0, at(20.0))].into_iter(), 0, &prices);
         assert_eq!(end[3], 30.0, "the gap after a message of the round before");
+    }
+
+    /// Doubling where a rank can do nothing while a message is under way, one step where it can tell all at once; and Fibonacci's numbers where each
+    /// message takes two gaps.
+    #[test]
+    fn nothing_spreads_faster_than_by_the_best_broadcast() {
+        let model = |gap_ns| Model { alpha_ns: 100.0, gap_ns, ..Model::default() };
+        for ranks in 1..=70_u32 {
+            let doublings = f64::from(ranks.next_power_of_two().ilog2());
+            assert_eq!(spread_ns(ranks, &model(100.0)), doublings * 100.0, "{ranks}");
+        }
+        assert_eq!(spread_ns(1000, &model(0.0)), 100.0);
+        let by_gaps: Vec<u32> = (2..10)
+            .map(|gaps| {
+                (1..).take_while(|ranks| spread_ns(*ranks, &model(50.0)) <= f64::from(gaps) * 50.0).count()
+                    as u32
+            })
+            .collect();
+        assert_eq!(by_gaps, [2, 3, 5, 8, 13, 21, 34, 55]);
+    }
+
+    /// No algorithm is faster than what is said to be the least.
+    #[test]
+    fn no_schedule_is_below_the_bound() {
+        let model = Model::default();
+        for ranks in [2, 3, 4, 7, 8, 16, 31] {
+            for len in [1, 8, 1000, 100_000] {
+                for operation in [
+                    Operation::Barrier,
+                    Operation::Bcast { len, root: 0 },
+                    Operation::Allreduce { len, commutes: true },
+                ] {
+                    for algorithm in crate::Table::default().algorithms(&operation.case(ranks, 1, false)) {
+                        let path = count(operation, algorithm, ranks, &model).path.expect("few ranks");
+                        let bound = bound_ns(operation, ranks, &model);
+                        assert!(
+                            path.ns >= bound * 0.999,
+                            "{operation:?} {algorithm:?} {ranks}: {} {bound}",
+                            path.ns
+                        );
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -208,7 +208,7 @@ static ALGORITHMS: [Algorithm; 28] = [
     Algorithm::new("neighbour::exchange", &[What::NeighbourAlltoallv], |_| {}),
 ];
 
-/// Never dropped: each would wait for the ends of what it has begun, and one that is dead would wait for ever.
+/// Not dropped when a process has died: each would wait for the ends of what it has begun, and one that is dead would wait for ever.
 type Member<'c> = ManuallyDrop<Communicator<'c>>;
 
 fn communicator<'c>(context: &'c Context, table: &Table, is_reproducible: bool) -> Communicator<'c> {
@@ -290,6 +290,9 @@ fn play(seed: u64, size: u32, script: Script<'_>, victim: Option<u32>) -> Result
     };
     if let Some(violation) = world.violations().first() {
         return Err(format!("device {}: {}", violation.device, violation.what));
+    }
+    if victim.is_none() && outcome.is_ok() {
+        communicators.into_iter().for_each(|one| drop(ManuallyDrop::into_inner(one)));
     }
     outcome
 }

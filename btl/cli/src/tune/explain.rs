@@ -76,7 +76,7 @@ pub(super) fn text(asked: Asked, ranks: u32, tuning: &Tuning, table: &str) -> St
                 .map_or_else(|| "-".to_owned(), |path| quotient_text(path.ns / bound)),
         );
     }
-    let _ = writeln!(text, "  {:<94} {:>9}", "bound, one message at a time", us(Some(bound)));
+    let _ = writeln!(text, "  {:<94} {:>9}", "bound: the best broadcast, the bytes", us(Some(bound)));
     text
 }
 
@@ -108,7 +108,7 @@ mod tests {
         let text = explained("barrier", 8, &Tuning { model: Some(model), ..Tuning::default() });
         assert!(text.contains("(a machine, 2026-01-31)"), "{text}");
         let line = text.lines().find(|line| line.starts_with('*')).unwrap();
-        assert!(line.starts_with("* dissemination (radix 2) ") && line.ends_with(" 6.000    1.00"), "{text}");
+        assert!(line.starts_with("* dissemination (radix 2) ") && line.ends_with(" 6.000    1.88"), "{text}");
     }
 
     #[test]
