@@ -96,7 +96,8 @@ fn main() {
         Operation::Window => {
             let context = alone();
             let own = check(context.endpoint(context.rank()));
-            let mut windows = Windows { receives: Vec::new(), sends: Vec::new(), back: [0; 8] };
+            let mut windows =
+                Windows { receives: Vec::new(), sends: Vec::new(), data: *b"8 bytes.", back: [0; 8] };
             for _ in 0..count {
                 windows.one(&context, own);
             }
@@ -120,22 +121,24 @@ fn alone() -> Context {
 struct Windows<'c> {
     receives: Vec<ReceiveRequest<'c, RawBuffer>>,
     sends: Vec<SendRequest<'c, RawBuffer>>,
+    data: [u8; 8],
     back: [u8; 8],
 }
 
 impl<'c> Windows<'c> {
     fn one(&mut self, context: &'c Context, own: Endpoint<'c>) {
         const TAG: u64 = 7;
-        let mut data = *b"8 bytes.";
         let pattern = Pattern::exact(own.rank(), TAG);
+        let (back, data) = (self.back.as_mut_ptr(), self.data.as_mut_ptr());
         for _ in 0..64 {
-            // SAFETY: all requests have ended before this function returns; nobody else touches the buffers meanwhile.
-            let buffer = unsafe { RawBuffer::new(self.back.as_mut_ptr(), 8) };
+            // SAFETY: all requests have ended before this function returns, and nobody else touches the buffers meanwhile. Should it unwind the
+            // requests are dropped first, and leave the buffers to a context that nobody drives any more.
+            let buffer = unsafe { RawBuffer::new(back, 8) };
             self.receives.push(check(context.start_receive(pattern, buffer)));
         }
         for _ in 0..64 {
             // SAFETY: as above.
-            let buffer = unsafe { RawBuffer::new(data.as_mut_ptr(), 8) };
+            let buffer = unsafe { RawBuffer::new(data, 8) };
             self.sends.push(check(own.start_send(TAG, buffer)));
         }
         for request in self.sends.drain(..) {

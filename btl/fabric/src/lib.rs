@@ -278,8 +278,9 @@ pub trait Device: Sized {
     /// many peers are connected.
     fn poll_cq(&mut self, cq: Self::CompletionQueue) -> Option<Completion>;
 
-    /// As [`Device::poll_cq`], if the next completion is a message and at hand: most are, and need no look at anything else. `None` says
-    /// nothing.
+    /// As [`Device::poll_cq`], if the next completion is a message and at hand: most are, and need no look at anything else. It is the one that
+    /// `poll_cq` would have given next, so the order of a queue pair's completions is kept. `None` says nothing; so it is when it is time to look at
+    /// everything else.
     #[inline]
     fn poll_message(&mut self, cq: Self::CompletionQueue) -> Option<Message> {
         let _ = cq;

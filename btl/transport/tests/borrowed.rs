@@ -79,6 +79,47 @@ fn a_panic_in_a_scope_ends_its_requests() {
     assert!(buffer.iter().all(|byte| *byte == 0) && other.iter().all(|byte| *byte == 9));
 }
 
+/// Requests that have ended and that nobody has waited for cost nobody anything when a scope panics.
+#[test]
+fn a_panic_in_a_scope_gives_nobody_up_whose_requests_have_ended() {
+    let contexts = ironband::simulated(&World::new(Options::new(7)), 3, &Config::default()).unwrap();
+    let [near, far, ends] =
+        <[Context; 3]>::try_from(contexts).unwrap_or_else(|_| panic!("three were wanted"));
+    // All are connected.
+    for (number, other) in [(1, &far), (2, &ends)] {
+        let there = near.endpoint(number).unwrap().start_send(TAG, vec![1_u8]).unwrap();
+        let back = other.endpoint(0).unwrap().start_send(TAG, vec![1_u8]).unwrap();
+        for _ in 0..1000 {
+            near.progress();
+            other.progress();
+        }
+        there.wait().unwrap();
+        back.wait().unwrap();
+        near.receive(Pattern::exact(number, TAG), &mut [0]).unwrap();
+    }
+    let (mut come, mut lost) = ([0; 8], [0; 8]);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        near.scope(|scope| {
+            drop(scope.start_receive(Pattern::exact(1, TAG), &mut come).unwrap());
+            drop(scope.start_receive(Pattern::exact(2, TAG), &mut lost).unwrap());
+            far.endpoint(0).unwrap().start_send(TAG, vec![7_u8; 8]).unwrap().wait().unwrap();
+            ends.part_with(0, "as planned").unwrap();
+            for _ in 0..1000 {
+                near.progress();
+                far.progress();
+                ends.progress();
+            }
+            panic!("as planned");
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(come, [7; 8]);
+    for number in [0, 1] {
+        let sent = near.endpoint(number).unwrap().start_send(TAG, vec![1_u8]);
+        sent.unwrap_or_else(|error| panic!("rank {number} is given up: {error}")).wait().unwrap();
+    }
+}
+
 /// Over a simulated adapter, where no access has ended when its call returns.
 #[test]
 fn flush_waits_for_what_nobody_else_waits_for() {

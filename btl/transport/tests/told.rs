@@ -39,3 +39,39 @@ fn a_receive_that_is_too_short() {
     let outcome = receive_announced(Faults::NONE, 10);
     assert!(matches!(outcome, Err(Error::Truncated { capacity_bytes: 10, .. })), "{outcome:?}");
 }
+
+/// As [`receive_announced`], of a message that comes while it is awaited by a receive that is not posted yet.
+fn receive_awaited(faults: Faults, capacity: usize) -> Result<Vec<u8>, Error> {
+    let world = World::new(Options::new(1).with_faults(faults));
+    let contexts = simulated(&world, 2, &Config::default()).unwrap();
+    let (sender, receiver) = (&contexts[0], &contexts[1]);
+    let first = sender.endpoint(1).unwrap().start_send(TAG, vec![7_u8; 8]).unwrap();
+    for _ in 0..1000 {
+        sender.progress();
+        receiver.progress();
+    }
+    first.wait().unwrap();
+    receiver.receive(Pattern::exact(0, TAG), &mut [0; 8]).unwrap();
+    let sent = sender.endpoint(1).unwrap().start_send(TAG, vec![7_u8; LONG]).unwrap();
+    // On its way, and nobody has looked.
+    for _ in 0..1000 {
+        sender.progress();
+    }
+    let mut buffer = vec![0; capacity];
+    let outcome = receiver.receive(Pattern::exact(0, TAG), &mut buffer);
+    assert!((0..1000).any(|_| sent.is_done()), "the sender has not heard of it");
+    let _ = sent.wait();
+    outcome.map(|_| buffer)
+}
+
+#[test]
+fn an_awaited_receive_that_has_ended_when_it_is_posted() {
+    let at_once = Faults { at_once: 1_000_000, ..Faults::NONE };
+    assert_eq!(receive_awaited(at_once, LONG), Ok(vec![7; LONG]));
+}
+
+#[test]
+fn an_awaited_receive_that_is_too_short() {
+    let outcome = receive_awaited(Faults::NONE, 10);
+    assert!(matches!(outcome, Err(Error::Truncated { capacity_bytes: 10, .. })), "{outcome:?}");
+}

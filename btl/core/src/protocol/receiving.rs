@@ -144,10 +144,11 @@ impl<S, R, K> Protocol<S, R, K> {
         self.receives.get(handle)?.outcome()
     }
 
-    /// Whose message a receive has found.
+    /// Whose message a receive has found that has not ended.
     pub fn peer_of_receive(&self, handle: Handle) -> Option<u32> {
         let receive = self.receives.get(handle)?;
-        (!matches!(receive.stage, ReceiveStage::Posted(_))).then_some(receive.message.source)
+        let is_found = !matches!(receive.stage, ReceiveStage::Posted(_) | ReceiveStage::Done(_));
+        is_found.then_some(receive.message.source)
     }
 
     /// Those without whom some request does not end: the sources that receives name, and the peers of messages that are under way in either

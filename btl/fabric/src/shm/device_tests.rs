@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ironband_core::config::{Config, SingleCopy};
 use ironband_core::limits::CONNECT_SLOTS;
+use ironband_core::wire::RecordKind;
 
 use super::device::ShmDevice;
 use super::queue_pair::CrossMemory;
@@ -263,6 +264,30 @@ fn what_was_sent_before_a_failure_arrives_intact_or_not_at_all() {
     let bytes = unsafe { std::slice::from_raw_parts(payload.as_ptr(), payload.len()) };
     assert!(bytes.iter().all(|byte| *byte == 0x5a), "the memory of a held message was taken away");
     receiver.release(token);
+}
+
+/// The short way to messages leaves what is wrong with a ring to be found by a poll.
+#[test]
+fn a_corrupt_record_behind_messages_ends_the_peer() {
+    let (mut sender, mut receiver) = (open(0), open(1));
+    let qp = connect(&mut sender, &receiver);
+    assert_eq!(sender.post_send(qp, 0, b"connect", b""), Posted::Complete);
+    assert_eq!(until(|| receive(&mut receiver)), 0);
+    for imm in [1, 2] {
+        assert_eq!(sender.post_send(qp, imm, b"a message", b""), Posted::Complete);
+    }
+    let tx = sender.qps[qp.index()].tx.as_mut().expect("connected");
+    let claim = tx.claim(8).expect("an honest receiver").expect("room");
+    tx.publish(claim, RecordKind::Send as u8, 10_000_000, 3);
+    for imm in [1, 2] {
+        let message = receiver.poll_message(()).expect("it is there");
+        assert_eq!(message.imm, imm);
+        receiver.release(message.token);
+    }
+    assert_eq!(receiver.poll_message(()), None);
+    let ended = receiver.poll_cq(());
+    assert!(matches!(ended, Some(Completion::Disconnected { .. })), "{ended:?}");
+    assert_eq!((receiver.poll_message(()), receiver.poll_cq(())), (None, None));
 }
 
 /// One announcement from `owner`, taken by `reader` and read, at once or after a while. Says whether the bytes were on their

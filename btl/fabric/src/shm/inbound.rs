@@ -210,7 +210,7 @@ impl Inbound {
         if self.pause || !ring.consumer.is_next(kind) {
             return None;
         }
-        // What is wrong with a record is for `take` to say.
+        // What is wrong with a record is for `take` to say. A peer that changes it between these two looks has sent another message.
         self.take_at_hand().ok()?
     }
 

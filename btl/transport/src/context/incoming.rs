@@ -62,7 +62,8 @@ pub(super) struct Awaited<'c> {
     fortune: Cell<Fortune>,
     /// Whoever waits for it can wait for all of a long message, too.
     may_post: bool,
-    /// Once it had to be posted.
+    is_posted: Cell<bool>,
+    /// Once it was posted, until somebody takes care of that.
     posted: Cell<Option<EndBeforeReturn<'c>>>,
 }
 
@@ -76,6 +77,7 @@ impl<'c> Awaited<'c> {
             target,
             fortune: Cell::new(Fortune::Waits),
             may_post,
+            is_posted: Cell::new(false),
             posted: Cell::new(None),
         }
     }
@@ -123,15 +125,23 @@ impl Handler for AwaitingEars<'_, '_> {
 
 impl Context {
     /// Something else comes before the awaited message. If it announces a long one of the same source, which may be the one, the receive is posted
-    /// before that is looked at: a message that finds its receive waiting may have its data right behind it.
+    /// before that is looked at: a message that finds its receive waiting may have its data right behind it. No receive is older, and one that is
+    /// posted gets what was kept meanwhile first.
     fn pass<'c>(&'c self, awaited: &Awaited<'c>, from: Link, imm: u32) {
-        let Fortune::Waits = awaited.fortune.get() else { return };
+        if let Fortune::Ended(_) = awaited.fortune.get() {
+            return;
+        }
         awaited.fortune.set(Fortune::Passed);
         let source = self.state.borrow().rank_of(from.device, from.qp);
         let is_announced = matches!(Kind::of_immediate(imm), Some((Kind::Announce, _)));
-        if awaited.may_post && is_announced && source == Some(awaited.source) {
-            let receive = self.begin_receive(awaited.pattern, awaited.target);
-            awaited.posted.set(receive.ok().map(|receive| EndBeforeReturn::of_receive(self, receive)));
+        if awaited.may_post
+            && is_announced
+            && source == Some(awaited.source)
+            && !awaited.is_posted.replace(true)
+        {
+            // Its source is connected, which is all that could be wrong.
+            let receive = self.begin_receive(awaited.pattern, awaited.target).ok();
+            awaited.posted.set(receive.map(|receive| EndBeforeReturn::of_receive(self, receive)));
         }
     }
 

@@ -372,7 +372,7 @@ impl Context {
 
     /// Waits a moment for a message, which goes to the buffer without a receive that is posted. That is not possible if receives are
     /// posted or messages kept: these are older. `None` when something else has come, or nothing. Nothing of the program's is called
-    /// meanwhile, or it might post a receive that would be taken for an older one; so where there is anything else to be done the receive is posted.
+    /// until the receive is posted, or it might post one that would be taken for an older one; so where there is anything else to be done it is posted.
     ///
     /// A long message takes longer than a moment: with `may_post` it is received as by a receive that is posted, and waited for; otherwise it is kept.
     #[inline]
@@ -402,7 +402,10 @@ impl Context {
                 break;
             }
         }
-        awaited.take_posted().map(|guard| self.finish_guarded(guard))
+        let guard = awaited.take_posted()?;
+        // It may have ended as it was posted: then nothing is left to wait for, and its sender is told now.
+        self.say_news(&mut self.state.borrow_mut());
+        Some(self.finish_guarded(guard))
     }
 
     /// Begins to receive the first message that matches. The request owns the buffer, and gives it back with [`ReceiveRequest::wait`].

@@ -61,10 +61,18 @@ impl<'c> EndBeforeReturn<'c> {
 
 impl Drop for EndBeforeReturn<'_> {
     fn drop(&mut self) {
-        // It is there still only if a handler of the program has panicked. The peer may wait for what this process will not send any
-        // more, so it is given up: then the request ends.
+        // It is there still only if the program has panicked.
         let mut guard = self.context.state.borrow_mut();
         let state = &mut *guard;
+        let ended = match self.kind {
+            Kind::Send => state.protocol.take_send(self.handle).map(|(body, _)| body.registration),
+            Kind::Receive => state.protocol.take_receive(self.handle).map(|(body, _)| body.registration),
+        };
+        if let Some(registration) = ended {
+            registration.into_iter().for_each(|own| self.context.deregister(*own));
+            return;
+        }
+        // The peer may wait for what this process will not send any more, so it is given up: then the request ends.
         let peer = match self.kind {
             Kind::Send => state.protocol.peer_of_send(self.handle),
             Kind::Receive if state.protocol.cancel(self.handle).is_some() => None,
