@@ -358,10 +358,23 @@ impl<F: Fabric> Device<F> {
             self.rest();
             return 0;
         };
-        let mut count = self.take_messages(handler, 0);
-        while let Some(completion) = self.poll(count) {
-            self.dispatch(handler, completion);
-            count = self.take_messages(handler, count + 1);
+        let mut count = 0;
+        loop {
+            let mut guard = self.state.lock();
+            let State { device, cq, .. } = &mut *guard;
+            // Most completions are messages, and each is handed out from registers.
+            if count < COMPLETIONS_PER_PROGRESS
+                && let Some(message) = device.poll_message(*cq)
+            {
+                drop(guard);
+                self.dispatch_message(handler, message);
+            } else {
+                let goes_on = count == 0 || (count < COMPLETIONS_PER_PROGRESS && device.is_more_likely(*cq));
+                let Some(completion) = goes_on.then(|| device.poll_cq(*cq)).flatten() else { break };
+                drop(guard);
+                self.dispatch(handler, completion);
+            }
+            count += 1;
         }
         self.registrations.tend(&self.state);
         if count > 0 {
@@ -391,34 +404,6 @@ impl<F: Fabric> Device<F> {
     #[inline(always)]
     pub fn reset_patience(&self) {
         self.patience.reset();
-    }
-
-    /// Hands out the messages that are at hand; `count` are handed out, and so many then.
-    #[inline(always)]
-    fn take_messages(&self, handler: &impl Handler, mut count: usize) -> usize {
-        while count < COMPLETIONS_PER_PROGRESS
-            && let Some(message) = self.poll_message()
-        {
-            self.dispatch_message(handler, message);
-            count += 1;
-        }
-        count
-    }
-
-    #[inline(always)]
-    fn poll_message(&self) -> Option<Message> {
-        let mut guard = self.state.lock();
-        let State { device, cq, .. } = &mut *guard;
-        device.poll_message(*cq)
-    }
-
-    /// The next completion of a call of `progress` that has handed out `count`.
-    #[inline(always)]
-    fn poll(&self, count: usize) -> Option<Completion> {
-        let mut guard = self.state.lock();
-        let State { device, cq, .. } = &mut *guard;
-        let goes_on = count == 0 || (count < COMPLETIONS_PER_PROGRESS && device.is_more_likely(*cq));
-        if goes_on { device.poll_cq(*cq) } else { None }
     }
 
     /// Nothing was found: offers the processor to others after a while.

@@ -7,21 +7,25 @@ const PREFETCH_BYTES_MAX: usize = 8192;
 /// each store waiting for its own. Only a hint: it cannot fault.
 #[inline]
 pub(crate) fn prefetch_for_write(target: *mut u8, len_bytes: usize) {
+    let end = target.wrapping_add(len_bytes.min(PREFETCH_BYTES_MAX));
+    let mut line = target.map_addr(|address| address & !63);
+    while line < end {
+        prefetch_line_for_write(line);
+        line = line.wrapping_add(64);
+    }
+}
+
+/// As [`prefetch_for_write`], for the line that this byte is in.
+#[inline(always)]
+pub(crate) fn prefetch_line_for_write(byte: *mut u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        let end = target.wrapping_add(len_bytes.min(PREFETCH_BYTES_MAX));
-        let mut line = target.map_addr(|address| address & !63);
-        while line < end {
-            // SAFETY: PREFETCHW is a hint that never faults, whatever the address (Intel SDM volume 2B); processors
-            // without it treat the opcode as a no-op.
-            unsafe {
-                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly))
-            };
-            line = line.wrapping_add(64);
-        }
+    // SAFETY: PREFETCHW is a hint that never faults, whatever the address (Intel SDM volume 2B); processors without it treat the opcode as
+    // a no-op.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) byte, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = (target, len_bytes);
+    let _ = byte;
 }
 
 /// How much of a message is requested before the layer above has looked at its header.
@@ -31,18 +35,24 @@ const EARLY_BYTES_MAX: usize = 1024;
 /// they go. Only a hint: it cannot fault.
 #[inline(always)]
 pub(crate) fn prefetch_for_read(start: *const u8, len_bytes: usize) {
+    let end = start.wrapping_add(len_bytes.min(EARLY_BYTES_MAX));
+    let mut line = start;
+    while line < end {
+        prefetch_line_for_read(line);
+        line = line.wrapping_add(64);
+    }
+}
+
+/// As [`prefetch_for_read`], of the line that this byte is in.
+#[inline(always)]
+pub(crate) fn prefetch_line_for_read(byte: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        let end = start.wrapping_add(len_bytes.min(EARLY_BYTES_MAX));
-        let mut line = start;
-        while line < end {
-            // SAFETY: a prefetch is a hint that never faults, whatever the address (Intel SDM volume 2B).
-            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast()) };
-            line = line.wrapping_add(64);
-        }
+    // SAFETY: a prefetch is a hint that never faults, whatever the address (Intel SDM volume 2B).
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(byte.cast());
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = (start, len_bytes);
+    let _ = byte;
 }
 
 /// Why a copy through the kernel failed.

@@ -536,7 +536,7 @@ impl Device for ShmDevice {
             }
             tx.publish(claim, RecordKind::Send as u8, len, imm);
             if let Some(slot) = tx.upcoming_slot(SLOTS_AHEAD) {
-                copy::prefetch_for_write(tx.memory.slot(slot), 1);
+                copy::prefetch_line_for_write(tx.memory.slot(slot));
             }
             entry.notify();
             return Posted::Complete;

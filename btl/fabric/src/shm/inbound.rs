@@ -239,7 +239,7 @@ impl Inbound {
         }
         if self.burst >= STREAM_MIN {
             let slot = ring.consumer.upcoming_slot(SLOTS_AHEAD);
-            copy::prefetch_for_read(ring.consumer.memory.slot(slot), 1);
+            copy::prefetch_line_for_read(ring.consumer.memory.slot(slot));
         }
         let taken = Taken { ring: RingIndex(index), qp: ring.qp, record, body };
         self.burst += 1;
