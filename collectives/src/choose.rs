@@ -128,6 +128,8 @@ pub struct Case {
     pub commutes: bool,
     /// Whether the result may depend on the values and the number of ranks alone.
     pub reproducible: bool,
+    /// Whether all ranks share a node.
+    pub is_one_node: bool,
 }
 
 /// An algorithm with its numbers, named as its function in [`crate::algorithms`].
@@ -288,6 +290,10 @@ impl Table {
             Choice::new(tree, [Condition::UpTo(TREE)])
         } else if case.ranks <= 2 {
             Choice::new(tree, [Condition::AtMostTwo])
+        } else if case.is_one_node && case.ranks <= self.bcast_node_ranks {
+            let why =
+                [Condition::Above(TREE), Condition::NotMoreRanks("bcast_node_ranks"), Condition::OneNode];
+            Choice::new(Algorithm::Knomial { radix: case.ranks }, why)
         } else if case.bytes < self.bcast_pipeline_min {
             Choice::new(Algorithm::ScatterAllgather, [Condition::Above(TREE), Condition::Below(PIPELINE)])
         } else {
@@ -398,12 +404,13 @@ impl Table {
         };
         match case.collective {
             Collective::Barrier => vec![Algorithm::Dissemination { radix: self.barrier_radix }],
-            Collective::Bcast => vec![
-                Algorithm::Knomial { radix: self.bcast_radix },
-                Algorithm::ScatterAllgather,
-                self.bcast_circulant(case),
-                chain,
-            ],
+            Collective::Bcast => any(&[
+                (Algorithm::Knomial { radix: self.bcast_radix }, true),
+                (Algorithm::Knomial { radix: case.ranks }, case.is_one_node && case.ranks > 2),
+                (Algorithm::ScatterAllgather, true),
+                (self.bcast_circulant(case), true),
+                (chain, true),
+            ]),
             Collective::Reduce if case.reproducible => {
                 vec![Algorithm::OrderedKnomial { radix: REPRODUCIBLE_RADIX }]
             }

@@ -4,10 +4,11 @@ use super::*;
 
 /// The table in words of its own: which function is taken.
 fn expected(table: &Table, case: &Case) -> &'static str {
-    let Case { collective, bytes, ranks, commutes, reproducible } = *case;
+    let Case { collective, bytes, ranks, commutes, reproducible, is_one_node } = *case;
     match collective {
         Collective::Barrier => "barrier::dissemination",
         Collective::Bcast if bytes <= table.bcast_tree_max || ranks <= 2 => "bcast::knomial",
+        Collective::Bcast if is_one_node && ranks <= table.bcast_node_ranks => "bcast::knomial",
         Collective::Bcast if bytes >= table.bcast_pipeline_min => "bcast::circulant",
         Collective::Bcast => "bcast::scatter_allgather",
         Collective::Reduce if bytes <= table.reduce_tree_max || reproducible => "reduce::knomial",
@@ -53,6 +54,7 @@ fn tables() -> impl Strategy<Value = Table> {
     (prop::collection::vec(bytes(), 9), 2_u32..9, 2_u32..9, 1_u64..1 << 18, 1_u32..40).prop_map(
         |(max, radix, ranks, segment, window)| Table {
             barrier_radix: radix,
+            bcast_node_ranks: radix,
             bcast_tree_max: max[0],
             bcast_radix: radix,
             bcast_pipeline_min: max[1],
@@ -75,13 +77,14 @@ fn tables() -> impl Strategy<Value = Table> {
 
 fn cases() -> impl Strategy<Value = Case> {
     let collective = prop::sample::select(&Collective::ALL[..]);
-    (collective, bytes(), 1_u32..70, any::<bool>(), any::<bool>()).prop_map(
-        |(collective, bytes, ranks, commutes, reproducible)| Case {
+    (collective, bytes(), 1_u32..70, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(collective, bytes, ranks, commutes, reproducible, is_one_node)| Case {
             collective,
             bytes,
             ranks,
             commutes,
             reproducible,
+            is_one_node,
         },
     )
 }
@@ -114,6 +117,7 @@ proptest! {
                 Condition::Below(name) => (name, case.bytes),
                 Condition::Ranks(name) => (name, u64::from(case.ranks) + 1),
                 Condition::FewRanks(name) => (name, u64::from(case.ranks)),
+                Condition::NotMoreRanks(name) => (name, u64::from(case.ranks) - 1),
                 _ => continue,
             };
             let mut rows: toml::Table = toml::Table::try_from(&table).unwrap();
@@ -136,8 +140,14 @@ proptest! {
 #[test]
 fn reasons_name_the_rows() {
     let table = Table::default();
-    let case =
-        |collective, bytes, ranks| Case { collective, bytes, ranks, commutes: true, reproducible: false };
+    let case = |collective, bytes, ranks| Case {
+        collective,
+        bytes,
+        ranks,
+        commutes: true,
+        reproducible: false,
+        is_one_node: false,
+    };
     let text = |case: Case| table.choose(&case).reason.text(&case, &table);
     assert_eq!(
         text(case(Collective::Allreduce, 65_536, 8)),
@@ -150,6 +160,10 @@ fn reasons_name_the_rows() {
     assert_eq!(text(case(Collective::Alltoall, 100, 4)), "4 ranks are below alltoall_bruck_ranks (8)");
     assert_eq!(text(case(Collective::Gather, 2049, 4)), "2049 B is above gather_tree_max (2 KiB)");
     assert_eq!(text(case(Collective::Bcast, 1 << 20, 2)), "there are only 2 ranks");
+    assert_eq!(
+        text(Case { is_one_node: true, ..case(Collective::Bcast, 1 << 20, 5) }),
+        "1 MiB is above bcast_tree_max (8 KiB) and 5 ranks are not above bcast_node_ranks (8) and all share a node"
+    );
     assert_eq!(
         text(case(Collective::Allgather, 80 << 10, 6)),
         "80 KiB is not above allgather_doubling_max (80 KiB) and 6 ranks are no power of two"

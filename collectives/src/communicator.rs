@@ -226,6 +226,7 @@ impl<'c> Communicator<'c> {
             place: self.place(),
             element_bytes: (element_bytes as u64).max(1),
             reproducible: self.reproducible,
+            is_one_node: self.table.hierarchy > 0 && self.topology.node_count() == 1,
         }
     }
 

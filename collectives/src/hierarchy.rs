@@ -212,7 +212,13 @@ mod tests {
     use crate::table::Table;
 
     fn chooser(table: &Table, size: u32) -> Chooser<'_> {
-        Chooser { table, place: Place { rank: 0, size }, element_bytes: 4, reproducible: false }
+        Chooser {
+            table,
+            place: Place { rank: 0, size },
+            element_bytes: 4,
+            reproducible: false,
+            is_one_node: false,
+        }
     }
 
     fn shape(nodes: &[(u32, Option<u32>)], operation: Operation) -> Shape {

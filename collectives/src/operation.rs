@@ -103,7 +103,7 @@ impl Operation {
         }
     }
 
-    /// What its choice depends on, with elements of so many bytes.
+    /// What its choice depends on, with elements of so many bytes; on ranks of different nodes.
     pub const fn case(self, ranks: u32, element_bytes: u64, reproducible: bool) -> Case {
         let all = ranks as u64;
         let (collective, elements, commutes) = match self {
@@ -119,7 +119,8 @@ impl Operation {
             Self::Scan { len, inclusive: true } => (Collective::Scan, len, false),
             Self::Scan { len, inclusive: false } => (Collective::Exscan, len, false),
         };
-        Case { collective, bytes: elements * element_bytes, ranks, commutes, reproducible }
+        let bytes = elements * element_bytes;
+        Case { collective, bytes, ranks, commutes, reproducible, is_one_node: false }
     }
 
     /// What the process at this place does by this algorithm, which is one of [`Table::algorithms`] for this
@@ -219,19 +220,23 @@ pub(crate) struct Chooser<'t> {
     pub(crate) element_bytes: u64,
     /// Results depend on the values and the number of ranks alone, in every bit.
     pub(crate) reproducible: bool,
+    /// All ranks share a node, and that counts.
+    pub(crate) is_one_node: bool,
 }
 
 impl Chooser<'_> {
     pub(crate) fn schedule(&self, operation: Operation) -> Schedule {
         let case = operation.case(self.place.size, self.element_bytes, self.reproducible);
+        let case = Case { is_one_node: self.is_one_node, ..case };
         operation.schedule(self.table.choose(&case).algorithm, self.place, self.element_bytes)
     }
 
     /// The choice for blocks of any lengths, of so many elements together.
     fn choose(&self, collective: Collective, elements: u64, commutes: bool) -> Algorithm {
         let bytes = elements * self.element_bytes;
-        let Self { place: Place { size: ranks, .. }, reproducible, .. } = *self;
-        self.table.choose(&Case { collective, bytes, ranks, commutes, reproducible }).algorithm
+        let Self { place: Place { size: ranks, .. }, reproducible, is_one_node, .. } = *self;
+        let case = Case { collective, bytes, ranks, commutes, reproducible, is_one_node };
+        self.table.choose(&case).algorithm
     }
 
     /// How many ranks have transfers at a time.

@@ -38,6 +38,10 @@ pub enum Condition {
     Ranks(&'static str),
     /// They are fewer.
     FewRanks(&'static str),
+    /// They are not more.
+    NotMoreRanks(&'static str),
+    /// All ranks share a node.
+    OneNode,
     /// There are at most two ranks: the algorithms for more have nothing to win.
     AtMostTwo,
     /// The number of ranks is a power of two.
@@ -73,6 +77,8 @@ impl Condition {
             Self::Below(name) => case.bytes < row(table, name),
             Self::Ranks(name) => u64::from(case.ranks) >= row(table, name),
             Self::FewRanks(name) => u64::from(case.ranks) < row(table, name),
+            Self::NotMoreRanks(name) => u64::from(case.ranks) <= row(table, name),
+            Self::OneNode => case.is_one_node,
             Self::AtMostTwo => case.ranks <= 2,
             Self::PowerOfTwo => case.ranks.is_power_of_two(),
             Self::NoPowerOfTwo => !case.ranks.is_power_of_two(),
@@ -103,6 +109,10 @@ impl Condition {
             Self::NoOther => write!(out, "there is no other algorithm"),
             Self::Ranks(name) => write!(out, "{ranks} ranks are not below {name} ({})", row(table, name)),
             Self::FewRanks(name) => write!(out, "{ranks} ranks are below {name} ({})", row(table, name)),
+            Self::NotMoreRanks(name) => {
+                write!(out, "{ranks} ranks are not above {name} ({})", row(table, name))
+            }
+            Self::OneNode => write!(out, "all share a node"),
             Self::AtMostTwo => write!(out, "there are only {ranks} ranks"),
             Self::PowerOfTwo => write!(out, "{ranks} ranks are a power of two"),
             Self::NoPowerOfTwo => write!(out, "{ranks} ranks are no power of two"),

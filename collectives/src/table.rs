@@ -51,12 +51,14 @@ macro_rules! rows {
 
 rows! {
     /// How many a rank tells in a round of a barrier, and one more.
-    barrier_radix: u32 = 2, at_least 2;
+    barrier_radix: u32 = 4, at_least 2;
     /// Up to so many bytes a broadcast goes down a tree.
     bcast_tree_max: u64 = 8 << 10, at_least 0;
     /// The radix of that tree.
     bcast_radix: u32 = 4, at_least 2;
-    /// From so many bytes on it goes in blocks over a circulant graph; between, it is scattered and gathered.
+    /// Up to so many ranks that share a node, longer ones go from the root to all: each copies by itself, all at once.
+    bcast_node_ranks: u32 = 8, at_least 0;
+    /// Else from so many bytes on it goes in blocks over a circulant graph; between, it is scattered and gathered.
     bcast_pipeline_min: u64 = 512 << 10, at_least 0;
     /// Up to so many bytes a reduction goes up a tree.
     reduce_tree_max: u64 = 8 << 10, at_least 0;

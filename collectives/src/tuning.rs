@@ -267,7 +267,7 @@ mod tests {
         ) {
             let mut rows = toml::Table::try_from(Table::default()).unwrap();
             for (row, number) in Table::ROWS.iter().zip(numbers) {
-                let is_short = row.least == 2 || ["alltoall_bruck_ranks", "window", "hierarchy", "stripes"].contains(&row.name);
+                let is_short = row.least == 2 || ["bcast_node_ranks", "alltoall_bruck_ranks", "window", "hierarchy", "stripes"].contains(&row.name);
                 let number = if is_short { radix.into() } else { number };
                 rows.insert(row.name.to_owned(), toml::Value::Integer(number as i64));
             }

@@ -39,6 +39,7 @@ fn table(random: &mut Random) -> Table {
         barrier_radix: 2 + any(2).min(2) as u32,
         bcast_tree_max: any(8 << 10),
         bcast_radix: 2 + any(2).min(2) as u32,
+        bcast_node_ranks: any(8) as u32,
         bcast_pipeline_min: any(2 << 10),
         reduce_tree_max: any(8 << 10),
         reduce_radix: 2 + any(3).min(3) as u32,

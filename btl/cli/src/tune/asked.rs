@@ -67,7 +67,9 @@ impl Asked {
         let Self { collective, bytes, .. } = self;
         match self.operation() {
             Some(operation) => Case { collective, ..operation.case(ranks, 1, false) },
-            None => Case { collective, bytes, ranks, commutes: true, reproducible: false },
+            None => {
+                Case { collective, bytes, ranks, commutes: true, reproducible: false, is_one_node: false }
+            }
         }
     }
 }

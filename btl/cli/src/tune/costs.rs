@@ -136,7 +136,7 @@ mod tests {
         print(&Tuning::default(), 4, &ProgressBar::hidden(), &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         for start in [
-            "barrier         dissemination (radix 2)           4     0       2        2              0            8       2",
+            "barrier         dissemination (radix 4)           4     0       1        3              0           12       1",
             "allreduce       ring                              4   64K       6        6          98304           24       6          98304          49152",
             "scatter         direct (window 16)                3     8       1        2             16            2       1",
         ] {

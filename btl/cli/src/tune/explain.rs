@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use ironband_collectives::choose::Case;
 use ironband_collectives::cost::{bound_ns, count};
 use ironband_collectives::reason::Bytes;
 use ironband_collectives::{Model, Tuning};
@@ -40,6 +41,17 @@ pub(super) fn text(asked: Asked, ranks: u32, tuning: &Tuning, table: &str) -> St
     let mut text = format!("{name}, {bytes} ({whose_bytes}), {ranks} ranks, by {table}\n");
     let _ = writeln!(text, "  takes    {}: {}", case.path(choice.algorithm), choice.algorithm);
     let _ = writeln!(text, "  because  {}", choice.reason.text(&case, &tuning.table));
+    let on_one = Case { is_one_node: true, ..case };
+    let there = tuning.table.choose(&on_one);
+    if there != choice {
+        let _ = writeln!(
+            text,
+            "  or, where all ranks share a node, {}: {}",
+            case.path(there.algorithm),
+            there.algorithm
+        );
+        let _ = writeln!(text, "  because  {}", there.reason.text(&on_one, &tuning.table));
+    }
     let Some(operation) = asked.operation() else {
         text += "  Whose neighbours are whose is the program's to say, so nothing can be counted.\n";
         return text;
@@ -108,7 +120,7 @@ mod tests {
         let text = explained("barrier", 8, &Tuning { model: Some(model), ..Tuning::default() });
         assert!(text.contains("(a machine, 2026-01-31)"), "{text}");
         let line = text.lines().find(|line| line.starts_with('*')).unwrap();
-        assert!(line.starts_with("* dissemination (radix 2) ") && line.ends_with(" 6.000    1.88"), "{text}");
+        assert!(line.starts_with("* dissemination (radix 4) ") && line.ends_with(" 4.400    1.38"), "{text}");
     }
 
     #[test]

@@ -37,9 +37,9 @@ pub(super) struct Switch {
 /// All such rows. What else is in a table (radices, windows, pieces) is not measured.
 pub(super) const SWITCHES: [Switch; 10] = [
     Switch::max("bcast_tree_max", Collective::Bcast, |table| &mut table.bcast_tree_max)
-        .beside(|table| table.bcast_pipeline_min = u64::MAX),
+        .beside(|table| (table.bcast_pipeline_min, table.bcast_node_ranks) = (u64::MAX, 0)),
     Switch::min("bcast_pipeline_min", Collective::Bcast, |table| &mut table.bcast_pipeline_min)
-        .beside(|table| table.bcast_tree_max = 0),
+        .beside(|table| (table.bcast_tree_max, table.bcast_node_ranks) = (0, 0)),
     Switch::max("reduce_tree_max", Collective::Reduce, |table| &mut table.reduce_tree_max),
     Switch::max("allreduce_whole_max", Collective::Allreduce, |table| &mut table.allreduce_whole_max)
         .beside(|table| table.allreduce_ring_min = u64::MAX),

@@ -29,6 +29,10 @@
 //! cache-line transfer, one of up to 304 bytes the lines it fills, and there is no shared index that both sides write. Positions are 32 bits and wrap; a stale
 //! header differs by a multiple of the slot count, which is far below 2^32.
 //!
+//! A slot's line is in the cache of the processor that used it last, the other one. So both ends request slots ahead (`upcoming_slot`): the
+//! producer those that it will write, or each store of a window would wait for the one before, and the consumer, once
+//! records come in a row, those that it will read.
+//!
 //! The consumer gives room back by one store to `freed`, after each batch of messages; the producer reads it only when its
 //! own copy of the value says that the ring is full. Both sides compute where a body lies from the lengths alone, so
 //! nothing that a peer writes is used as an offset. A header with an impossible length or a `freed` that runs ahead is

@@ -82,6 +82,7 @@ const VECTOR_BYTES_MAX: u64 = 128 << 10;
 pub(crate) fn low_table() -> Table {
     Table {
         bcast_tree_max: 512,
+        bcast_node_ranks: 3,
         bcast_pipeline_min: 8 << 10,
         reduce_tree_max: 512,
         allreduce_whole_max: 256,
