@@ -82,7 +82,8 @@ impl Family {
 /// Source: Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH",
 /// 2005, for k = 2.
 ///
-/// Cost: ceil(log_k p) (alpha + (k - 1) n beta). Chosen for short vectors.
+/// Cost: ceil(log_k p) (alpha + (k - 1) n beta). Chosen for short vectors; and with k = p for long ones of a few ranks that share a
+/// node, who read the root's memory at the same time.
 ///
 /// # Panics
 /// When there is no such root, or the radix is below 2.
