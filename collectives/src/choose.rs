@@ -399,6 +399,7 @@ impl Table {
         let chain = Algorithm::Chain { segment_bytes: self.segment };
         let direct = Algorithm::Direct { window: self.window };
         let (keeps_order, is_free) = (!case.commutes, !case.reproducible);
+        let is_flat = case.is_one_node && case.ranks > 2 && case.ranks != self.bcast_radix;
         let any = |all: &[(Algorithm, bool)]| -> Vec<Algorithm> {
             all.iter().filter(|(_, is_right)| *is_right).map(|(algorithm, _)| *algorithm).collect()
         };
@@ -406,7 +407,7 @@ impl Table {
             Collective::Barrier => vec![Algorithm::Dissemination { radix: self.barrier_radix }],
             Collective::Bcast => any(&[
                 (Algorithm::Knomial { radix: self.bcast_radix }, true),
-                (Algorithm::Knomial { radix: case.ranks }, case.is_one_node && case.ranks > 2),
+                (Algorithm::Knomial { radix: case.ranks }, is_flat),
                 (Algorithm::ScatterAllgather, true),
                 (self.bcast_circulant(case), true),
                 (chain, true),
