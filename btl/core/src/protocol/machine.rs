@@ -34,7 +34,6 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::matching::{Envelope, Matching, MessageHandle, Pattern, ReceiveHandle};
 use super::peer::{Peer, PeerLimits, Word};
-use super::receiving::fits;
 use super::requests::{Handle, Requests};
 use crate::rank_table::RankTable;
 use crate::wire::message::{Announce, HEADER_BYTES_MAX, Hello, Memory};
@@ -238,19 +237,6 @@ pub(super) struct Receive<R> {
     pub(super) message: Received,
     pub(super) stage: ReceiveStage,
     pub(super) body: R,
-}
-
-impl<R> Receive<R> {
-    /// How it has ended, if it has.
-    #[inline]
-    pub(super) const fn outcome(&self) -> Option<Result<Received, RequestError>> {
-        let ReceiveStage::Done(ending) = self.stage else { return None };
-        Some(match ending {
-            Ending::Met => fits(self.message, self.capacity_bytes),
-            Ending::PeerLost { rank } => Err(RequestError::PeerLost { rank }),
-            Ending::NotMoved { rank } => Err(RequestError::NotMoved { rank }),
-        })
-    }
 }
 
 /// A receive that found its message among those kept.

@@ -214,6 +214,17 @@ impl<S, R, K> Protocol<S, R, K> {
 }
 
 impl<R> Receive<R> {
+    /// How it has ended, if it has.
+    #[inline]
+    pub(super) const fn outcome(&self) -> Option<Result<Received, RequestError>> {
+        let ReceiveStage::Done(ending) = self.stage else { return None };
+        Some(match ending {
+            Ending::Met => fits(self.message, self.capacity_bytes),
+            Ending::PeerLost { rank } => Err(RequestError::PeerLost { rank }),
+            Ending::NotMoved { rank } => Err(RequestError::NotMoved { rank }),
+        })
+    }
+
     /// All data of a short message are there: the receive ends. Says how much of it fits.
     #[inline]
     pub(super) const fn deliver(&mut self, envelope: Envelope, len_bytes: u64) -> usize {

@@ -60,9 +60,8 @@ pub(super) struct Awaited<'c> {
     pattern: Pattern,
     target: Target,
     fortune: Cell<Fortune>,
-    /// Whoever waits for it can wait for all of a long message, too.
-    may_post: bool,
-    is_posted: Cell<bool>,
+    /// Whoever waits for it can wait for all of a long message, too; and it was not posted.
+    may_post: Cell<bool>,
     /// Once it was posted, until somebody takes care of that.
     posted: Cell<Option<EndBeforeReturn<'c>>>,
 }
@@ -76,8 +75,7 @@ impl<'c> Awaited<'c> {
             pattern,
             target,
             fortune: Cell::new(Fortune::Waits),
-            may_post,
-            is_posted: Cell::new(false),
+            may_post: Cell::new(may_post),
             posted: Cell::new(None),
         }
     }
@@ -134,11 +132,7 @@ impl Context {
         awaited.fortune.set(Fortune::Passed);
         let source = self.state.borrow().rank_of(from.device, from.qp);
         let is_announced = matches!(Kind::of_immediate(imm), Some((Kind::Announce, _)));
-        if awaited.may_post
-            && is_announced
-            && source == Some(awaited.source)
-            && !awaited.is_posted.replace(true)
-        {
+        if is_announced && source == Some(awaited.source) && awaited.may_post.replace(false) {
             // Its source is connected, which is all that could be wrong.
             let receive = self.begin_receive(awaited.pattern, awaited.target).ok();
             awaited.posted.set(receive.map(|receive| EndBeforeReturn::of_receive(self, receive)));
