@@ -211,13 +211,12 @@ impl<S, R, K> Protocol<S, R, K> {
 
     /// The sender wants a message back that it has announced. If a receive has found it, or it was refused, the answer is on its way already, or will be.
     fn withdrawn(&mut self, from: u32, sender: u64) {
-        let is_meant = |envelope: &Envelope, kept: &Kept<K>| {
-            envelope.source == from && matches!(kept, Kept::Announced(announce) if announce.sender == sender)
-        };
+        let is_meant =
+            |kept: &Kept<K>| matches!(kept, Kept::Announced(announce) if announce.sender == sender);
         if self.peers.get(from).is_none_or(|peer| peer.announced == 0) {
             return;
         }
-        let found = self.matching.messages().find(|(_, envelope, kept)| is_meant(envelope, kept));
+        let found = self.matching.messages_of(from).find(|(.., kept)| is_meant(kept));
         let Some((handle, ..)) = found else { return };
         self.matching.take(handle);
         if let Some(peer) = self.peers.get_mut(from) {

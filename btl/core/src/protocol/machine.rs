@@ -336,8 +336,8 @@ impl<S, R, K> Protocol<S, R, K> {
             }
         }
         // What it has announced cannot come any more; a receive of any source must not wait for that, nor fail because of it.
-        let announced: Vec<MessageHandle> = (self.matching.messages())
-            .filter(|(_, envelope, kept)| envelope.source == rank && matches!(kept, Kept::Announced(_)))
+        let announced: Vec<MessageHandle> = (self.matching.messages_of(rank))
+            .filter(|(.., kept)| matches!(kept, Kept::Announced(_)))
             .map(|(handle, ..)| handle)
             .collect();
         for handle in announced {

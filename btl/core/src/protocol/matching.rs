@@ -388,9 +388,7 @@ impl<R, M> Matching<R, M> {
 
     /// The first kept message that a receive would get; it stays.
     pub fn probe(&self, pattern: Pattern) -> Option<(MessageHandle, Envelope, &M)> {
-        let index = self.first_message(pattern)?;
-        let Message { envelope, message } = self.messages.get(index);
-        Some((MessageHandle { stamp: self.messages.stamp(index), index }, *envelope, message))
+        self.first_message(pattern).map(|index| self.kept_at(index))
     }
 
     /// Takes out a kept message; `None` if it was taken before.
@@ -439,10 +437,19 @@ impl<R, M> Matching<R, M> {
 
     /// The kept messages, in the order in which they arrived.
     pub fn messages(&self) -> impl Iterator<Item = (MessageHandle, Envelope, &M)> {
-        self.list(self.arrivals.head(), BY_ARRIVAL).map(|index| {
-            let Message { envelope, message } = self.messages.get(index);
-            (MessageHandle { stamp: self.messages.stamp(index), index }, *envelope, message)
-        })
+        self.list(self.arrivals.head(), BY_ARRIVAL).map(|index| self.kept_at(index))
+    }
+
+    /// As [`Matching::messages`], of one source: no other is looked at.
+    pub fn messages_of(&self, source: u32) -> impl Iterator<Item = (MessageHandle, Envelope, &M)> {
+        let entry = self.message_queues.find(message_key(BY_SOURCE, Envelope { source, tag: 0 }));
+        let head = entry.map_or(NONE, |entry| self.message_queues.head(entry));
+        self.list(head, BY_SOURCE).map(|index| self.kept_at(index))
+    }
+
+    fn kept_at(&self, index: u32) -> (MessageHandle, Envelope, &M) {
+        let Message { envelope, message } = self.messages.get(index);
+        (MessageHandle { stamp: self.messages.stamp(index), index }, *envelope, message)
     }
 
     /// What there is room for. It never shrinks.

@@ -174,6 +174,12 @@ impl Pair {
         assert!(receives.eq(self.model.receives.iter().copied()), "posted receives");
         let messages = self.matching.messages().map(|(_, envelope, message)| (envelope, *message));
         assert!(messages.eq(self.model.messages.iter().copied()), "kept messages");
+        for source in 0..10 {
+            let of_source =
+                self.matching.messages_of(source).map(|(_, envelope, message)| (envelope, *message));
+            let expected = self.model.messages.iter().filter(|(envelope, _)| envelope.source == source);
+            assert!(of_source.eq(expected.copied()), "kept messages of {source}");
+        }
     }
 
     /// Everything goes, by messages and receives that match: then nothing may be left anywhere.
