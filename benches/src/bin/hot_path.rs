@@ -113,7 +113,7 @@ fn check<T>(result: Result<T, ironband::Error>) -> T {
 
 /// A job of this process alone.
 fn alone() -> Context {
-    let config = Config { fabrics: vec![FabricName::Shm], ring_bytes: 16 << 20, ..Config::default() };
+    let config = Config { fabrics: vec![FabricName::Shm], ring_bytes: Some(16 << 20), ..Config::default() };
     check(Context::open_with(&config))
 }
 
@@ -152,7 +152,7 @@ impl<'c> Windows<'c> {
 
 /// The longest ring, so that a scheduling accident of the other end is not noticed.
 fn open(rank: u32) -> Device<Shm> {
-    let config = Config { ring_bytes: 16 << 20, ..Config::default() };
+    let config = Config { ring_bytes: Some(16 << 20), ..Config::default() };
     let job = Job { local_ranks: 2, rank };
     Device::open("memfd", &config, &job, Threads::Single).unwrap_or_else(|error| panic!("{error}"))
 }

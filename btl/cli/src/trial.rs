@@ -133,7 +133,7 @@ mod tests {
         let device = open::<Shm>(&name, &config, 2).unwrap();
         let memory = memory(&device).unwrap();
         assert!(memory.control_bytes > 0 && memory.control_bytes < 64 << 10, "{memory:?}");
-        assert!(memory.ring_region_bytes > config.ring_bytes as u64, "{memory:?}");
+        assert!(memory.ring_region_bytes > config.ring_bytes_for(2) as u64, "{memory:?}");
         let all_bytes = segment_bytes(&device).unwrap();
         assert_eq!(memory.control_bytes + memory.ring_region_bytes, all_bytes, "parts of one segment");
     }

@@ -97,7 +97,7 @@ fn a_bad_value_is_refused_with_name_value_and_range() {
             "eager_bytes = \"12\" is refused: it must be auto, or 1024 to 262144 bytes",
         ),
         ("IRONBAND_SINGLE_COPY", "knem", "single_copy = \"knem\" is refused: it must be auto, cma, ring"),
-        ("IRONBAND_EAGER_BYTES", "100K", "is refused with ring_bytes = 262144"),
+        ("IRONBAND_RING_BYTES", "100000", "ring_bytes = \"100000\" is refused: it must be a power of two"),
         ("IRONBAND_PORTS", "rxe0:0", "\"rxe0:0\" names port 0, and ports are counted from 1; write rxe0:1"),
         ("IRONBAND_GID_INDEX", "256", "gid_index = \"256\" is refused: it must be auto, or 0 to 255"),
     ];

@@ -4,7 +4,10 @@
 //! (`IRONBAND_NAME`, upper case) and of what `ironband info` prints. Each entry has a type, a range, a unit, a default
 //! and a sentence. A value that does not fit is refused with the value, the range and the parameter's name.
 
-use crate::limits::{RING_BYTES_MAX, RING_BYTES_MIN, ring_message_bytes_max, ring_region_bytes_about};
+use crate::limits::{
+    RING_BYTES_LONG, RING_BYTES_MAX, RING_BYTES_MIN, RING_BYTES_SHORT, RING_MESSAGE_FRACTION,
+    ring_message_bytes_max, ring_region_bytes_about,
+};
 use crate::ports::PortList;
 
 /// What kind of value a parameter takes.
@@ -233,9 +236,9 @@ pub const PARAMETERS: [Parameter; 12] = [
     },
     Parameter {
         name: "ring_bytes",
-        kind: Kind::Number { min: RING_BYTES_MIN as u64, max: RING_BYTES_MAX as u64, default: 256 * KIB },
+        kind: Kind::NumberOrAuto { min: RING_BYTES_MIN as u64, max: RING_BYTES_MAX as u64 },
         unit: "bytes",
-        help: "Shared memory from one process to one peer, made on first use; a power of two.",
+        help: "Shared memory from one process to one peer, made on first use; a power of two. auto: 2097152 while a process's rings together stay below a quarter of memory_bytes, else down to 262144.",
     },
     Parameter {
         name: "memory_bytes",
@@ -305,8 +308,8 @@ pub struct Config {
     pub exclusivity: u32,
     /// In bytes; none leaves it to each device.
     pub eager_bytes: Option<usize>,
-    /// In bytes, a power of two.
-    pub ring_bytes: usize,
+    /// In bytes, a power of two; none leaves it to [`Config::ring_bytes_for`].
+    pub ring_bytes: Option<usize>,
     /// In bytes.
     pub memory_bytes: usize,
     /// Mechanism for long messages.
@@ -331,7 +334,7 @@ impl Default for Config {
             fabrics: Vec::new(),
             exclusivity: 0,
             eager_bytes: None,
-            ring_bytes: 0,
+            ring_bytes: None,
             memory_bytes: 0,
             single_copy: SingleCopy::Auto,
             connect: Connect::Auto,
@@ -383,6 +386,7 @@ impl Config {
     fn set_auto(&mut self, name: &str) {
         match name {
             "eager_bytes" => self.eager_bytes = None,
+            "ring_bytes" => self.ring_bytes = None,
             "gid_index" => self.gid_index = None,
             "registration_bytes" => self.registration_bytes = None,
             _ => unreachable!("every choice of a number or auto is listed here: a test sets each"),
@@ -433,7 +437,7 @@ impl Config {
                     range: format!("a power of two, {RING_BYTES_MIN} to {RING_BYTES_MAX} bytes"),
                 });
             }
-            "ring_bytes" => self.ring_bytes = narrow(value),
+            "ring_bytes" => self.ring_bytes = Some(narrow(value)),
             "memory_bytes" => self.memory_bytes = narrow(value),
             "registration_bytes" => self.registration_bytes = Some(narrow(value)),
             "connect_seconds" => self.connect_seconds = value,
@@ -448,13 +452,12 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Conflict`] naming both parameters.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let message_max = ring_message_bytes_max(self.ring_bytes);
-        match self.eager_bytes {
-            Some(value) if value > message_max => Err(ConfigError::Conflict {
+        match (self.eager_bytes, self.ring_bytes) {
+            (Some(value), Some(ring)) if value > ring_message_bytes_max(ring) => Err(ConfigError::Conflict {
                 name: "eager_bytes",
                 value: value as u64,
                 other: "ring_bytes",
-                other_value: self.ring_bytes as u64,
+                other_value: ring as u64,
                 rule: "one message takes at most a quarter of the ring",
             }),
             _ => Ok(()),
@@ -478,14 +481,24 @@ impl Config {
 
     /// The ring that each of `local_ranks` processes makes per peer, so that all of one process's rings together
     /// stay below `memory_bytes`; never below [`RING_BYTES_MIN`].
+    ///
+    /// Left to itself a ring is as long as a core's second cache ([`RING_BYTES_LONG`]), because by the time that a line of it is written again the
+    /// reader's cache has let it go; writing what the reader still has takes three times as long. Many long rings
+    /// would push everything else out of the caches instead, so then they are shorter.
     pub fn ring_bytes_for(&self, local_ranks: u32) -> usize {
         let peers = (local_ranks.max(2) - 1) as usize;
-        let mut ring = self.ring_bytes;
-        while ring > RING_BYTES_MIN && ring_region_bytes_about(ring).saturating_mul(peers) > self.memory_bytes
-        {
-            ring /= 2;
-        }
-        ring
+        let shortened = |ring: usize, shortest: usize, budget_bytes: usize| {
+            let halves =
+                std::iter::successors(Some(ring), |ring| Some(ring / 2).filter(|half| *half >= shortest));
+            let fits = |ring: &usize| ring_region_bytes_about(*ring).saturating_mul(peers) <= budget_bytes;
+            halves.clone().find(fits).unwrap_or(shortest)
+        };
+        let ring = self.ring_bytes.unwrap_or_else(|| {
+            let eager =
+                self.eager_bytes.map_or(0, |bytes| (bytes * RING_MESSAGE_FRACTION).next_power_of_two());
+            shortened(RING_BYTES_LONG, RING_BYTES_SHORT.max(eager), self.memory_bytes / 4)
+        });
+        shortened(ring, RING_BYTES_MIN, self.memory_bytes)
     }
 }
 
@@ -598,7 +611,7 @@ mod tests {
     fn suffixes_are_binary() {
         let mut config = Config::default();
         config.set("ring_bytes", "1M").expect("fits");
-        assert_eq!(config.ring_bytes, 1 << 20);
+        assert_eq!(config.ring_bytes, Some(1 << 20));
     }
 
     #[test]
@@ -635,9 +648,18 @@ mod tests {
     #[test]
     fn rings_shrink_to_stay_within_the_budget() {
         let config = Config::default();
-        assert_eq!(config.ring_bytes_for(1), 256 << 10);
+        assert_eq!(config.ring_bytes_for(1), 2 << 20);
+        assert_eq!(config.ring_bytes_for(4), 2 << 20);
+        assert_eq!(config.ring_bytes_for(5), 1 << 20);
+        assert_eq!(config.ring_bytes_for(13), 512 << 10);
+        assert_eq!(config.ring_bytes_for(14), 256 << 10);
         assert_eq!(config.ring_bytes_for(97), 256 << 10);
         assert_eq!(config.ring_bytes_for(98), 128 << 10);
         assert_eq!(config.ring_bytes_for(100_000), RING_BYTES_MIN);
+        let wide = Config { eager_bytes: Some(256 << 10), ..Config::default() };
+        assert_eq!(wide.ring_bytes_for(24), 1 << 20, "a message takes a quarter of a ring");
+        let told = Config { ring_bytes: Some(4 << 20), ..Config::default() };
+        assert_eq!(told.ring_bytes_for(7), 4 << 20, "6 of 4 MiB and slots");
+        assert_eq!(told.ring_bytes_for(8), 2 << 20);
     }
 }

@@ -21,7 +21,12 @@ pub const RING_BYTES_MIN: usize = 32 * 1024;
 /// See [`RING_BYTES_MIN`].
 pub const RING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// One ring slot for so many bytes of bulk space: a ring of 256 KiB has 256 slots.
+/// A ring when nobody has chosen its length and there are few, and when there are many: [`crate::config::Config::ring_bytes_for`].
+pub const RING_BYTES_LONG: usize = 2 * 1024 * 1024;
+/// See [`RING_BYTES_LONG`].
+pub const RING_BYTES_SHORT: usize = 256 * 1024;
+
+/// One ring slot for so many bytes of bulk space: a ring of 2 MiB has 2048 slots.
 pub const RING_BYTES_PER_SLOT: usize = 1024;
 
 /// Length of a ring slot: five cache lines. An odd number spreads the first lines over all sets of a cache.

@@ -110,18 +110,17 @@ impl Drop for Agent {
 
 /// The configuration as environment variables.
 fn environment(config: &Config) -> Vec<(String, String)> {
+    let or_auto = |bytes: Option<usize>| bytes.map_or_else(|| "auto".to_owned(), |bytes| bytes.to_string());
     let value = |name: &str| match name {
         "fabrics" => config.fabrics.iter().map(|fabric| fabric.as_str()).collect::<Vec<_>>().join(","),
         "exclusivity" => config.exclusivity.to_string(),
-        "eager_bytes" => config.eager_bytes.map_or_else(|| "auto".to_owned(), |bytes| bytes.to_string()),
-        "ring_bytes" => config.ring_bytes.to_string(),
+        "eager_bytes" => or_auto(config.eager_bytes),
+        "ring_bytes" => or_auto(config.ring_bytes),
         "memory_bytes" => config.memory_bytes.to_string(),
         "single_copy" => config.single_copy.as_str().to_owned(),
         "connect" => config.connect.as_str().to_owned(),
         "registration_cache" => config.registration_cache.as_str().to_owned(),
-        "registration_bytes" => {
-            config.registration_bytes.map_or_else(|| "auto".to_owned(), |bytes| bytes.to_string())
-        }
+        "registration_bytes" => or_auto(config.registration_bytes),
         "connect_seconds" => config.connect_seconds.to_string(),
         "ports" if config.ports.text().is_empty() => "all".to_owned(),
         "ports" => config.ports.text().to_owned(),

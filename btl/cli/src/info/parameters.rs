@@ -83,7 +83,10 @@ fn value(config: &Config, parameter: &Parameter) -> Value {
             Some(bytes) => bytes as u64,
             None => return Value::Word("auto"),
         },
-        "ring_bytes" => config.ring_bytes as u64,
+        "ring_bytes" => match config.ring_bytes {
+            Some(bytes) => bytes as u64,
+            None => return Value::Word("auto"),
+        },
         "memory_bytes" => config.memory_bytes as u64,
         "registration_bytes" => match config.registration_bytes {
             Some(bytes) => bytes as u64,

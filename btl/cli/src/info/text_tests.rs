@@ -224,7 +224,7 @@ fn every_parameter_is_shown_with_its_source() {
     let text = text(&document);
     assert_shows(&text, "  exclusivity             65535 (default)");
     assert_shows(&text, "  eager_bytes             auto (default)");
-    assert_shows(&text, "  ring_bytes              262144 bytes (from IRONBAND_RING_BYTES; default 262144)");
+    assert_shows(&text, "  ring_bytes              auto (from IRONBAND_RING_BYTES; default auto)");
     for entry in &document.parameters {
         let line = format!("{:26}{}, {}", "", entry.environment_name, entry.mca_name);
         assert_shows(&text, &line);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 fn open(rank: u32) -> ShmDevice {
-    let config = Config { ring_bytes: 32 << 10, ..Config::default() };
+    let config = Config { ring_bytes: Some(32 << 10), ..Config::default() };
     ShmDevice::open(&config, &Job { local_ranks: 2, rank }).expect("memfd and /proc")
 }
 

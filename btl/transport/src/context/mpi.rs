@@ -63,7 +63,7 @@ impl Context {
 /// use ironband::{Config, Context, Mpi};
 ///
 /// let universe = mpi::initialize().expect("MPI can be initialized once");
-/// let config = Config { ring_bytes: 1 << 20, ..Config::default() };
+/// let config = Config { ring_bytes: Some(1 << 20), ..Config::default() };
 /// let context = Context::open_over(Mpi::new(&universe.world())?, &config)?;
 /// # Ok::<(), ironband::Error>(())
 /// ```
