@@ -251,7 +251,7 @@ impl Walk {
                 });
             }
             let combined = round.steps.iter().map(|step| match step {
-                Step::Combine { from, .. } => from.len,
+                Step::Combine { into, .. } => into.len,
                 Step::Copy { .. } => 0,
             });
             walk.rounds.push((walk.links.len(), combined.sum()));

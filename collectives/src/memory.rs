@@ -8,7 +8,7 @@ use ironband::RawBuffer;
 
 use crate::operator::Operator;
 
-use crate::schedule::{Side, Space, Span, Step};
+use crate::schedule::{Space, Span, Step};
 
 /// A line of scratch memory. No element is aligned to more (`buffers::begin`).
 #[derive(Clone, Copy)]
@@ -24,9 +24,15 @@ pub trait Combine {
     /// The error is the message of a panic of the operator.
     ///
     /// # Safety
-    /// `from` is `len` elements that can be read, `into` as many that nobody else uses; both are of the operator's type, aligned, and
-    /// do not overlap.
-    unsafe fn combine(&self, from: *const u8, into: *mut u8, len: usize, side: Side) -> Result<(), String>;
+    /// `left` and `right` are `len` elements each that can be read, `into` as many that nobody else uses; all are of the operator's type and
+    /// aligned. They do not overlap, but `into` may be one of the others.
+    unsafe fn combine(
+        &self,
+        left: *const u8,
+        right: *const u8,
+        into: *mut u8,
+        len: usize,
+    ) -> Result<(), String>;
 }
 
 /// Input, output and scratch memory.
@@ -130,18 +136,24 @@ impl Memory {
                 }
                 Ok(())
             }
-            Step::Combine { from, into, side } => {
+            Step::Combine { left, right, into } => {
                 assert!(into.space != Space::Input, "the input is never written");
-                let len = from.len as usize;
-                let ((from, len_bytes), (into, room_bytes)) = (self.place(from), self.place(into));
-                assert_eq!(len_bytes, room_bytes, "both operands are as long");
+                let len = into.len as usize;
+                let ((left, left_bytes), (right, right_bytes)) = (self.place(left), self.place(right));
+                let (into, room_bytes) = self.place(into);
                 assert!(
-                    from.wrapping_add(len_bytes) <= into || into.wrapping_add(len_bytes) <= from,
-                    "operands do not overlap"
+                    left_bytes == room_bytes && right_bytes == room_bytes,
+                    "operands and result are as long"
                 );
+                let are_apart = |one: *mut u8, other: *mut u8| {
+                    one.wrapping_add(room_bytes) <= other || other.wrapping_add(room_bytes) <= one
+                };
+                // In an operation in place what is input and what is output may be the same memory.
+                let fits = |operand: *mut u8| std::ptr::eq(operand, into) || are_apart(operand, into);
+                assert!(are_apart(left, right) && fits(left) && fits(right), "operands do not overlap");
                 let combine = combine.expect("an operation that combines has an operator");
-                // SAFETY: both are within what was promised to `new`, aligned because they begin at elements, and do not overlap.
-                unsafe { combine.combine(from, into, len, side) }
+                // SAFETY: all are within what was promised to `new`, aligned because they begin at elements, and overlap no more than they may.
+                unsafe { combine.combine(left, right, into, len) }
             }
         }
     }
@@ -167,20 +179,27 @@ impl<T, O> Typed<T, O> {
 }
 
 impl<T: Pod, O: Operator<T>> Combine for Typed<T, O> {
-    unsafe fn combine(&self, from: *const u8, into: *mut u8, len: usize, side: Side) -> Result<(), String> {
-        // SAFETY: as promised by the caller.
-        let (from, into) = unsafe {
-            (
-                std::slice::from_raw_parts(from.cast::<T>(), len),
-                std::slice::from_raw_parts_mut(into.cast::<T>(), len),
-            )
-        };
+    unsafe fn combine(
+        &self,
+        left: *const u8,
+        right: *const u8,
+        into: *mut u8,
+        len: usize,
+    ) -> Result<(), String> {
+        // SAFETY: as promised by the caller; not both of the same memory, see below.
+        let read = |operand: *const u8| unsafe { std::slice::from_raw_parts(operand.cast::<T>(), len) };
+        // SAFETY: as above; nobody else uses it.
+        let result = unsafe { std::slice::from_raw_parts_mut(into.cast::<T>(), len) };
+        let apply = |left: &T, right: &T| self.operator.apply(left, right);
         // A panic may leave some elements combined and some not; the communicator ends with it, and all of them are elements.
         let combined = catch_unwind(AssertUnwindSafe(|| {
-            let pairs = from.iter().zip(into);
-            match side {
-                Side::Left => pairs.for_each(|(from, into)| *into = self.operator.apply(from, into)),
-                Side::Right => pairs.for_each(|(from, into)| *into = self.operator.apply(into, from)),
+            if std::ptr::eq(left, into) {
+                result.iter_mut().zip(read(right)).for_each(|(into, right)| *into = apply(into, right));
+            } else if std::ptr::eq(right, into) {
+                result.iter_mut().zip(read(left)).for_each(|(into, left)| *into = apply(left, into));
+            } else {
+                let operands = read(left).iter().zip(read(right));
+                result.iter_mut().zip(operands).for_each(|(into, (left, right))| *into = apply(left, right));
             }
         }));
         combined.map_err(|panic| {
@@ -195,7 +214,7 @@ impl<T: Pod, O: Operator<T>> Combine for Typed<T, O> {
 pub(crate) struct Nothing;
 
 impl Combine for Nothing {
-    unsafe fn combine(&self, _: *const u8, _: *mut u8, _: usize, _: Side) -> Result<(), String> {
+    unsafe fn combine(&self, _: *const u8, _: *const u8, _: *mut u8, _: usize) -> Result<(), String> {
         unreachable!("an operation that combines has an operator")
     }
 }

@@ -115,14 +115,25 @@ pub enum Transfer {
     },
 }
 
-/// On which side of what is there already something is combined. It matters for operators that do not commute: `into` has the values of
-/// consecutive ranks, and so has `from`.
+/// On which side of what is there already something is combined. It matters for operators that do not commute: both have the values of
+/// consecutive ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// `into = from op into`: what comes is of lower ranks.
     Left,
     /// `into = into op from`: what comes is of higher ranks.
     Right,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Left => Self::Right,
+            Self::Right => Self::Left,
+        }
+    }
 }
 
 /// Something that a process does by itself.
@@ -135,14 +146,15 @@ pub enum Step {
         /// To here.
         to: Span,
     },
-    /// Both have equally many elements and do not overlap.
+    /// `into = left op right`. All have equally many elements. The operands do not overlap; the result may take the place of one of them, and
+    /// overlaps none otherwise.
     Combine {
-        /// What is combined with it.
-        from: Span,
-        /// What changes.
+        /// The values of lower ranks.
+        left: Span,
+        /// The values of higher ranks.
+        right: Span,
+        /// Where the result goes.
         into: Span,
-        /// On which side.
-        side: Side,
     },
 }
 
@@ -252,15 +264,30 @@ impl Schedule {
         }
     }
 
-    /// Combines, when the transfers of the last round have ended. Nothing, if there are no elements.
+    /// Combines something with what is there already, when the transfers of the last round have ended. Nothing, if there are no elements.
     ///
     /// # Panics
     /// When the lengths differ.
     pub fn combine(&mut self, from: Span, into: Span, side: Side) {
-        assert_eq!(from.len, into.len, "{from:?} is combined into {into:?}");
+        self.combine_with(from, into, side, into);
+    }
+
+    /// As [`Schedule::combine`], of something with `there`; the result goes elsewhere.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn combine_with(&mut self, from: Span, there: Span, side: Side, into: Span) {
+        assert!(
+            from.len == into.len && there.len == into.len,
+            "{from:?} and {there:?} are combined into {into:?}"
+        );
         assert!(into.space != Space::Input, "the input is never written");
-        if from.len > 0 {
-            self.last().steps.push(Step::Combine { from, into, side });
+        let (left, right) = match side {
+            Side::Left => (from, there),
+            Side::Right => (there, from),
+        };
+        if into.len > 0 {
+            self.last().steps.push(Step::Combine { left, right, into });
         }
     }
 
@@ -286,8 +313,8 @@ impl Schedule {
             for step in &round.steps {
                 match *step {
                     Step::Copy { from, to } => self.copy(frame.span(from), frame.span(to)),
-                    Step::Combine { from, into, side } => {
-                        self.combine(frame.span(from), frame.span(into), side);
+                    Step::Combine { left, right, into } => {
+                        self.combine_with(frame.span(left), frame.span(right), Side::Left, frame.span(into));
                     }
                 }
             }
@@ -338,13 +365,15 @@ impl Schedule {
                 }
             }
             for step in &round.steps {
-                let (from, to) = match *step {
-                    Step::Copy { from, to } => (from, to),
-                    Step::Combine { from, into, .. } => (from, into),
+                let (spans, overlaps) = match *step {
+                    Step::Copy { from, to } => ([from, to, to], from.overlaps(to)),
+                    Step::Combine { left, right, into } => {
+                        let spoils = |operand: Span| operand != into && operand.overlaps(into);
+                        ([left, right, into], left.overlaps(right) || spoils(left) || spoils(right))
+                    }
                 };
-                check_span(from)?;
-                check_span(to)?;
-                if from.overlaps(to) {
+                spans.into_iter().try_for_each(check_span)?;
+                if overlaps {
                     return Err(format!("{step:?} overlaps itself"));
                 }
             }
@@ -371,7 +400,7 @@ impl Schedule {
             for step in &round.steps {
                 match step {
                     Step::Copy { from, .. } => cost.elements_copied += from.len,
-                    Step::Combine { from, .. } => cost.elements_combined += from.len,
+                    Step::Combine { into, .. } => cost.elements_combined += into.len,
                 }
             }
         }
@@ -557,6 +586,24 @@ mod tests {
         expected.next_round();
         expected.signal(9);
         assert_eq!(whole, expected);
+    }
+
+    #[test]
+    fn a_result_takes_the_place_of_an_operand_or_of_none() {
+        let (left, right) = (Span::scratch(0, 4), Span::scratch(4, 4));
+        let check = |left, right, into| {
+            let mut schedule = Schedule::new();
+            schedule.take_scratch(12);
+            schedule.combine_with(left, right, Side::Left, into);
+            schedule.check(Place { rank: 0, size: 1 }, 0, 0)
+        };
+        for into in [left, right, Span::scratch(8, 4)] {
+            assert_eq!(check(left, right, into), Ok(()));
+        }
+        for into in [Span::scratch(2, 4), Span::scratch(6, 4), Span::scratch(9, 4)] {
+            assert!(check(left, right, into).is_err(), "{into:?}");
+        }
+        assert!(check(left, Span::scratch(3, 4), Span::scratch(8, 4)).is_err(), "operands overlap");
     }
 
     #[test]

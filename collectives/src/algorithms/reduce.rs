@@ -44,21 +44,11 @@ impl Partial {
         let home = self.home.part(start, landing.len);
         let own = self.own.part(start, landing.len);
         if landing == home {
-            schedule.combine(own, home, opposite(side));
+            schedule.combine(own, home, side.opposite());
         } else {
-            if !self.is_home {
-                schedule.copy(own, home);
-            }
-            schedule.combine(landing, home, side);
+            schedule.combine_with(landing, if self.is_home { home } else { own }, side, home);
         }
         self.is_home = true;
-    }
-}
-
-fn opposite(side: Side) -> Side {
-    match side {
-        Side::Left => Side::Right,
-        Side::Right => Side::Left,
     }
 }
 
@@ -263,10 +253,12 @@ fn end_of_chains(below: Option<u32>, above: Option<u32>, inputs: &[Span]) -> Sch
         for ((from, _), landing) in sides.iter().zip(&landings) {
             schedule.receive(*from, landing.part(0, input.len));
         }
-        schedule.copy(*input, output);
+        let mut held = *input;
         for ((_, side), landing) in sides.iter().zip(&landings) {
-            schedule.combine(landing.part(0, input.len), output, *side);
+            schedule.combine_with(landing.part(0, input.len), held, *side, output);
+            held = output;
         }
+        schedule.copy(held, output);
         schedule.next_round();
     }
     schedule
@@ -292,7 +284,7 @@ fn link_of_chain(from: Option<u32>, to: u32, side: Side, inputs: &[Span]) -> Sch
         if let Some(sent) = sent {
             schedule.send(to, sent);
         }
-        schedule.combine(*input, landing, opposite(side));
+        schedule.combine(*input, landing, side.opposite());
         schedule.next_round();
         sent = Some(landing);
     }

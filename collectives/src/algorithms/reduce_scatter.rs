@@ -84,9 +84,7 @@ pub(super) fn receive_and_combine(
     if own.space == Space::Input && into.space == Space::Output {
         let arrived = schedule.take_scratch(own.len);
         schedule.receive(peer, arrived);
-        schedule.copy(own, into);
-        let other_side = if side == Side::Left { Side::Right } else { Side::Left };
-        schedule.combine(arrived, into, other_side);
+        schedule.combine_with(own, arrived, side, into);
     } else {
         schedule.receive(peer, into);
         schedule.combine(own, into, side);

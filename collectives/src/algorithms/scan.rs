@@ -72,11 +72,8 @@ fn doubling_exclusive(place: Place, len: u64) -> Schedule {
         schedule.receive(rank - distance, arrived);
         let sends_more = distance < (size - rank).div_ceil(2);
         if sends_more {
-            if below.is_none() {
-                schedule.copy(held, with_own);
-                held = with_own;
-            }
-            schedule.combine(arrived, held, Side::Left);
+            schedule.combine_with(arrived, held, Side::Left, with_own);
+            held = with_own;
         }
         if let Some(below) = below {
             schedule.combine(below, arrived, Side::Right);
@@ -133,8 +130,7 @@ pub fn chain(place: Place, len: u64, segment: u64, inclusive: bool) -> Schedule 
         let arrived = if needs_own { area } else { result };
         schedule.receive(rank - 1, arrived);
         if needs_own {
-            schedule.copy(own, with_own);
-            schedule.combine(arrived, with_own, Side::Left);
+            schedule.combine_with(arrived, own, Side::Left, with_own);
             ready = Some(with_own);
         }
         if !inclusive {

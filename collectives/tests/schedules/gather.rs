@@ -1,5 +1,5 @@
 use ironband_collectives::algorithms::gather;
-use ironband_collectives::schedule::{Blocks, Cost, Place, Schedule, Space, Span, Step, Transfer};
+use ironband_collectives::schedule::{Blocks, Cost, Place, Schedule, Side, Space, Span, Step, Transfer};
 
 use super::bcast::{all, depth, log2_up, roots};
 use super::world::{Start, Term, counts, run, sizes, term};
@@ -23,7 +23,9 @@ pub(crate) fn in_place(schedule: &Schedule, input_at: u64, output_at: u64) -> Sc
         for step in &round.steps {
             match *step {
                 Step::Copy { from, to } => in_place.copy(moved(from), moved(to)),
-                Step::Combine { from, into, side } => in_place.combine(moved(from), moved(into), side),
+                Step::Combine { left, right, into } => {
+                    in_place.combine_with(moved(left), moved(right), Side::Left, moved(into));
+                }
             }
         }
         in_place.next_round();

@@ -70,9 +70,7 @@ fn knomial_costs_what_it_says() {
                 let most = schedules.iter().map(|schedule| schedule.cost().elements_combined).max();
                 assert_eq!(most, Some(u64::from((radix - 1) * levels) * 10));
                 assert!(schedules.iter().all(|schedule| schedule.cost().elements_sent <= 10));
-                // Nobody but the root copies anything.
-                let copied: u64 = schedules.iter().map(|schedule| schedule.cost().elements_copied).sum();
-                assert_eq!(copied, if more == 0 { 10 } else { 0 });
+                assert!(schedules.iter().all(|schedule| schedule.cost().elements_copied == 0));
             }
             let odd = all(size - 1, |place| reduce::knomial(place, 0, 10, radix, true));
             assert!(depth(&odd) <= u64::from(levels));

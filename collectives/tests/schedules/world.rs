@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use ironband_collectives::schedule::{Place, Schedule, Side, Space, Span, Step, Transfer};
+use ironband_collectives::schedule::{Place, Schedule, Space, Span, Step, Transfer};
 
 /// The elements `(rank, index)` of inputs that were combined, from left to right.
 pub(crate) type Term = Rc<Vec<(u32, u64)>>;
@@ -127,12 +127,8 @@ impl<M: Memory> Process<M> {
                 let piece = self.read(from);
                 self.write(to, piece);
             }
-            Step::Combine { from, into, side } => {
-                let (from, there) = (self.read(from), self.read(into));
-                let combined = match side {
-                    Side::Left => M::combine(from, there),
-                    Side::Right => M::combine(there, from),
-                };
+            Step::Combine { left, right, into } => {
+                let combined = M::combine(self.read(left), self.read(right));
                 self.write(into, combined);
             }
         }
