@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arbitration;
+pub mod bandit;
 pub mod config;
 pub mod diagnosis;
 pub mod gid;

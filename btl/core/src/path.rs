@@ -6,12 +6,9 @@
 //! in the order the caches like; the owner may even begin before it is asked, which saves the question but is wasted
 //! work if the reader is not waiting yet. When both ends wait, each can also copy a half by itself. Which one wins depends on the
 //! processor, the message length and on whether the program writes its buffer between sends, and no table knows
-//! that: so each transfer is timed by its receiver, and the fastest way by recent median is used, while the others
-//! are tried again now and then. Trials become rarer while nothing changes.
-//!
-//! The source is the multi-armed bandit with forced exploration (Robbins, "Some aspects of the sequential design of
-//! experiments", 1952), with a median of the last few samples in place of a mean, because one sample in a hundred on a busy
-//! machine is a scheduling accident.
+//! that: so transfers are timed by their receiver, and a [`Bandit`] takes the fastest way.
+
+use crate::bandit::Bandit;
 
 /// A way for a long message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,66 +24,16 @@ pub enum Path {
 }
 
 const PATHS: [Path; 4] = [Path::Pull, Path::Read, Path::Share, Path::Ahead];
-const SAMPLES: usize = 5;
 /// Length classes: one per power of two, from 1 KiB (class 0) to 4 MiB and above.
 const CLASSES: usize = 13;
 const _: () = assert!(CLASSES <= 32, "a word has a bit for each");
 const SMALLEST_CLASS_BITS: u32 = 10;
-/// Of the transfers on the preferred path, one in so many is timed: reading the clock is a good part of a short one.
+/// See [`Bandit`].
 const TIMED_INTERVAL: u32 = 8;
-const TRIAL_INTERVAL_MIN: u32 = 32;
-const TRIAL_INTERVAL_MAX: u32 = 1024;
 
-/// The last few costs of one path, for one length class.
-#[derive(Debug, Clone, Copy, Default)]
-struct Record {
-    /// In units of 2^-16 ns per byte.
-    costs: [u64; SAMPLES],
-    seen: usize,
-}
-
-impl Record {
-    fn add(&mut self, cost: u64) {
-        self.costs[self.seen % SAMPLES] = cost;
-        self.seen += 1;
-    }
-
-    /// `None` until all samples have been taken.
-    fn median(&self) -> Option<u64> {
-        (self.seen >= SAMPLES).then(|| {
-            let mut sorted = self.costs;
-            sorted.sort_unstable();
-            sorted[SAMPLES / 2]
-        })
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Class {
-    records: [Record; PATHS.len()],
-    best: usize,
-    /// Transfers until the next trial of another path.
-    countdown: u32,
-    interval: u32,
-    /// Which path is tried next.
-    trial: usize,
-    /// Samples still wanted of the path under trial.
-    trial_left: usize,
-    /// Transfers of the preferred path, for timing some of them.
-    taken: u32,
-}
-
-impl Default for Class {
-    fn default() -> Self {
-        Self {
-            records: Default::default(),
-            best: 0,
-            countdown: TRIAL_INTERVAL_MIN,
-            interval: TRIAL_INTERVAL_MIN,
-            trial: 0,
-            trial_left: 0,
-            taken: 0,
-        }
+impl Path {
+    fn index(self) -> usize {
+        PATHS.iter().position(|path| *path == self).unwrap_or(0)
     }
 }
 
@@ -104,20 +51,20 @@ pub struct Allowed {
 }
 
 impl Allowed {
-    fn has(self, index: usize) -> bool {
-        [self.pull, self.read, self.share, self.ahead][index]
+    const fn by_index(self) -> [bool; PATHS.len()] {
+        [self.pull, self.read, self.share, self.ahead]
     }
 }
 
 /// The choice for one peer.
 #[derive(Debug, Clone)]
 pub struct PathChooser {
-    classes: [Class; CLASSES],
+    classes: [Bandit<{ PATHS.len() }, TIMED_INTERVAL>; CLASSES],
 }
 
 impl Default for PathChooser {
     fn default() -> Self {
-        Self { classes: [Class::default(); CLASSES] }
+        Self { classes: [Bandit::default(); CLASSES] }
     }
 }
 
@@ -127,102 +74,31 @@ pub fn class_of(len_bytes: usize) -> usize {
     (bits.saturating_sub(SMALLEST_CLASS_BITS + 1) as usize).min(CLASSES - 1)
 }
 
+/// In units of 2^-16 ns per byte.
+pub fn cost_of(elapsed_ns: u64, len_bytes: usize) -> u64 {
+    elapsed_ns.saturating_mul(1 << 16) / (len_bytes.max(1) as u64)
+}
+
 impl PathChooser {
     /// Says which way the next transfer of `len_bytes` takes. `allowed` must have at least one path.
     pub fn choose(&mut self, len_bytes: usize, allowed: Allowed) -> Path {
-        let class = &mut self.classes[class_of(len_bytes)];
-        // Every path is measured before one is preferred.
-        if let Some(unknown) =
-            (0..PATHS.len()).find(|&index| allowed.has(index) && class.records[index].seen < SAMPLES)
-        {
-            return PATHS[unknown];
-        }
-        if class.trial_left > 0 && allowed.has(class.trial) {
-            class.trial_left -= 1;
-            return PATHS[class.trial];
-        }
-        class.countdown = class.countdown.saturating_sub(1);
-        if class.countdown == 0 {
-            class.countdown = class.interval;
-            class.interval = (class.interval * 2).min(TRIAL_INTERVAL_MAX);
-            class.next_trial(allowed);
-        }
-        PATHS[class.best_allowed(allowed)]
+        PATHS[self.classes[class_of(len_bytes)].choose(allowed.by_index())]
     }
 
     /// Says whether the transfer that was just chosen is worth timing.
     pub fn is_timed(&mut self, path: Path, len_bytes: usize) -> bool {
-        let class = &mut self.classes[class_of(len_bytes)];
-        let index = PATHS.iter().position(|p| *p == path).unwrap_or(0);
-        class.taken = class.taken.wrapping_add(1);
-        index != class.best
-            || class.records[index].seen < SAMPLES
-            || class.taken.is_multiple_of(TIMED_INTERVAL)
+        self.classes[class_of(len_bytes)].is_timed(path.index())
     }
 
     /// Tells how long a transfer took, from the request (or from the end of the one before it, whichever came later) to
     /// its completion.
     pub fn observe(&mut self, path: Path, len_bytes: usize, elapsed_ns: u64) {
-        let class = &mut self.classes[class_of(len_bytes)];
-        let index = PATHS.iter().position(|p| *p == path).unwrap_or(0);
-        let cost = elapsed_ns.saturating_mul(1 << 16) / (len_bytes.max(1) as u64);
-        let before = class.records[index].median();
-        class.records[index].add(cost);
-        let after = class.records[index].median();
-        // The world has changed: look at the other paths again soon.
-        if let (Some(before), Some(after)) = (before, after)
-            && index == class.best
-            && after > before.saturating_add(before / 2)
-        {
-            class.interval = TRIAL_INTERVAL_MIN;
-            class.countdown = class.countdown.min(TRIAL_INTERVAL_MIN);
-        }
-        // A path under trial that has become the faster one: see whether that holds, before its next turn.
-        if index == class.trial && index != class.best && class.trial_left == 0 {
-            let best = class.records[class.best].median();
-            if best.is_some_and(|best| cost < best) {
-                class.trial_left = SAMPLES / 2;
-            }
-        }
-        class.rank();
+        self.classes[class_of(len_bytes)].observe(path.index(), cost_of(elapsed_ns, len_bytes));
     }
 
     /// The path now preferred for a length, if all allowed ones have been measured.
     pub fn preferred(&self, len_bytes: usize, allowed: Allowed) -> Option<Path> {
-        let class = &self.classes[class_of(len_bytes)];
-        let known =
-            (0..PATHS.len()).all(|index| !allowed.has(index) || class.records[index].median().is_some());
-        known.then(|| PATHS[class.best_allowed(allowed)])
-    }
-}
-
-impl Class {
-    fn rank(&mut self) {
-        let cost = |index: usize| self.records[index].median().unwrap_or(u64::MAX);
-        self.best = (0..PATHS.len()).min_by_key(|&index| cost(index)).unwrap_or(0);
-    }
-
-    fn best_allowed(&self, allowed: Allowed) -> usize {
-        if allowed.has(self.best) {
-            return self.best;
-        }
-        (0..PATHS.len())
-            .filter(|&index| allowed.has(index))
-            .min_by_key(|&index| self.records[index].median().unwrap_or(u64::MAX))
-            .unwrap_or(0)
-    }
-
-    /// Starts a trial of the next allowed path that is not the best one. A path that was far behind gets one sample only.
-    fn next_trial(&mut self, allowed: Allowed) {
-        for _ in 0..PATHS.len() {
-            self.trial = (self.trial + 1) % PATHS.len();
-            if self.trial != self.best && allowed.has(self.trial) {
-                let best = self.records[self.best].median().unwrap_or(0);
-                let far = self.records[self.trial].median().is_some_and(|cost| cost > best.saturating_mul(2));
-                self.trial_left = if far { 1 } else { SAMPLES / 2 + 1 };
-                return;
-            }
-        }
+        self.classes[class_of(len_bytes)].preferred(allowed.by_index()).map(|index| PATHS[index])
     }
 }
 
@@ -244,7 +120,7 @@ mod tests {
         let mut taken = [0; 4];
         for _ in 0..count {
             let path = chooser.choose(len, allowed);
-            let index = PATHS.iter().position(|p| *p == path).expect("listed");
+            let index = path.index();
             taken[index] += 1;
             if chooser.is_timed(path, len) {
                 chooser.observe(path, len, costs_ns[index]);
@@ -312,8 +188,8 @@ mod tests {
             let mut chooser = PathChooser::default();
             for (len, elapsed) in transfers {
                 let path = chooser.choose(len, allowed);
-                let index = PATHS.iter().position(|p| *p == path).expect("listed");
-                prop_assert!(allowed.has(index));
+                let index = path.index();
+                prop_assert!(allowed.by_index()[index]);
                 chooser.observe(path, len, elapsed);
             }
         }

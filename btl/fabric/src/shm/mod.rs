@@ -19,6 +19,7 @@ mod regions;
 mod ring;
 mod segment;
 mod serve;
+mod stores;
 mod sync;
 mod transfer;
 

@@ -12,13 +12,14 @@ use ironband_core::limits::{CONNECT_SLOTS, SHARED_COPIES_MAX};
 use ironband_core::path::PathChooser;
 use ironband_core::wire::{CARD_VERSION, Card, RecordKind};
 
+use super::copy;
 use super::layout::{
     CONTROL_BYTES, ConnectSlot, Control, MAGIC, MappedRing, connect_state, ring_region_bytes,
 };
 use super::ring::{Corrupt, INLINE_BODY_BYTES, LINE_BODY_BYTES, Producer};
-use super::segment::{Mapping, PeerSegment, Segment};
+use super::segment::{Mapping, PAGE_BYTES, PeerSegment, Segment};
+use super::stores::StoresChooser;
 use super::transfer::{Ahead, Claims};
-use super::{copy, segment::PAGE_BYTES};
 use crate::host;
 use crate::short_copy::copy_short;
 use crate::{Posted, Unreachable};
@@ -53,6 +54,7 @@ pub(crate) struct QueuePair {
     pub(crate) closed: bool,
     pub(crate) cross_memory: CrossMemory,
     pub(crate) chooser: PathChooser,
+    stores: StoresChooser,
     /// Memory that the peer sends unasked.
     pub(crate) ahead: Ahead,
     /// Requests of this side that the peer has not answered.
@@ -91,6 +93,7 @@ impl QueuePair {
             closed: false,
             cross_memory: CrossMemory::Unknown,
             chooser: PathChooser::default(),
+            stores: StoresChooser::default(),
             ahead: Ahead::default(),
             outstanding: 0,
             replies: VecDeque::new(),
@@ -281,15 +284,15 @@ impl QueuePair {
         let len = head.len() + data.1;
         let Some(claim) = tx.claim(len)? else { return Ok(Posted::Busy) };
         let body = tx.memory.body(claim.place).as_ptr();
-        copy::prefetch_for_write(body, len);
         // SAFETY: the claim gives `len` bytes at `body`; the caller passes a readable range.
+        self.stores.write(data.1, |how| unsafe { copy::store(how, data.0, body.add(head.len()), data.1) });
+        // SAFETY: as above.
         unsafe {
             if head.len() <= LINE_BODY_BYTES {
                 copy_short(body, head.as_ptr(), head.len());
             } else {
                 std::ptr::copy_nonoverlapping(head.as_ptr(), body, head.len());
             }
-            std::ptr::copy_nonoverlapping(data.0, body.add(head.len()), data.1);
         }
         tx.publish(claim, kind as u8, len, imm);
         self.notify();
