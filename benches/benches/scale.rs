@@ -309,7 +309,7 @@ const TABLES_BY_RANK: f64 = 3.0;
 fn extrapolate(measured: &Simulated, neighbours: u32, wire_up: &WireUp) {
     println!(
         "\nfrom these: the context of a process with {neighbours} neighbours, and those of the roll-call at the start, without what the fabric \
-         takes (shared memory: up to 256 KiB a neighbour of its node) and what the launcher does; a fence at one server, {:.0} us + {:.1} us for \
+         takes (shared memory: ring_bytes and its slots a neighbour of its node, 340 KiB where it has many) and what the launcher does; a fence at one server, {:.0} us + {:.1} us for \
          each process; what a process gets of cards of {CARD_BYTES} bytes, if it asks for those that it needs, and if it were sent all",
         wire_up.fixed_us, wire_up.process_us
     );

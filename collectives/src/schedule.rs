@@ -115,13 +115,13 @@ pub enum Transfer {
     },
 }
 
-/// On which side of what is there already something is combined. It matters for operators that do not commute: both have the values of
-/// consecutive ranks.
+/// On which side of what is `there` something is combined ([`Schedule::combine_with`]). It matters for operators that do not commute: both have
+/// the values of consecutive ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// `into = from op into`: what comes is of lower ranks.
+    /// `from op there`: what comes is of lower ranks.
     Left,
-    /// `into = into op from`: what comes is of higher ranks.
+    /// `there op from`: what comes is of higher ranks.
     Right,
 }
 
@@ -272,7 +272,7 @@ impl Schedule {
         self.combine_with(from, into, side, into);
     }
 
-    /// As [`Schedule::combine`], of something with `there`; the result goes elsewhere.
+    /// As [`Schedule::combine`], of something with what is `there`; the result goes to `into`, which may be one of them.
     ///
     /// # Panics
     /// When the lengths differ.

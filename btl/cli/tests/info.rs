@@ -101,8 +101,10 @@ fn a_bad_value_is_refused_with_name_value_and_range() {
         ("IRONBAND_PORTS", "rxe0:0", "\"rxe0:0\" names port 0, and ports are counted from 1; write rxe0:1"),
         ("IRONBAND_GID_INDEX", "256", "gid_index = \"256\" is refused: it must be auto, or 0 to 255"),
     ];
-    for (name, value, wanted) in cases {
-        let output = info(&[], &[(name, value)]);
+    let cases = cases.map(|(name, value, wanted)| (vec![(name, value)], wanted)).into_iter();
+    let both = vec![("IRONBAND_EAGER_BYTES", "100K"), ("IRONBAND_RING_BYTES", "256K")];
+    for (values, wanted) in cases.chain([(both, "is refused with ring_bytes = 262144")]) {
+        let output = info(&[], &values);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(wanted), "{said}");

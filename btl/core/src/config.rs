@@ -238,7 +238,7 @@ pub const PARAMETERS: [Parameter; 12] = [
         name: "ring_bytes",
         kind: Kind::NumberOrAuto { min: RING_BYTES_MIN as u64, max: RING_BYTES_MAX as u64 },
         unit: "bytes",
-        help: "Shared memory from one process to one peer, made on first use; a power of two. auto: 2097152 while a process's rings together stay below a quarter of memory_bytes, else down to 262144.",
+        help: "Shared memory from one process to one peer, made on first use; a power of two. auto: 2097152 while a process's rings together stay below a quarter of memory_bytes, else down to 262144. All are halved, down to 32768, until they fit memory_bytes.",
     },
     Parameter {
         name: "memory_bytes",
@@ -494,9 +494,9 @@ impl Config {
             halves.clone().find(fits).unwrap_or(shortest)
         };
         let ring = self.ring_bytes.unwrap_or_else(|| {
-            let eager =
-                self.eager_bytes.map_or(0, |bytes| (bytes * RING_MESSAGE_FRACTION).next_power_of_two());
-            shortened(RING_BYTES_LONG, RING_BYTES_SHORT.max(eager), self.memory_bytes / 4)
+            let eager_bytes = self.eager_bytes.unwrap_or(0).min(ring_message_bytes_max(RING_BYTES_LONG));
+            let shortest = (eager_bytes * RING_MESSAGE_FRACTION).next_power_of_two().max(RING_BYTES_SHORT);
+            shortened(RING_BYTES_LONG, shortest, self.memory_bytes / 4)
         });
         shortened(ring, RING_BYTES_MIN, self.memory_bytes)
     }
@@ -658,6 +658,8 @@ mod tests {
         assert_eq!(config.ring_bytes_for(100_000), RING_BYTES_MIN);
         let wide = Config { eager_bytes: Some(256 << 10), ..Config::default() };
         assert_eq!(wide.ring_bytes_for(24), 1 << 20, "a message takes a quarter of a ring");
+        let unchecked = Config { eager_bytes: Some(usize::MAX), ..Config::default() };
+        assert_eq!(unchecked.ring_bytes_for(8), 2 << 20);
         let told = Config { ring_bytes: Some(4 << 20), ..Config::default() };
         assert_eq!(told.ring_bytes_for(7), 4 << 20, "6 of 4 MiB and slots");
         assert_eq!(told.ring_bytes_for(8), 2 << 20);

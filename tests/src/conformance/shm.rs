@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use ironband_core::config::Config;
 use ironband_core::wire::{AtomicRequest, Card, PullRequest, PushHeader, RecordKind, ShareRequest};
 use ironband_fabric::{Access, Device, Fabric, Posted, RemoteAddress};
 
@@ -166,6 +167,8 @@ pub fn starve<F: Fabric>(setup: &Setup, how: &str) -> String {
 /// The process it attacks neither crashes nor hangs, keeps its private memory, and goes on talking to others.
 pub fn hostile_peer<F: Fabric>(setup: &Setup) -> Outcome {
     const ROUNDS: u64 = 240;
+    let config = Config { ring_bytes: Some(at::BULK_BYTES), ..setup.config.clone() };
+    let setup = &Setup { config, ..setup.clone() };
     let mut pair = Pair::<F>::connected(setup);
     let secret = pair.a.buffer(8192, 1, Access::LOCAL);
     let offered = pair.a.buffer(8192, 1, Access::ALL);
@@ -212,6 +215,8 @@ mod at {
     pub(super) const SLOTS: usize = CONTROL_END + 1152;
     pub(super) const SLOT_BYTES: usize = 320;
     pub(super) const SLOT_COUNT: usize = 256;
+    /// A ring with so much bulk space has so many slots.
+    pub(super) const BULK_BYTES: usize = SLOT_COUNT << 10;
 }
 
 /// A small generator (Marsaglia's xorshift); the seed makes an attack repeatable.
@@ -282,7 +287,7 @@ fn ring_to(own: &Foreign) -> std::ops::Range<usize> {
     let slots = (at::CONNECT_SLOTS..at::CONNECT_SLOTS + 64 * 128).step_by(128);
     let offset = slots.map(|slot| own.read(slot + 24)).find(|offset| *offset != 0).unwrap_or(0) as usize;
     // A victim that has not answered has made no ring.
-    if offset == 0 { at::CONTROL + 64..at::CONTROL_END } else { offset..offset + (256 << 10) }
+    if offset == 0 { at::CONTROL + 64..at::CONTROL_END } else { offset..offset + at::BULK_BYTES }
 }
 
 /// Random words at random places.

@@ -11,6 +11,9 @@ use crate::{AtomicScope, Capabilities, Limits};
 /// 8 KiB and the headers of the layer above: longer messages move with one copy, or with two at the same time.
 const EAGER_BYTES: usize = 8 * 1024 + 64;
 
+/// A longer send would keep this process from receiving for too long, and its reader from beginning.
+const SEND_COPY_BYTES_MAX: usize = 64 << 10;
+
 /// The capabilities of a device with these settings and rings.
 pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
     let single_copy = match (config.single_copy, cross_memory::yama_scope()) {
@@ -23,11 +26,13 @@ pub(super) fn of(config: &Config, ring_bytes: usize) -> Capabilities {
             "cross-memory attach by one or both ends, or the ring, as measured (probed at connect)".to_owned()
         }
     };
+    let longest = ring_message_bytes_max(ring_bytes);
+    let eager_bytes = config.eager_bytes.unwrap_or(EAGER_BYTES).min(longest);
     Capabilities {
         limits: Limits {
             inline_bytes_max: LINE_BODY_BYTES,
-            send_copy_bytes_max: ring_message_bytes_max(ring_bytes),
-            eager_bytes: config.eager_bytes.unwrap_or(EAGER_BYTES).min(ring_message_bytes_max(ring_bytes)),
+            send_copy_bytes_max: longest.min(SEND_COPY_BYTES_MAX.max(eager_bytes)),
+            eager_bytes,
             rdma_bytes_max: usize::MAX >> 1,
             outstanding_max: OUTSTANDING_MAX,
             regions_max: REGIONS_MAX,

@@ -1,7 +1,7 @@
 //! Reads through the ring: the asker sends a request, the owner feeds the memory into its ring, piece by piece, and the
 //! asker copies each piece out of it while the owner writes the next.
 //!
-//! The question costs a crossing, and with 4 to 64 KiB that is a good part of the whole. So an owner that sends a message
+//! The question costs a crossing, and with 4 to 256 KiB that is a good part of the whole. So an owner that sends a message
 //! about a region may feed it right behind that message, *ahead* of the question: if the reader has asked for it (by a bit in
 //! the ring's head, one per power of two). The reader asks while that is the fastest way for the length, as measured, and
 //! stops for a while when what came found nobody waiting, because it is then copied for nothing.
@@ -28,8 +28,10 @@ use crate::{CompletionStatus, Operation, Posted, QueuePairNumber, ReadHint, Remo
 const PULL_TRIAL_BYTES_MAX: usize = 4 << 20;
 /// From this length on both processes copy a part of a long message when both wait for it.
 const SHARE_BYTES_MIN: usize = 128 << 10;
-/// Sent ahead is at most this part of a ring, so that it fits while other messages are on their way.
+/// Sent ahead is at most this part of a ring, so that it fits while other messages are on their way ...
 const AHEAD_RING_FRACTION: usize = 2;
+/// ... and no more than this, because nothing is received meanwhile.
+const AHEAD_BYTES_MAX: usize = 256 << 10;
 /// Reads for which nothing is sent ahead, after something was in vain; doubled each time that happens again.
 const AHEAD_HOLD_MIN: u32 = 64;
 const AHEAD_HOLD_MAX: u32 = 8192;
@@ -107,10 +109,8 @@ impl ShmDevice {
         let pull =
             !kernel || (both && self.single_copy == SingleCopy::Auto && len_bytes <= PULL_TRIAL_BYTES_MAX);
         let share = kernel && both && len_bytes >= SHARE_BYTES_MIN;
-        let ahead = pull
-            && both
-            && len_bytes <= self.ring_bytes / AHEAD_RING_FRACTION
-            && self.qps[qp.index()].ahead.hold == 0;
+        let ahead =
+            pull && both && len_bytes <= self.ahead_bytes_max() && self.qps[qp.index()].ahead.hold == 0;
         Allowed { pull, read: kernel, share, ahead }
     }
 
@@ -250,6 +250,10 @@ impl ShmDevice {
         Ok((left_bytes > 0).then_some(Task::Feed { qp, job, key, next, left_bytes, chunk_bytes }))
     }
 
+    fn ahead_bytes_max(&self) -> usize {
+        AHEAD_BYTES_MAX.min(self.ring_bytes / AHEAD_RING_FRACTION)
+    }
+
     /// Sends a message and, if the peer wants that and there is room for all of it, the memory it tells of. `None`: nothing
     /// was sent.
     pub(super) fn send_ahead(
@@ -260,6 +264,7 @@ impl ShmDevice {
         payload: &[u8],
         key: u64,
     ) -> Option<Posted> {
+        let ahead_bytes_max = self.ahead_bytes_max();
         let entry = self.qps.get_mut(qp.index())?;
         let tx = entry.tx.as_mut()?;
         let wanted = tx.memory.head().ahead_wanted.load(Ordering::Relaxed);
@@ -267,7 +272,7 @@ impl ShmDevice {
             return None;
         }
         let (start, len_bytes) = self.regions.readable(key)?;
-        if wanted & 1 << class_of(len_bytes) == 0 || len_bytes > self.ring_bytes / AHEAD_RING_FRACTION {
+        if wanted & 1 << class_of(len_bytes) == 0 || len_bytes > ahead_bytes_max {
             return None;
         }
         let message_bytes = header.len() + payload.len();

@@ -124,12 +124,14 @@ impl Segment {
         let reused =
             self.free.iter().position(|(_, len)| *len == len_bytes).map(|i| self.free.swap_remove(i).0);
         let offset = reused.unwrap_or(self.len_bytes);
-        let exhausted = |reason: rustix::io::Errno| DeviceError::Exhausted {
+        let exhausted = |reason: rustix::io::Errno| {
+            DeviceError::Exhausted {
             what: format!("shared memory for {what} (memfd \"ironband\": {reason})"),
             wanted: format!("{len_bytes} bytes"),
             available: available_memory(),
-            fix: "free memory, raise the container's memory limit, or lower btl_ironband_ring_bytes"
+            fix: "free memory, raise the container's memory limit, or set btl_ironband_ring_bytes to less than it is (32768 at least)"
                 .to_owned(),
+        }
         };
         // With no flags this also makes the file longer, and zeroes what was punched out.
         rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, len_bytes as u64)

@@ -277,7 +277,7 @@ impl ShmDevice {
     }
 
     pub(super) fn send_copy_bytes_max(&self) -> usize {
-        ironband_core::limits::ring_message_bytes_max(self.ring_bytes)
+        self.capabilities.limits.send_copy_bytes_max
     }
 
     /// Starts a read that both ends work on. `None`: no ticket is free, or the ring is full.
