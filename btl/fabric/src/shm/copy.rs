@@ -10,7 +10,7 @@ const PREFETCH_BYTES_MAX: usize = 8192;
 /// Requests the ownership of cache lines that the peer read last, all at once, so that the transfers overlap instead of
 /// each store waiting for its own. Only a hint: it cannot fault.
 #[inline]
-fn prefetch_for_write(target: *mut u8, len_bytes: usize) {
+pub(crate) fn prefetch_for_write(target: *mut u8, len_bytes: usize) {
     let end = target.wrapping_add(len_bytes.min(PREFETCH_BYTES_MAX));
     let mut line = target.map_addr(|address| address & !63);
     while line < end {

@@ -582,6 +582,7 @@ impl Device for ShmDevice {
             Err(error) => return self.fail_corrupt(qp, error),
         };
         let body = tx.memory.body(claim.place);
+        copy::prefetch_for_write(body.as_ptr(), room);
         // SAFETY: the claim gives `room` bytes at `body`.
         let filled = unsafe {
             std::ptr::copy_nonoverlapping(header.as_ptr(), body.as_ptr(), header.len());
