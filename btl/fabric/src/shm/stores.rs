@@ -1,7 +1,7 @@
 //! How a long body is written into a ring: like any memory, or past the caches.
 //!
-//! Plain stores are two to three times as fast while both processors share a cache that holds the ring. Where they do not (another chiplet, another socket)
-//! each line has to be fetched from the reader's cache before it can be written, one after the other, and the same body takes up to ten times as
+//! Plain stores are two to three times as fast while both processors share a cache that holds the ring. Where they do not (another chiplet, another socket;
+//! a guest is not told) each line has to be fetched from the reader's cache before it can be written, one after the other, and the same body takes up to ten times as
 //! long. Stores past the caches (non-temporal ones) fetch nothing and always take about the same. Where processes run nobody
 //! tells for sure, and they move: so the writer times its copies, and a [`Bandit`] takes the faster ones.
 
