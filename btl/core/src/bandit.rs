@@ -155,6 +155,11 @@ impl<const WAYS: usize, const TIMED_INTERVAL: u32> Bandit<WAYS, TIMED_INTERVAL> 
     }
 }
 
+/// What moving so many bytes costs, comparable between lengths: in units of 2^-16 ns per byte.
+pub fn cost_of(elapsed_ns: u64, len_bytes: usize) -> u64 {
+    elapsed_ns.saturating_mul(1 << 16) / (len_bytes.max(1) as u64)
+}
+
 /// Whether a way at this cost would have to change much to be the best one.
 const fn is_far(cost: u64, best: u64) -> bool {
     cost > best.saturating_mul(2)

@@ -8,7 +8,7 @@
 //! processor, the message length and on whether the program writes its buffer between sends, and no table knows
 //! that: so transfers are timed by their receiver, and a [`Bandit`] takes the fastest way.
 
-use crate::bandit::Bandit;
+use crate::bandit::{Bandit, cost_of};
 
 /// A way for a long message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,11 +72,6 @@ impl Default for PathChooser {
 pub fn class_of(len_bytes: usize) -> usize {
     let bits = usize::BITS - len_bytes.leading_zeros();
     (bits.saturating_sub(SMALLEST_CLASS_BITS + 1) as usize).min(CLASSES - 1)
-}
-
-/// In units of 2^-16 ns per byte.
-pub fn cost_of(elapsed_ns: u64, len_bytes: usize) -> u64 {
-    elapsed_ns.saturating_mul(1 << 16) / (len_bytes.max(1) as u64)
 }
 
 impl PathChooser {

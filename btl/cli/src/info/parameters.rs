@@ -79,19 +79,10 @@ pub(crate) fn all(config: &Config) -> Vec<ParameterInfo> {
 fn value(config: &Config, parameter: &Parameter) -> Value {
     Value::Number(match parameter.name {
         "exclusivity" => config.exclusivity.into(),
-        "eager_bytes" => match config.eager_bytes {
-            Some(bytes) => bytes as u64,
-            None => return Value::Word("auto"),
-        },
-        "ring_bytes" => match config.ring_bytes {
-            Some(bytes) => bytes as u64,
-            None => return Value::Word("auto"),
-        },
+        "eager_bytes" => return number_or_auto(config.eager_bytes.map(|bytes| bytes as u64)),
+        "ring_bytes" => return number_or_auto(config.ring_bytes.map(|bytes| bytes as u64)),
         "memory_bytes" => config.memory_bytes as u64,
-        "registration_bytes" => match config.registration_bytes {
-            Some(bytes) => bytes as u64,
-            None => return Value::Word("auto"),
-        },
+        "registration_bytes" => return number_or_auto(config.registration_bytes.map(|bytes| bytes as u64)),
         "registration_cache" => return Value::Word(config.registration_cache.as_str()),
         "connect_seconds" => config.connect_seconds,
         "fabrics" => {
@@ -102,12 +93,13 @@ fn value(config: &Config, parameter: &Parameter) -> Value {
         "connect" => return Value::Word(config.connect.as_str()),
         "ports" if config.ports.text().is_empty() => return Value::Word("all"),
         "ports" => return Value::Text(config.ports.text().to_owned()),
-        "gid_index" => match config.gid_index {
-            Some(index) => index.into(),
-            None => return Value::Word("auto"),
-        },
+        "gid_index" => return number_or_auto(config.gid_index.map(u64::from)),
         other => unreachable!("parameter {other} is not listed here: a test looks at each"),
     })
+}
+
+fn number_or_auto(number: Option<u64>) -> Value {
+    number.map_or(Value::Word("auto"), Value::Number)
 }
 
 #[cfg(test)]

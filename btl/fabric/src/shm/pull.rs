@@ -212,7 +212,7 @@ impl ShmDevice {
             let refusal = PushAck { job: request.job, status: WireStatus::RemoteAccess as u32 };
             return self.qps[qp.index()].reply(RecordKind::PullRefused, &refusal.encode());
         };
-        let longest = self.send_copy_bytes_max();
+        let longest = self.capabilities.limits.send_copy_bytes_max;
         self.take_on(Task::Feed {
             qp,
             job: request.job,
@@ -276,8 +276,7 @@ impl ShmDevice {
             return None;
         }
         let message_bytes = header.len() + payload.len();
-        let longest = ironband_core::limits::ring_message_bytes_max(self.ring_bytes);
-        let chunk = pull_chunk_bytes(len_bytes, longest);
+        let chunk = pull_chunk_bytes(len_bytes, self.capabilities.limits.send_copy_bytes_max);
         let records = 2 + pieces(len_bytes, chunk) as usize;
         if message_bytes > chunk || !tx.has_room(records, chunk, len_bytes + message_bytes) {
             return None;

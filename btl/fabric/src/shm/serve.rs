@@ -276,10 +276,6 @@ impl ShmDevice {
         self.inbound.get_mut(ring)?.consumer.memory.head().tickets.get(ticket)
     }
 
-    pub(super) fn send_copy_bytes_max(&self) -> usize {
-        self.capabilities.limits.send_copy_bytes_max
-    }
-
     /// Starts a read that both ends work on. `None`: no ticket is free, or the ring is full.
     pub(super) fn share(
         &mut self,
@@ -394,7 +390,7 @@ impl ShmDevice {
         else {
             return Ok(None);
         };
-        let longest = self.send_copy_bytes_max() - PushHeader::BYTES;
+        let longest = self.capabilities.limits.send_copy_bytes_max - PushHeader::BYTES;
         if let Some(tx) = &mut self.qps[qp.index()].tx {
             tx.unreserve();
         }

@@ -7,8 +7,7 @@
 
 use std::time::Instant;
 
-use ironband_core::bandit::Bandit;
-use ironband_core::path::cost_of;
+use ironband_core::bandit::{Bandit, cost_of};
 
 use super::copy::CAN_PASS_CACHES;
 
